@@ -1,0 +1,69 @@
+# Each target makes .venv if it is missing and reinstalls when one of the files under $(STAMP) changed.
+PYTHON ?= python3
+ARGS   ?=
+BIN    := .venv/bin
+STAMP  := .venv/.installed
+# Commands of the environment first on the path, for what the tools start by name.
+RUN    := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python
+
+.DEFAULT_GOAL := help
+.PHONY: help venv course test quick lab export readme constraints clean
+
+help:  ## show this list
+	@echo "Usage: make TARGET [PYTHON=python3.12] [ARGS='...']"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+
+venv: $(STAMP)  ## make .venv and install the project in it, with the tested versions
+	@echo "Ready: . .venv/bin/activate"
+
+$(STAMP): settings.ini setup.py constraints.txt
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
+	  command -v $(PYTHON) >/dev/null || { \
+	    echo "No '$(PYTHON)' here: install Python 3.10 or newer, or name yours: make PYTHON=/path/to/python"; \
+	    exit 1; }; \
+	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	    echo "$$($(PYTHON) --version) is too old: ltpa needs 3.10 or newer. Name one: make PYTHON=python3.12"; \
+	    exit 1; }; \
+	  echo "Making .venv with $$($(PYTHON) --version)"; \
+	  $(PYTHON) -m venv --clear .venv || { \
+	    echo "Could not make .venv. On Debian or Ubuntu: apt-get install python3-venv; then repeat"; exit 1; }; }
+	@echo "Installing ltpa and its tools in .venv (some minutes and GB the first time, for PyTorch)"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]' || { \
+	  echo "Installing failed, for the reason above: mend it and repeat the command."; \
+	  echo "If a package has no version for this Python: rm -r .venv, then add PYTHON=python3.12"; exit 1; }
+	@touch $@
+
+course: $(STAMP)  ## run every notebook into build/course, print the results (ARGS='01 03' picks some)
+	@$(RUN) tools/course.py $(ARGS)
+
+test: $(STAMP)  ## check the tree, run all tests, 20 min at most (ARGS='-k models' picks some)
+	@echo "Checking the tree, then running every test"
+	@$(RUN) -m pytest -v --durations=8 $(ARGS)
+
+quick: $(STAMP)  ## the tests of about a minute: all but those marked slow
+	@$(RUN) -m pytest -v -m 'not slow' $(ARGS)
+
+lab: $(STAMP)  ## JupyterLab on nbs/ (ARGS=--no-browser, --port=..., as root --allow-root)
+	@echo "Starting JupyterLab on nbs/: begin with index.ipynb; stop with Ctrl-C"
+	@JUPYTER_PREFER_ENV_PATH=1 $(RUN) -m jupyterlab nbs $(ARGS)
+
+export: $(STAMP)  ## clean the notebooks, then write ltpa/*.py from them
+	@$(RUN) $(BIN)/nbdev_clean
+	@$(RUN) $(BIN)/nbdev_export
+	@$(RUN) tools/check_notebooks.py
+
+readme: $(STAMP)  ## write README.md from nbs/index.ipynb
+	@$(RUN) tools/readme.py
+
+constraints: $(STAMP)  ## resolve settings.ini anew and write constraints.txt: the newest versions that fit
+	@echo "Resolving the newest versions (about a minute; nothing is installed)"
+	@mkdir -p build
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --dry-run --ignore-installed \
+	  --report build/resolved.json -e '.[dev]'
+	@$(RUN) tools/constraints.py build/resolved.json
+	@echo "Now run make test: it installs these versions and tries them."
+
+clean:  ## remove what make built; .venv, runs/ and data/ stay
+	@rm -rf build dist .pytest_cache _docs _proc
+	@find ltpa tests tools -name __pycache__ -prune -exec rm -rf {} +
+	@echo "Removed build/, dist/ and caches"

@@ -1,0 +1,48 @@
+"""What several test files need: refusals, small networks and sets, comparisons of bits."""
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from ltpa.core import LtpaError, keyed_rng, seed_everything
+from ltpa.data import ImageSet
+from ltpa.models import create_model
+
+MODELS = ['vgg', 'vgg_gap', 'vgg_pan', 'vgg_trunk',
+          'vgg_att1_pc', 'vgg_att1_dp', 'vgg_att1_uniform',
+          *(f'vgg_att{n}_{how}_{score}' for n in (2, 3) for how in ('concat', 'indep') for score in ('pc', 'dp', 'uniform'))]
+
+
+@contextmanager
+def refuses(*words):
+    "The block must end in one clear line that holds all `words`: the value, what was expected, the way out."
+    with pytest.raises(LtpaError) as caught: yield
+    one_line(str(caught.value), *words)
+
+
+def one_line(message, *words):
+    assert '\n' not in message, f'more than one line:\n{message}'
+    lost = [word for word in words if str(word) not in message]
+    assert not lost, f'{lost} not in: {message}'
+
+
+def random(*shape, seed=0, dtype=torch.float32):
+    return torch.randn(*shape, generator=keyed_rng('test', seed, shape), dtype=torch.float64).to(dtype)
+
+
+def pictures(n, size=16, classes=3, name='noise'):
+    "Noise, the label in its mean, so that there is something to learn."
+    labels = torch.arange(n) % classes
+    noise = torch.rand(n, 3, size, size, generator=keyed_rng('pictures', n, size)) * 100
+    return ImageSet((noise + 50 * labels[:, None, None, None]).to(torch.uint8), labels,
+                    [f'class{k}' for k in range(classes)], name)
+
+
+def tiny_net(name='vgg_gap', classes=3, seed=0, **kw):
+    seed_everything(seed)
+    return create_model(name, classes, **dict(width=1 / 32, early_pools=2, dropout=False) | kw)
+
+
+def differing(a, b):
+    "Names under which two dicts of tensors are not equal in every bit."
+    return [k for k in {**a, **b} if k not in a or k not in b or a[k].dtype != b[k].dtype or not a[k].equal(b[k])]

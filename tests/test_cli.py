@@ -1,0 +1,346 @@
+"""The command `ltpa`: a run folder from every kind of source, resuming, and one line with exit code 2 for bad input."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from helpers import differing, one_line, pictures, tiny_net
+from PIL import Image
+from torchvision import datasets
+
+from ltpa import scaling
+from ltpa.data import ClutteredFashion
+from ltpa.models import load_weights, read_tensors, save_weights
+from ltpa.scaling import main
+from ltpa.training import Callback, read_checkpoint
+
+TINY = '--quiet --width 0.03125 --early-pools 2 --batch-size 8 --epochs 2 --lr 0.01 --device cpu'.split()
+FILES = ['checkpoint.safetensors', 'result.json', 'weights.safetensors']
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    "An empty folder to work in, without data."
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv('LTPA_DATA', raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def ltpa(capsys):
+    "Runs the command in this process: exit code, output, errors."
+    def run(*argv):
+        try: code = main([str(a) for a in argv])
+        except SystemExit as e: code = e.code
+        return code, *capsys.readouterr()
+    return run
+
+
+def arrays(folder, n=28, size=16, classes=3, **changes):
+    folder.mkdir(exist_ok=True)
+    for split, count in (('train', n), ('test', 2 * n)):
+        data = pictures(count, size, classes)
+        np.savez(folder / f'{split}.npz', **dict(images=data.images.numpy(), labels=data.labels.numpy()) | changes.get(split, {}))
+    return folder
+
+
+def photos(folder, classes='abc', n=6, mode='RGB'):
+    data = pictures(n * len(classes), 20, len(classes))
+    for i, (x, k) in enumerate(zip(data.images, data.labels)):
+        (folder / classes[k]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(x.permute(1, 2, 0).numpy()).convert(mode).save(folder / classes[k] / f'{i}.png')
+    return folder
+
+
+def result(folder): return json.loads((folder / 'result.json').read_text())
+
+
+# What a run leaves behind
+
+def test_arrays(ltpa, here):
+    code, out, err = ltpa('train', f'{arrays(here / "set")}/vgg_gap', '--out', 'run', '--seed', 3, '--classes' if False else '--quiet', *TINY)
+    assert (code, err) == (0, '') and sorted(os.listdir('run')) == FILES
+    made = result(here / 'run')
+    row, record = made['rows'][0], made['provenance']
+    assert row['model'] == 'vgg_gap' and row['images'] == 56 and row['seed'] == 3 and row['passes'] == 2
+    assert row['parameters'] == sum(p.numel() for p in load_weights('run/weights.safetensors').parameters())
+    wanted = {'commit', 'when', 'device', 'hardware', 'threads', 'versions', 'target', 'size', 'seed', 'recipe', 'net', 'source',
+              'seconds', 'steps', 'data'}
+    assert wanted <= set(record) and record['recipe']['epochs'] == 2 and record['net']['width'] == .03125
+    assert record['steps'] == len(made['losses']) == 6
+    assert f'{row["accuracy"]:.4f}' in out and 'seconds' in out
+
+
+def test_evaluate_repeats_the_result_exactly(ltpa, here):
+    target = f'{arrays(here / "set", n=100)}/vgg_gap'
+    assert ltpa('train', target, '--out', 'run', *TINY)[0] == 0
+    code, out, err = ltpa('evaluate', 'run/weights.safetensors', '--json', '--device', 'cpu')
+    row = json.loads(out)
+    assert (code, err) == (0, '') and 0 < row['accuracy'] < 1
+    assert row == {k: result(here / 'run')['rows'][0][k] for k in row}
+    code, out, err = ltpa('evaluate', 'run/checkpoint.safetensors', '--device', 'cpu')
+    assert (code, err) == (0, '') and 'accuracy' in out
+    other = arrays(here / 'other', n=7)
+    assert json.loads(ltpa('evaluate', 'run/weights.safetensors', '--json', '--data', other)[1])['images'] == 14
+
+
+@pytest.mark.parametrize('mode', ['RGB', 'L', 'P', 'RGBA', '1'])
+def test_folder_of_images_and_the_usual_run_folder(mode, ltpa, here):
+    photos(here / 'photos', mode=mode)
+    code, out, err = ltpa('train', 'photos/vgg_gap', '--image-size', 16, *TINY)
+    run = here / 'runs' / 'photos-vgg_gap-seed0'
+    assert (code, err) == (0, '') and sorted(os.listdir(run)) == FILES
+    assert result(run)['rows'][0]['images'] == 3 and load_weights(run / FILES[2]).info['classes'] == ['a', 'b', 'c']
+
+
+def test_bundled_set(ltpa, here, monkeypatch):
+    monkeypatch.setattr('ltpa.data.ClutteredFashion', lambda *a, **kw: ClutteredFashion(*a, **kw, n=40))
+    code, out, err = ltpa('train', 'cluttered_fashion/vgg_att2_concat_pc', '--scale', .5, '--out', 'run', *TINY)
+    assert (code, err) == (0, '') and {'pointing_1', 'pointing_2'} <= set(result(here / 'run')['rows'][0])
+    row = json.loads(ltpa('evaluate', 'run/weights.safetensors', '--json', '--device', 'cpu')[1])
+    assert row == {k: result(here / 'run')['rows'][0][k] for k in row}, 'the scale is part of the record'
+
+
+@pytest.mark.slow
+def test_bundled_set_in_full(ltpa, here):
+    code, out, err = ltpa('train', 'cluttered_fashion/vgg_gap', '--image-size', 16, '--out', 'run', *TINY,
+                          '--batch-size', 500, '--epochs', 1)
+    assert (code, err) == (0, '') and result(here / 'run')['rows'][0]['images'] == 4000
+
+
+def test_options_reach_the_network_and_the_recipe(ltpa, here):
+    code, out, err = ltpa('train', f'{arrays(here / "set", size=32)}/vgg_att1_pc', '--out', 'run', *TINY, '--dropout', '--norm', 'sigmoid',
+                          '--temperature', 2, '--no-flip', '--crop', 1, '--clip', 1, '--optimizer', 'sgd', '--schedule', 'halve')
+    assert (code, err) == (0, '')
+    record = result(here / 'run')['provenance']
+    assert record['net'] == dict(num_classes=3, width=.03125, early_pools=2, dropout=True, norm='sigmoid', temperature=2.)
+    want = dict(flip=False, crop=1, clip=1., optimizer='sgd', schedule='halve', epochs=2, batch_size=8, lr=.01)
+    assert want.items() <= record['recipe'].items()
+
+
+# Interrupted and resumed
+
+def same_run(a, b):
+    made, again = result(a), result(b)
+    assert made['rows'] == again['rows'] and made['losses'] == again['losses']
+    for name in FILES[0], FILES[2]: assert not differing(read_tensors(a / name)[0], read_tensors(b / name)[0])
+
+
+@pytest.mark.parametrize('at', [1, 4, 6])
+def test_interrupted_and_resumed(at, ltpa, here, monkeypatch):
+    target = f'{arrays(here / "set", size=32)}/vgg_att1_dp'
+    how = ['train', target, *TINY[1:], '--dropout', '--crop', 2]
+    class Interrupt(Callback):
+        def after_step(self, learn):
+            if learn.step == at: raise KeyboardInterrupt
+    assert ltpa(*how, '--out', 'whole')[0] == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(scaling, 'Progress', Interrupt)
+        code, out, err = ltpa(*how, '--out', 'run')
+    assert code == 130
+    one_line(err.strip(), 'interrupted', '--resume')
+    assert not (here / 'run' / 'result.json').exists()
+    code, out, err = ltpa(*how, '--out', 'run', '--resume')
+    assert (code, err) == (0, '') and result(here / 'run')['provenance']['resumed_at_step'] == at // 3 * 3 - 3 * (at == 6)
+    same_run(here / 'whole', here / 'run')
+
+
+@pytest.mark.slow
+def test_killed_and_resumed(ltpa, here):
+    how = ['train', f'{arrays(here / "set")}/vgg_gap', *TINY, '--epochs', '300']
+    assert ltpa(*how, '--out', 'whole')[0] == 0
+    process = subprocess.Popen([sys.executable, '-m', 'ltpa.scaling', *how, '--out', 'run'])
+    checkpoint, give_up = here / 'run' / FILES[0], time.monotonic() + 120
+    try:
+        while not (checkpoint.exists() and 30 <= read_checkpoint(checkpoint)[1]['step']):
+            assert process.poll() is None and time.monotonic() < give_up
+            time.sleep(.01)
+    finally: process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert read_checkpoint(checkpoint)[1]['step'] < 900, 'killed too late to show anything'
+    assert ltpa(*how, '--out', 'run', '--resume')[0] == 0
+    same_run(here / 'whole', here / 'run')
+    assert sorted(f for f in os.listdir('run') if not f.endswith('.tmp')) == FILES
+
+
+def test_resuming_a_finished_run_repeats_its_result(ltpa, here):
+    how = ['train', f'{arrays(here / "set")}/vgg_gap', '--out', 'run', *TINY]
+    assert ltpa(*how)[0] == 0
+    first = result(here / 'run')
+    assert ltpa(*how, '--resume')[0] == 0
+    assert result(here / 'run')['rows'] == first['rows'] and result(here / 'run')['losses'] == first['losses']
+
+
+# Refused
+
+def refused(answer, *words):
+    code, out, err = answer
+    assert code == 2 and not out
+    one_line(err.strip(), 'ltpa: ', *words)
+
+
+ZERO = np.zeros((4, 16, 16, 3), np.float32)
+NAN = ZERO + np.nan
+
+
+@pytest.mark.parametrize('argv, words', [
+    (['vgg_gap'], ("'vgg_gap' is not SET/MODEL", 'cluttered_fashion/vgg_att3_concat_pc')),
+    (['set/vgg_gab'], ("unknown model 'vgg_gab'", "'vgg_gap'")),
+    (['cifar11/vgg_gap'], ("unknown data set 'cifar11'", "'cifar10'")),
+    (['no/where/vgg_gap'], ('no/where: no such file or folder',)),
+    (['cifar10/vgg_gap'], ('cifar10 is not in data', '170 MB', 'ltpa download cifar10')),
+    (['set/vgg_gap', '--recipe', 'fats'], ("unknown recipe 'fats'", "'fast'")),
+    (['set/vgg_gap', '--size', 'papers'], ("unknown size 'papers'", "'paper'")),
+    (['set/vgg_gap', '--schedule', 'cosine'], ("unknown schedule 'cosine'", 'onecycle')),
+    (['set/vgg_gap', '--optimizer', 'adam'], ("unknown optimizer 'adam'", "'adamw'")),
+    (['set/vgg_att1_pc', '--norm', 'sofmax'], ("unknown normalisation 'sofmax'", "'softmax'")),
+    (['set/vgg_gap', '--device', 'gpu'], ("unknown device 'gpu'", 'auto')),
+    (['set/vgg_gap', '--seed', '-1'], ('seed -1', 'from 0')),
+    (['set/vgg_gap', '--epochs', '0'], ('epochs=0', 'at least 1')),
+    (['set/vgg_gap', '--epochs', 'many'], ('epochs', "'many'")),
+    (['set/vgg_gap', '--lr', '-1'], ('lr=-1', 'above 0')),
+    (['set/vgg_gap', '--lr', 'nan'], ('lr=nan', 'above 0')),
+    (['set/vgg_gap', '--batch-size', '0'], ('batch_size=0', 'at least 1')),
+    (['set/vgg_gap', '--batch-size', '29'], ('28 images', 'batch of 29', 'smaller')),
+    (['set/vgg_trunk', '--image-size', '32', '--batch-size', '1'], ('batch of one', 'larger batch')),
+    (['set/vgg_gap', '--image-size', '20'], ('20x20 pixels', 'multiples of 16')),
+    (['set/vgg_att1_pc', '--image-size', '16'], ('16x16 pixels', 'multiples of 32')),
+    (['set/vgg_gap', '--image-size', '-16'], ('-16', 'expected')),
+    (['set/vgg_gap', '--image-size', '0'], ('0', 'expected')),
+    (['set/vgg_gap', '--width', '0'], ('width 0', 'above 0')),
+    (['set/vgg_gap', '--early-pools', '3'], ('3', '0', '1', '2')),
+    (['set/vgg_att1_pc', '--image-size', '32', '--temperature', '0'], ('temperature 0', 'above 0')),
+    (['set/vgg_gap', '--temperature', '2'], ('vgg_gap', 'temperature', 'known')),
+    (['set/vgg_gap', '--scale', '.5'], ('scale can be set for cluttered_fashion only',)),
+    (['cluttered_fashion/vgg_gap', '--scale', '2'], ('scale 2.0', '<= 1')),
+    (['set/vgg_gap', '--colour', 'red'], ('--colour',)),
+    (['set/vgg_gap', '--resume'], ('no checkpoint to resume from', 'leave out --resume')),
+], ids=lambda v: v[0] if isinstance(v, tuple) else v[-2].strip('-') if len(v) > 1 else v[0])
+def test_refused_arguments(argv, words, ltpa, here):
+    arrays(here / 'set')
+    refused(ltpa('train', *argv[:1], *TINY, '--out', 'run', *argv[1:]), *words)
+    assert not os.path.exists('run'), 'a refused training leaves a run folder behind, which the next one would trip over'
+
+
+def empty_class(folder): photos(folder); (folder / 'd').mkdir()
+def truncated(folder): path = photos(folder) / 'a' / '0.png'; path.write_bytes(path.read_bytes()[:99])
+def no_image(folder): photos(folder); (folder / 'b' / 'x.png').write_text('no image')
+def one_pixel(folder): photos(folder); Image.new('L', (1, 1)).save(folder / 'b' / 'x.png')
+
+
+@pytest.mark.parametrize('make, words', [
+    (lambda f: arrays(f, train=dict(labels=np.arange(28) - 1)), ('label -1 at row 0', 'expected 0 to')),
+    (lambda f: arrays(f, train=dict(labels=np.arange(28) % 3, classes=['a', 'b'])), ('label 2 at row 2', 'expected 0 to 1')),
+    (lambda f: arrays(f, train=dict(labels=np.zeros(28, int))), ('at least two',)),
+    (lambda f: arrays(f, train=dict(labels=np.arange(27) % 3)), ('28 images but 27 labels',)),
+    (lambda f: arrays(f, train=dict(images=NAN, labels=np.arange(4) % 2)), ('image 0 has NaN',)),
+    (lambda f: arrays(f, test=dict(images=NAN, labels=np.arange(4) % 2)), ('test', 'image 0 has NaN')),
+    (lambda f: arrays(f, train=dict(images=ZERO + 7, labels=np.arange(4) % 2)), ('pixels from 7 to 7', '0..1')),
+    (lambda f: arrays(f, train=dict(images=ZERO[..., :2], labels=np.arange(4) % 2)), ('(4, 16, 16, 2)', 'C of 1, 3 or 4')),
+    (lambda f: arrays(f, test=dict(labels=np.arange(56) % 4)), ('4', '3', 'class')),
+    (lambda f: arrays(f, train=dict(classes=['a', 'b', 'c']), test=dict(classes=['a', 'c', 'b'])), ('test', "'b'", "'c'")),
+    (lambda f: (arrays(f) / 'test.npz').unlink(), ('test.npz: no such file',)),
+    (lambda f: (arrays(f) / 'train.npz').write_bytes(b'PK\3\4'), ('train.npz is truncated or damaged',)),
+    (lambda f: f.mkdir(), ('0 class folder', 'at least two')),
+    (lambda f: photos(f, classes='a'), ('1 class folder', 'at least two')),
+    (empty_class, ('d holds no images', 'fill or remove')),
+    (truncated, ('0.png is truncated or damaged', 'replace or remove')),
+    (no_image, ('x.png is not an image',)),
+    (one_pixel, ('x.png is 1x1 pixels', 'at least 8')),
+], ids=lambda v: v[0] if isinstance(v, tuple) else '')
+def test_refused_data(make, words, ltpa, here):
+    make(here / 'set')
+    refused(ltpa('train', 'set/vgg_gap', *TINY, '--image-size', 16, '--out', 'run'), *words)
+    assert not os.path.exists('run')
+
+
+def test_run_folder_in_use(ltpa, here):
+    how = ['train', f'{arrays(here / "set")}/vgg_gap', '--out', 'run', *TINY]
+    assert ltpa(*how)[0] == 0
+    before = {f: (here / 'run' / f).read_bytes() for f in FILES}
+    refused(ltpa(*how), 'run holds a run already', '--resume', '--out')
+    refused(ltpa(*how, '--resume', '--epochs', 3), 'another recipe: epochs=2, not 3', 'start a new run')
+    refused(ltpa(*how, '--resume', '--seed', 1), 'another seed: 0, not 1', 'start a new run')
+    refused(ltpa(*how[:1], 'set/vgg_trunk', *how[2:], '--resume', '--image-size', 32), "another model: 'vgg_gap', not 'vgg_trunk'")
+    arrays(here / 'set', n=29)
+    refused(ltpa(*how, '--resume'), 'another data', 'start a new run')
+    assert before == {f: (here / 'run' / f).read_bytes() for f in FILES}
+    arrays(here / 'set')
+    (here / 'run' / FILES[0]).write_bytes(before[FILES[0]][:-1])
+    refused(ltpa(*how, '--resume'), FILES[0], 'truncated')
+
+
+@pytest.mark.parametrize('out', ['file', 'file/run', '/proc/run'])
+def test_run_folder_that_cannot_be_written(out, ltpa, here):
+    (here / 'file').touch()
+    refused(ltpa('train', f'{arrays(here / "set")}/vgg_gap', *TINY, '--out', out), out, 'another folder')
+
+
+def test_loss_that_diverges_keeps_the_last_good_checkpoint(ltpa, here):
+    how = ['train', f'{arrays(here / "set")}/vgg_gap', '--out', 'run', *TINY, '--lr', '1e25', '--optimizer', 'sgd']
+    refused(ltpa(*how), 'the loss became nan', 'lower the learning rate', f'last good checkpoint is run{os.sep}{FILES[0]}')
+    assert os.listdir('run') == FILES[:1]
+    assert all(v.isfinite().all() for v in load_weights(f'run/{FILES[0]}').state_dict().values())
+
+
+@pytest.mark.parametrize('make, words', [
+    (lambda path: None, ('w.safetensors: no such file',)),
+    (lambda path: path.mkdir(), ('w.safetensors is a folder', 'expected a .safetensors file')),
+    (lambda path: path.write_bytes(b'x' * 99), ('w.safetensors is truncated or is not a safetensors file', 'fetch it again')),
+    (lambda path: torch.save({}, path), ('pickles are never loaded',)),
+    (lambda path: save_weights(tiny_net(), path), ('does not say what it was trained on', '--data')),
+    (lambda path: save_weights(tiny_net(classes=4), path, source=dict(source='set', size=None, scale=None)),
+     ('knows 4 classes', 'has 3', 'the set it was trained for')),
+    (lambda path: save_weights(tiny_net('vgg_att1_dp'), path, source=dict(source='set', size=None, scale=None)),
+     ('16x16 pixels', 'multiples of 32')),
+    (lambda path: save_weights(tiny_net(), path, source=dict(source='gone/set', size=None, scale=None)),
+     ('gone/set: no such file or folder',)),
+], ids=lambda v: v[0] if isinstance(v, tuple) else '')
+def test_refused_evaluations(make, words, ltpa, here):
+    arrays(here / 'set')
+    make(here / 'w.safetensors')
+    refused(ltpa('evaluate', here / 'w.safetensors', '--device', 'cpu'), *words)
+
+
+def test_evaluation_on_another_kind_of_set(ltpa, here):
+    "The scale of the objects belongs to the bundled set alone."
+    save_weights(tiny_net(), here / 'w.safetensors', source=dict(source='cluttered_fashion', size=16, scale=.5))
+    code, out, err = ltpa('evaluate', 'w.safetensors', '--json', '--data', arrays(here / 'set'))
+    assert (code, err) == (0, '') and json.loads(out)['images'] == 56
+    refused(ltpa('evaluate', 'w.safetensors', '--data', 'cifar11'), "unknown data set 'cifar11'", "'cifar10'")
+
+
+def test_download(ltpa, monkeypatch):
+    class Fake:
+        def __init__(self, root, download, train):
+            self.data, self.targets, self.classes = np.zeros((3 if train else 2, 32, 32, 3), np.uint8), [0] * (3 if train else 2), list('ab')
+    monkeypatch.setattr(datasets, 'CIFAR10', Fake)
+    code, out, err = ltpa('download', 'cifar10')
+    assert (code, err) == (0, '') and 'cifar10/train: 3 images' in out and 'cifar10/test: 2 images' in out
+    def offline(*args, **kw): raise OSError('Network is unreachable')
+    monkeypatch.setattr(datasets, 'CIFAR10', offline)
+    refused(ltpa('download', 'cifar10'), 'cifar10 could not be downloaded to data', 'Network is unreachable')
+    refused(ltpa('download', 'cifar11'), "'cifar11'", "did you mean 'cifar10'")
+
+
+# Help
+
+@pytest.mark.parametrize('command', [(), ('train',), ('evaluate',), ('download',)])
+def test_help(command, ltpa):
+    code, out, err = ltpa(*command, '--help')
+    assert (code, err) == (0, '') and 'examples:' in out and 'ltpa train cluttered_fashion/vgg_att3_concat_pc' in out
+
+
+def test_help_as_a_module():
+    done = subprocess.run([sys.executable, '-m', 'ltpa.scaling', '--help'], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, '') and 'examples:' in done.stdout
+
+
+def test_no_command(ltpa):
+    code, out, err = ltpa()
+    assert code == 2 and 'train' in err and 'Traceback' not in err

@@ -1,0 +1,146 @@
+"""The ground: names, devices, seeds, files written whole, records, fingerprints and the check of exercises."""
+import errno
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from helpers import refuses
+
+from ltpa.core import (Exercise, LtpaError, NotAttempted, WrongAnswer, attempt, check, expect, fingerprint, git_commit,
+                       keyed_rng, pick_device, provenance, save_result, seed_everything, unknown, write_atomic)
+
+
+@pytest.mark.parametrize('name, words', [
+    ('vgg_gab', "did you mean 'vgg_gap' or 'vgg_pan'?"),
+    ('VGG_GAP', "did you mean 'vgg_gap'"),
+    ('zzz', 'known: resnet, vgg_gap, vgg_pan'),
+    (None, 'unknown model None'),
+])
+def test_unknown_names_the_nearest(name, words):
+    error = unknown('model', name, ['vgg_pan', 'vgg_gap', 'resnet'])
+    assert isinstance(error, LtpaError) and words in str(error) and repr(name) in str(error)
+
+
+@pytest.mark.parametrize('kind', ['cuda', 'mps'])
+def test_device_that_is_not_here(kind, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    monkeypatch.setattr(torch.backends.mps, 'is_available', lambda: False)
+    with refuses(f'device {kind!r} is not available', 'this machine has cpu', 'or auto'): pick_device(kind)
+    assert pick_device() == torch.device('cpu')
+
+
+@pytest.mark.parametrize('seed', [-1, 2**32, 1.5, '0', None])
+def test_seed_is_refused(seed):
+    with refuses(f'seed {seed!r}', 'whole number from 0 to 4294967295'): seed_everything(seed)
+
+
+def test_keyed_rng_takes_every_part_of_its_key():
+    keys = [(0,), (1,), (0, 'a'), (0, 'b'), (0, 'a', 1), ('0', 'a'), (0., 'a')]
+    draws = {tuple(torch.rand(4, generator=keyed_rng(*key)).tolist()) for key in keys}
+    assert len(draws) == len(keys)
+
+
+def test_keyed_rng_is_the_same_in_another_process():
+    code = 'import torch; from ltpa.core import keyed_rng; print(torch.rand(3, generator=keyed_rng(3, "x")).tolist())'
+    other = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout
+    assert json.loads(other) == torch.rand(3, generator=keyed_rng(3, 'x')).tolist()
+
+
+@pytest.mark.parametrize('call', ['fsync', 'replace'])
+def test_full_disk_keeps_the_old_file(call, tmp_path, monkeypatch):
+    path = tmp_path / 'file'
+    write_atomic(path, b'old')
+    def full(*args, **kw): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(os, call, full)
+    monkeypatch.setattr('pathlib.os.' + call, full)
+    with refuses(f'cannot write {path}', 'No space left', 'free some space'): write_atomic(path, b'new')
+    assert path.read_bytes() == b'old' and os.listdir(tmp_path) == ['file']
+
+
+def test_folder_or_file_in_the_way(tmp_path):
+    (tmp_path / 'file').touch()
+    (tmp_path / 'folder').mkdir()
+    for path in tmp_path / 'file' / 'x', tmp_path / 'folder':
+        with refuses(f'cannot write {path}', 'choose another folder'): write_atomic(path, b'new')
+    assert sorted(os.listdir(tmp_path)) == ['file', 'folder'], 'a temporary file was left behind'
+
+
+def test_written_file_has_the_usual_mode(tmp_path):
+    (tmp_path / 'usual').touch()
+    path = write_atomic(tmp_path / 'new' / 'folder' / 'ours', b'')
+    assert path.stat().st_mode == (tmp_path / 'usual').stat().st_mode
+
+
+def test_result_is_refused_if_json_cannot_hold_it(tmp_path):
+    path = save_result(tmp_path / 'r.json', 'fine', [dict(x=1.5)], provenance(seed=3))
+    with pytest.raises(ValueError): save_result(path, 'nan', [dict(x=float('nan'))], {})
+    kept = json.loads(path.read_text())
+    assert kept['title'] == 'fine' and kept['provenance']['seed'] == 3
+    assert {'commit', 'when', 'device', 'hardware', 'threads', 'versions'} <= set(kept['provenance'])
+
+
+def test_commit(tmp_path):
+    assert git_commit(tmp_path) is None
+    git = lambda *a: subprocess.run(['git', '-c', 'user.name=x', '-c', 'user.email=x@example.com', *a], cwd=tmp_path,
+                                    capture_output=True, text=True, check=True).stdout.strip()
+    git('init', '-q')
+    (tmp_path / 'a').write_text('1')
+    git('add', 'a')
+    git('commit', '-qm', 'a')
+    assert git_commit(tmp_path) == git('rev-parse', 'HEAD')[:12]
+    (tmp_path / 'a').write_text('2')
+    assert git_commit(tmp_path) == git('rev-parse', 'HEAD')[:12] + '+'
+
+
+@pytest.mark.parametrize('other', [
+    torch.tensor([[1., 2.]]), torch.tensor([1., 3.]), torch.tensor([1., 2.], dtype=torch.float64),
+    torch.tensor([1., 2.], dtype=torch.bfloat16), torch.tensor([2., 1.])])
+def test_fingerprint_sees_values_types_and_shapes(other):
+    assert fingerprint(other) != fingerprint(torch.tensor([1., 2.]))
+
+
+def test_fingerprint_does_not_see_memory_layout():
+    x = torch.rand(2, 3, 4, 5)
+    same = {fingerprint(t) for t in (x, x.to(memory_format=torch.channels_last), x.numpy(), np.asfortranarray(x.numpy()))}
+    assert len(same) == 1
+    assert fingerprint('a', 'b') != fingerprint('b', 'a')
+
+
+@pytest.fixture
+def doubling():
+    ex = Exercise('double it', minutes=2, difficulty=1)
+    @ex.case('two')
+    def _(answer): expect(answer(torch.tensor([2.])), torch.tensor([4.]))
+    @ex.case('a number')
+    def _(answer): expect(answer(.5), 1.)
+    return ex
+
+
+def test_check_of_a_stub_and_of_a_right_answer(doubling, capsys):
+    assert check(lambda x: attempt(), doubling) is False
+    assert check(lambda x: 2 * x, doubling) is True
+    stub, right = capsys.readouterr().out.splitlines()
+    assert 'not attempted yet' in stub and '2 min' in stub and 'right in all 2 cases' in right
+
+
+@pytest.mark.parametrize('answer, words', [
+    (lambda x: x, 'wrong for "two": expected [4.0], got [2.0]'),
+    (lambda x: 4., 'expected a tensor of shape (1,), got float'),
+    (lambda x: torch.ones(2), 'expected shape (1,), got (2,)'),
+    (lambda x: x * 2 if isinstance(x, torch.Tensor) else x, 'wrong for "a number": expected 1.0, got 0.5'),
+    (lambda x: torch.full((1,), torch.nan), 'got [nan]'),
+    (lambda x: 1 / 0, 'it raised ZeroDivisionError'),
+    (lambda: 1, 'it raised TypeError'),
+    (lambda x: None, 'got NoneType'),
+])
+def test_check_names_the_case_that_failed(answer, words, doubling):
+    with pytest.raises(WrongAnswer) as caught: check(answer, doubling)
+    assert words in str(caught.value)
+
+
+def test_attempt_says_what_to_do():
+    with pytest.raises(NotAttempted, match='replace attempt'): attempt()

@@ -1,0 +1,629 @@
+"""Pictures in, pictures out: every form that is converted, every one that is refused, and the loader."""
+import json
+import subprocess
+import sys
+from collections import Counter
+from fnmatch import fnmatch
+
+import numpy as np
+import pytest
+import torch
+from helpers import pictures, refuses
+from PIL import Image
+from safetensors.numpy import save_file
+from torchvision import datasets
+
+from ltpa import data as data_module
+from ltpa.core import LtpaError, fingerprint, keyed_rng
+from ltpa.data import (ASSETS, SUFFIXES, TORCHVISION, ClutteredFashion, ImageSet, Loader, fit_square, load_arrays,
+                       load_folder, open_data, random_crops, random_flips, read_image)
+
+TWO = ['a', 'b']
+GREY = np.arange(128, dtype=np.uint8).reshape(8, 16) * 2
+RGB = np.stack([GREY, GREY[::-1], 255 - GREY], 2)
+
+
+def ids(value): return value[0] if isinstance(value, tuple) else value if isinstance(value, str) else ''
+
+
+# Images of every mode
+
+def palette(transparent=None):
+    img = Image.fromarray((GREY // 64).astype(np.uint8), 'P')
+    img.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90, 250, 240, 230])
+    return img, {} if transparent is None else dict(transparency=transparent)
+
+
+COLOURS = np.array([[10, 20, 30], [40, 50, 60], [70, 80, 90], [250, 240, 230]], np.uint8)[GREY // 64]
+ALPHA = np.where(np.arange(16) < 8, 255, 51).astype(np.uint8) * np.ones((8, 1), np.uint8)
+OVER_WHITE = lambda rgb, alpha: np.rint(rgb * (alpha / 255.) + 255 * (1 - alpha / 255.))
+CLEAR_1 = np.where((GREY // 64 == 1)[..., None], 255, COLOURS)
+
+FORMS = {  # name: (image, how to save it, RGB that must come out, tolerance)
+    'grey.png': (Image.fromarray(GREY), {}, GREY[..., None], 0),
+    'rgb.png': (Image.fromarray(RGB), {}, RGB, 0),
+    'rgb.bmp': (Image.fromarray(RGB), {}, RGB, 0),
+    'rgb.tif': (Image.fromarray(RGB), {}, RGB, 0),
+    'rgb.ppm': (Image.fromarray(RGB), {}, RGB, 0),
+    'rgb.webp': (Image.fromarray(RGB), dict(lossless=True), RGB, 0),
+    'one_bit.png': (Image.fromarray(GREY > 100), {}, np.where(GREY > 100, 255, 0)[..., None], 0),
+    'palette.png': (*palette(), COLOURS, 0),
+    'palette.gif': (*palette(), COLOURS, 0),
+    'palette_one_clear.png': (*palette(1), CLEAR_1, 0),
+    'palette_one_clear.gif': (*palette(1), CLEAR_1, 0),
+    'palette_half_clear.png': (*palette(bytes([255, 51, 0, 255])), OVER_WHITE(
+        COLOURS, np.array([255, 51, 0, 255])[GREY // 64][..., None]), 1),
+    'rgba.png': (Image.fromarray(np.dstack([RGB, ALPHA])), {}, OVER_WHITE(RGB, ALPHA[..., None]), 1),
+    'rgba.tif': (Image.fromarray(np.dstack([RGB, ALPHA])), {}, OVER_WHITE(RGB, ALPHA[..., None]), 1),
+    'la.png': (Image.fromarray(np.dstack([GREY, ALPHA])), {}, OVER_WHITE(GREY, ALPHA)[..., None], 1),
+    'one_grey_clear.png': (Image.fromarray(GREY), dict(transparency=4), np.where(GREY == 4, 255, GREY)[..., None], 0),
+    'bits16.png': (Image.fromarray(GREY.astype(np.uint16) * 257), {}, GREY[..., None], 0),
+    'bits16.tif': (Image.fromarray(GREY.astype(np.uint16) * 257), {}, GREY[..., None], 0),
+    'bits16.pgm': (Image.fromarray(GREY.astype(np.uint16) * 257), {}, GREY[..., None], 0),
+    'bits16_rounded.png': (Image.fromarray(GREY.astype(np.uint16) * 257 + 128), {}, GREY[..., None], 0),
+    'bits16_dark.png': (Image.fromarray(GREY.astype(np.uint16)), {}, np.rint(GREY / 257.)[..., None], 0),
+    'bits32.tif': (Image.fromarray(GREY.astype(np.int32) * 257), {}, GREY[..., None], 0),
+    'floats.tif': (Image.fromarray((GREY / 255.).astype(np.float32)), {}, GREY[..., None], 0),
+    'cmyk.tif': (Image.fromarray(255 - np.dstack([RGB, np.full_like(GREY, 255)]), 'CMYK'), {}, RGB, 0),
+    'cmyk.jpg': (Image.fromarray(255 - np.dstack([RGB, np.full_like(GREY, 255)]), 'CMYK'), dict(quality=100), RGB, 8),
+    'grey.jpg': (Image.fromarray(GREY), dict(quality=100), GREY[..., None], 2),
+}
+
+
+@pytest.mark.filterwarnings('ignore:.*mode.*:DeprecationWarning')
+@pytest.mark.parametrize('name', FORMS)
+def test_forms_of_images(name, tmp_path):
+    img, how, want, tol = FORMS[name]
+    img.save(tmp_path / name, **how)
+    got = read_image(tmp_path / name)
+    assert got.dtype == torch.uint8 and got.shape == (3, 8, 16)
+    want = np.broadcast_to(want, (8, 16, 3)).astype(int)
+    difference = np.abs(got.permute(1, 2, 0).numpy().astype(int) - want).max()
+    assert difference <= tol, f'{name} read by Pillow as {Image.open(tmp_path / name).mode}: off by {difference}'
+
+
+@pytest.mark.parametrize('orientation, turned', [
+    (2, lambda x: x[:, ::-1]), (3, lambda x: x[::-1, ::-1]), (6, lambda x: np.rot90(x, -1)), (8, lambda x: np.rot90(x))])
+@pytest.mark.parametrize('mode', ['RGB', 'RGBA', 'I;16'])
+def test_camera_orientation(mode, orientation, turned, tmp_path):
+    img = Image.fromarray(GREY.astype(np.uint16) * 257) if mode == 'I;16' else Image.fromarray(RGB).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    img.save(tmp_path / 'turned.png', exif=exif)
+    want = turned(GREY[..., None].repeat(3, 2) if mode == 'I;16' else RGB)
+    assert np.array_equal(read_image(tmp_path / 'turned.png').permute(1, 2, 0).numpy(), want)
+
+
+def test_suffixes_are_those_that_pillow_reads():
+    assert set(SUFFIXES) <= set(Image.registered_extensions())
+
+
+# Images that are refused
+
+def written(path, content):
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize('suffix', ['png', 'jpg', 'webp', 'bmp', 'gif', 'tif', 'ppm'])
+def test_truncated_or_damaged(suffix, tmp_path):
+    "Cut at any length, or with any byte replaced, a file gives pixels or one clear message."
+    Image.fromarray(RGB).resize((32, 32)).save(tmp_path / f'whole.{suffix}')
+    whole, path = (tmp_path / f'whole.{suffix}').read_bytes(), tmp_path / f'x.{suffix}'
+    refused = 0
+    for cut in range(0, len(whole) - 1, max(1, len(whole) // 40)):
+        for content in whole[:cut], whole[:cut] + bytes([whole[cut] ^ 0xff]) + whole[cut + 1:]:
+            try: read_image(written(path, content))
+            except LtpaError as e:
+                refused += 1
+                assert str(path) in str(e)
+    with refuses(str(path), 'truncated or damaged', 'replace or remove it'): read_image(written(path, whole[:len(whole) // 2]))
+    assert refused > 20
+
+
+@pytest.mark.parametrize('content, words', [
+    (b'', ('is not an image that Pillow can read',)),
+    (b'just a note\n', ('is not an image that Pillow can read', 'PNG')),
+    (b'<svg xmlns="http://www.w3.org/2000/svg"/>', ('is not an image that Pillow can read',)),
+], ids=ids)
+def test_not_an_image(content, words, tmp_path):
+    path = written(tmp_path / 'x.png', content)
+    with refuses(path, *words): read_image(path)
+
+
+@pytest.mark.parametrize('size', [(1, 1), (7, 30), (30, 7)])
+def test_too_small(size, tmp_path):
+    Image.new('RGB', size).save(tmp_path / 'x.png')
+    with refuses('x.png', '{}x{} pixels'.format(*size), 'at least 8'): read_image(tmp_path / 'x.png')
+    assert read_image(tmp_path / 'x.png', min_side=1).shape == (3, *size[::-1])
+
+
+def test_missing_file_and_folder(tmp_path):
+    with refuses('x.png: no such file'): read_image(tmp_path / 'x.png')
+    with refuses('is a folder', 'expected an image file'): read_image(tmp_path)
+
+
+def test_decompression_bomb(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 50)
+    Image.fromarray(RGB).save(tmp_path / 'x.png')
+    with refuses('x.png is too large', 'shrink it'): read_image(tmp_path / 'x.png')
+
+
+@pytest.mark.parametrize('pixels, words', [
+    (np.full((8, 8), np.nan, np.float32), ('NaN',)), (np.full((8, 8), 1e6, np.float32), ('1e+06', 'expected 0 to')),
+    (np.full((8, 8), -5, np.int32), ('-5', 'expected 0 to')), (np.full((8, 8), 70000, np.int32), ('70000', 'expected 0 to')),
+], ids=['nan', 'large float', 'negative', 'large int'])
+def test_pixels_out_of_range_in_a_file(pixels, words, tmp_path):
+    Image.fromarray(pixels).save(tmp_path / 'x.tif')
+    with refuses('x.tif', *words): read_image(tmp_path / 'x.tif')
+
+
+# Arrays
+
+def uint16(x): return torch.from_numpy(x.astype(np.uint16) * 257)
+
+
+@pytest.mark.parametrize('images, want', [
+    (GREY[None], GREY[None, None]), (GREY[None, None], GREY[None, None]), (GREY[None, ..., None], GREY[None, None]),
+    (RGB[None], RGB.transpose(2, 0, 1)[None]), (RGB.transpose(2, 0, 1)[None], RGB.transpose(2, 0, 1)[None]),
+    (RGB[None] / 255, RGB.transpose(2, 0, 1)[None]), ((RGB[None] / 255).astype(np.float16), RGB.transpose(2, 0, 1)[None]),
+    (torch.from_numpy(RGB[None] / 255).bfloat16(), None), (uint16(RGB[None]), RGB.transpose(2, 0, 1)[None]),
+    (RGB[None].astype(np.uint16) * 257 + 128, RGB.transpose(2, 0, 1)[None]),
+    (np.dstack([RGB, np.full_like(GREY, 255)])[None], RGB.transpose(2, 0, 1)[None]),
+    (np.dstack([RGB, np.zeros_like(GREY)])[None], np.full((1, 1, 8, 16), 255)),
+    (np.dstack([RGB, ALPHA])[None], OVER_WHITE(RGB, ALPHA[..., None]).transpose(2, 0, 1)[None]),
+], ids=['grey', 'grey NCHW', 'grey NHWC', 'rgb NHWC', 'rgb NCHW', 'float', 'half', 'bfloat16', 'uint16',
+        'uint16 rounded', 'opaque', 'clear', 'rgba'])
+def test_layouts_and_types_of_arrays(images, want):
+    got = ImageSet(images, [1], TWO).images
+    assert got.dtype == torch.uint8 and got.shape == (1, 3, 8, 16) and got.is_contiguous()
+    if want is None: assert (got[0].permute(1, 2, 0).int() - torch.from_numpy(RGB).int()).abs().max() <= 1
+    else: assert np.array_equal(got.numpy(), np.broadcast_to(want, (1, 3, 8, 16)))
+
+
+NAN = np.zeros((3, 8, 8, 3), np.float32)
+NAN[1, 2, 3, 0] = np.nan
+OK = np.zeros((3, 8, 8, 3), np.uint8)
+
+
+@pytest.mark.parametrize('images, labels, classes, words', [
+    (NAN, [0, 1, 0], TWO, ('image 1 has NaN', 'remove or repair')),
+    (NAN + np.inf, [0, 1, 0], TWO, ('infinite', 'remove or repair')),
+    (OK + 1.5, [0, 1, 0], TWO, ('pixels from 1.5 to 1.5', 'floats in 0..1')),
+    (OK - .5, [0, 1, 0], TWO, ('pixels from -0.5', 'floats in 0..1')),
+    (OK.astype(np.int64), [0, 1, 0], TWO, ('torch.int64', 'expected uint8')),
+    (OK.astype(bool), [0, 1, 0], TWO, ('torch.bool', 'expected uint8')),
+    (OK.astype(complex), [0, 1, 0], TWO, ('complex', 'expected uint8')),
+    (OK.astype(str), [0, 1, 0], TWO, ('<U', 'expected uint8')),
+    (OK.astype(object), [0, 1, 0], TWO, ('object', 'expected uint8')),
+    ([OK[0], OK[0, :4]], [0, 1], TWO, ('expected',)),
+    (OK[..., :2], [0, 1, 0], TWO, ('(3, 8, 8, 2)', 'C of 1, 3 or 4')),
+    (OK[0, 0], [0], TWO, ('(8, 3)', 'expected images as')),
+    (OK[None], [0], TWO, ('(1, 3, 8, 8, 3)', 'expected images as')),
+    (OK[:0], [], TWO, ('(0, 8, 8, 3)', 'expected images as')),
+    (OK, [0, 1, 2], TWO, ('label 2 at row 2', 'expected 0 to 1')),
+    (OK, [0, -1, 1], TWO, ('label -1 at row 1', 'expected 0 to 1')),
+    (OK, [0, 1], TWO, ('3 images but 2 labels', 'one label per image')),
+    (OK, [0., 1., 0.], TWO, ('torch.float64', 'expected whole numbers')),
+    (OK, [True, False, True], TWO, ('torch.bool', 'expected whole numbers')),
+    (OK, [[0], [1], [0]], TWO, ('(3, 1)', 'expected whole numbers of shape [N]')),
+    (OK, ['a', 'b', 'a'], TWO, ('<U1', 'expected whole numbers')),
+    (OK, [0, 0, 0], ['only'], ('1 class (only)', 'at least two')),
+    (OK, [0, 0, 0], [], ('0 class', 'at least two')),
+], ids=ids)
+def test_refused_arrays(images, labels, classes, words):
+    with refuses('mine', *words): ImageSet(images, labels, classes, 'mine')
+
+
+# Array files
+
+@pytest.mark.parametrize('suffix', ['npz', 'safetensors'])
+def test_array_files(suffix, tmp_path):
+    save = np.savez if suffix == 'npz' else lambda path, **kw: save_file(kw, path)
+    save(tmp_path / f'train.{suffix}', images=np.stack([RGB, RGB[::-1]]), labels=np.array([1, 0]))
+    got = load_arrays(tmp_path / f'train.{suffix}')
+    assert got.labels.tolist() == [1, 0] and got.classes == ['0', '1'] and got[0][1] == 1
+    assert np.array_equal(got.images[1].permute(1, 2, 0).numpy(), RGB[::-1])
+
+
+def test_class_names_of_an_array_file(tmp_path):
+    np.savez(tmp_path / 'x.npz', images=OK, labels=np.array([0, 1, 0]), classes=np.array(['cat', 'dog', 'newt']))
+    assert load_arrays(tmp_path / 'x.npz').classes == ['cat', 'dog', 'newt']
+
+
+def test_bfloat16_file(tmp_path):
+    from safetensors.torch import save_file
+    save_file(dict(images=torch.full((2, 3, 8, 8), .5).bfloat16(), labels=torch.tensor([0, 1])), tmp_path / 'x.safetensors')
+    assert load_arrays(tmp_path / 'x.safetensors').images.unique().tolist() == [128]
+
+
+class Touch:
+    "Unpickled, it would make a file."
+    def __init__(self, path): self.path = path
+    def __reduce__(self): return open, (str(self.path), 'w')
+
+
+@pytest.mark.parametrize('how', ['a member', 'the file'])
+def test_pickles_are_never_loaded(how, tmp_path):
+    import pickle
+    path, trap = tmp_path / 'x.npz', tmp_path / 'executed'
+    if how == 'a member': np.savez(path, images=np.array([Touch(trap)], dtype=object), labels=np.zeros(1, int))
+    else: path.write_bytes(pickle.dumps(Touch(trap)))
+    with refuses(path, 'pickled objects, which are never loaded', 'plain arrays'): load_arrays(path)
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize('arrays, words', [
+    (dict(images=OK), ('no labels', 'it holds: images')),
+    (dict(labels=np.zeros(3, int)), ('no images', 'it holds: labels')),
+    (dict(x=OK), ('no images and no labels', 'it holds: x')),
+    (dict(images=OK, labels=np.array([0, 5, -1])), ('label -1 at row 2', 'expected 0 to 5')),
+    (dict(images=OK, labels=np.array([0, 2, 1]), classes=np.array(TWO)), ('label 2 at row 1', 'expected 0 to 1')),
+    (dict(images=OK, labels=np.array([0, 0, 0])), ('at least two',)),
+    (dict(images=OK, labels=np.array([0., 1., 0.])), ('float64', 'whole numbers')),
+    (dict(images=OK, labels=np.array(['a', 'b', 'a'])), ('whole numbers',)),
+    (dict(images=NAN, labels=np.array([0, 1, 0])), ('image 1 has NaN',)),
+], ids=ids)
+def test_array_file_with_the_wrong_content(arrays, words, tmp_path):
+    np.savez(tmp_path / 'x.npz', **arrays)
+    with refuses('x', *words): load_arrays(tmp_path / 'x.npz')
+
+
+@pytest.mark.parametrize('kind', ['npz', 'compressed npz', 'safetensors'])
+def test_damaged_array_file(kind, tmp_path):
+    "Cut at any length, or with any byte changed: refused with one clear message, or what it holds is well formed."
+    path = tmp_path / f'x.{kind.split()[-1]}'
+    save = {'npz': np.savez, 'compressed npz': np.savez_compressed}.get(kind, lambda path, **kw: save_file(kw, path))
+    save(path, images=np.stack([RGB] * 6), labels=np.arange(6) % 2)
+    whole, refused = path.read_bytes(), 0
+    for cut in range(0, len(whole) - 1, max(1, len(whole) // 150)):
+        for content in whole[:cut], whole[:cut] + bytes([whole[cut] ^ 0x55]) + whole[cut + 1:]:
+            try: load_arrays(written(path, content))
+            except LtpaError as e:
+                refused += 1
+                assert f'{tmp_path.name}/x' in str(e)
+    with refuses(path, 'truncated or damaged', 'write it again'): load_arrays(written(path, whole[:-100]))
+    assert refused > 150
+
+
+def test_array_file_that_is_something_else(tmp_path):
+    np.save(tmp_path / 'x.npy', OK)
+    with refuses('x.npy', 'ends in .npz or .safetensors'): load_arrays(tmp_path / 'x.npy')
+    (tmp_path / 'x.npy').rename(tmp_path / 'x.npz')
+    with refuses('x.npz', 'write it again'): load_arrays(tmp_path / 'x.npz')
+    with refuses('y.npz: no such file'): load_arrays(tmp_path / 'y.npz')
+
+
+# Folders
+
+def folder(root, **classes):
+    "A class for each argument, of as many pictures, all different."
+    for c, (name, n) in enumerate(classes.items()):
+        (root / name).mkdir(parents=True)
+        for i in range(n): Image.new('RGB', (12, 9), (10 * i, 50 * c, 0)).save(root / name / f'{i}.png')
+    return root
+
+
+def test_folder_holds_out_a_fifth(tmp_path):
+    folder(tmp_path, cat=10, dog=3)
+    train, test = (load_folder(tmp_path, split, size=8) for split in ('train', 'test'))
+    assert train.classes == test.classes == ['cat', 'dog']
+    assert Counter(train.labels.tolist()) == {0: 8, 1: 2} and Counter(test.labels.tolist()) == {0: 2, 1: 1}
+    seen = [tuple(x[:, 4, 4].tolist()) for x in (*train.images, *test.images)]
+    assert len(set(seen)) == 13, 'every picture is in exactly one part'
+
+
+def test_split_depends_on_the_names_alone(tmp_path):
+    "Wherever the folder stands, and whatever other classes join."
+    held = lambda root: [x[:, 4, 4].tolist() for x, k in load_folder(root, 'test', size=8) if k == 0]
+    first = held(folder(tmp_path / 'one', cat=10, dog=2))
+    (tmp_path / 'one').rename(tmp_path / 'two')
+    folder(tmp_path / 'two', eel=3)
+    assert len(first) == 2 and held(tmp_path / 'two') == first
+
+
+def test_folder_with_parts_given(tmp_path):
+    folder(tmp_path / 'train', cat=2, dog=1)
+    folder(tmp_path / 'test', cat=1, dog=1)
+    assert [len(load_folder(tmp_path, split)) for split in ('train', 'test')] == [3, 2]
+
+
+def test_folder_reads_every_suffix_below_a_class_and_nothing_else(tmp_path):
+    folder(tmp_path, cat=2, dog=2)
+    (tmp_path / 'cat' / 'deep').mkdir()
+    Image.fromarray(RGB).save(tmp_path / 'cat' / 'deep' / 'x.JPG')
+    (tmp_path / 'cat' / 'notes.txt').write_text('not an image, not meant as one')
+    (tmp_path / '.cache').mkdir()
+    assert sum(len(load_folder(tmp_path, split)) for split in ('train', 'test')) == 5
+
+
+def empty_class(root): folder(root, cat=2, dog=2); (root / 'owl').mkdir()
+def bad_picture(root): folder(root, cat=2, dog=2); (root / 'dog' / 'bad.png').write_bytes(b'no'); (root / 'dog' / 'x.png').touch()
+def other_classes(root): folder(root / 'train', cat=1, dog=1); folder(root / 'test', cat=1, owl=1)
+def fewer_classes(root): folder(root / 'train', cat=1, dog=1, owl=1); folder(root / 'test', cat=1, dog=1)
+def small_picture(root): folder(root, cat=2, dog=2); Image.new('L', (1, 1)).save(root / 'cat' / 'dot.png'); Image.new('L', (1, 1)).save(root / 'cat' / 'e.png')
+
+
+@pytest.mark.parametrize('make, words', [
+    (lambda root: folder(root, cat=3), ('1 class folder', 'at least two', 'CLASS/IMAGE')),
+    (lambda root: root.mkdir(), ('0 class folder', 'at least two', 'CLASS/IMAGE')),
+    (lambda root: None, ('no such folder', 'CLASS/IMAGE')),
+    (lambda root: folder(root, cat=3, dog=1), ('dog holds one image', 'at least two')),
+    (empty_class, ('owl holds no images', '.png', 'fill or remove')),
+    (bad_picture, ('dog', 'is not an image')),
+    (small_picture, ('cat', '1x1 pixels', 'at least 8')),
+    (other_classes, ("class 'dog' is in only one", 'the same classes')),
+    (fewer_classes, ("class 'owl' is in only one", 'the same classes')),
+], ids=ids)
+def test_refused_folders(make, words, tmp_path):
+    root = tmp_path / 'set'
+    make(root)
+    with refuses(root, *words): [load_folder(root, split) for split in ('train', 'test')]
+
+
+def test_fit_square_keeps_the_middle():
+    x = torch.zeros(3, 8, 24, dtype=torch.uint8)
+    x[:, :, 8:16] = 200
+    assert fit_square(x, 8).equal(torch.full((3, 8, 8), 200, dtype=torch.uint8)) and fit_square(x, 5).shape == (3, 5, 5)
+
+
+# Sets by name
+
+@pytest.mark.parametrize('name, split, kw, words', [
+    ('cifar11', 'train', {}, ("unknown data set 'cifar11'", "'cifar10'")),
+    ('cluttered-fashion', 'train', {}, ("unknown data set", "'cluttered_fashion'")),
+    ('cifar10', 'val', {}, ("unknown split 'val'", 'known: test, train')),
+    ('cluttered_fashion', 'tset', {}, ("unknown split 'tset'", "'test'")),
+    ('some/where', 'train', {}, ('some/where: no such file or folder',)),
+    ('cifar10', 'train', dict(scale=.5), ('scale can be set for cluttered_fashion only', 'cifar10')),
+    ('cluttered_fashion', 'train', dict(size=4), ('size 4', 'at least 8')),
+    ('cluttered_fashion', 'train', dict(size=0), ('size 0', 'at least 8')),
+    ('cluttered_fashion', 'train', dict(scale=1.5), ('scale 1.5', '0 < from <= to <= 1')),
+    ('cluttered_fashion', 'train', dict(scale=(.7, .4)), ('scale (0.7, 0.4)', '0 < from <= to <= 1')),
+    ('cluttered_fashion', 'train', dict(scale=float('nan')), ('scale nan', '0 < from <= to <= 1')),
+    ('cluttered_fashion', 'train', dict(n=0), ('n 0', 'at least 1')),
+], ids=ids)
+def test_refused_names_and_settings(name, split, kw, words):
+    with refuses(*words): open_data(name, split, **kw)
+
+
+@pytest.mark.parametrize('size', [-3, 0])
+def test_refused_size_of_a_folder(size, tmp_path):
+    folder(tmp_path, cat=2, dog=2)
+    with refuses(f'size {size}', 'expected'): open_data(str(tmp_path), size=size)
+
+
+def test_file_where_a_folder_belongs(tmp_path):
+    np.savez(tmp_path / 'train.npz', images=OK, labels=np.array([0, 1, 0]))
+    with refuses('train.npz is a file', 'test.npz', 'CLASS/IMAGE'): open_data(tmp_path / 'train.npz')
+    assert len(open_data(tmp_path)) == 3
+    with refuses('test.npz: no such file'): open_data(tmp_path, 'test')
+
+
+@pytest.mark.parametrize('name', TORCHVISION)
+def test_missing_set_says_how_to_get_it(name, tmp_path, monkeypatch):
+    monkeypatch.setenv('LTPA_DATA', str(tmp_path / 'here'))
+    with refuses(f'{name} is not in', 'here', TORCHVISION[name][1], f'run: ltpa download {name}'): open_data(name)
+
+
+@pytest.mark.parametrize('name', TORCHVISION)
+@pytest.mark.parametrize('split', ['train', 'test'])
+def test_torchvision_sets(name, split, tmp_path, monkeypatch):
+    "The right part is asked for, and what comes back is an `ImageSet` of the size wished."
+    asked = {}
+    class Fake:
+        def __init__(self, root, download, **kw):
+            asked.update(kw, root=str(root), download=download)
+            self.data = np.stack([RGB, RGB[::-1]]) if 'cifar' in name else np.stack([RGB, RGB[::-1]]).transpose(0, 3, 1, 2)
+            setattr(self, 'targets' if 'cifar' in name else 'labels', [3, 9] if 'cifar' in name else np.array([3, 9]))
+            if name != 'svhn': self.classes = list('abcdefghij')
+    monkeypatch.setattr(datasets, TORCHVISION[name][0], Fake)
+    monkeypatch.setenv('LTPA_DATA', str(tmp_path))
+    got = open_data(name, split, size=None, download=True)
+    which = dict(train=split == 'train') if 'cifar' in name else dict(split=split)
+    assert asked == dict(root=str(tmp_path / name), download=True) | which
+    assert np.array_equal(got.images[1].permute(1, 2, 0), RGB[::-1])
+    assert got.labels.tolist() == [3, 9] and len(got.classes) == 10 and got.name == f'{name}/{split}'
+    assert open_data(name, split, size=8).images.shape == (2, 3, 8, 8)
+
+
+def test_failed_download(monkeypatch, tmp_path):
+    def offline(*args, **kw): raise OSError('Network is unreachable')
+    monkeypatch.setattr(datasets, 'CIFAR10', offline)
+    monkeypatch.setenv('LTPA_DATA', str(tmp_path))
+    with refuses('cifar10 could not be downloaded', str(tmp_path), 'Network is unreachable'): open_data('cifar10', download=True)
+
+
+# ClutteredFashion
+
+@pytest.fixture(scope='module')
+def sets(): return {split: ClutteredFashion(split, seed=7, n=600) for split in ('train', 'test')}
+
+
+def test_same_pictures_in_another_process_with_other_threads(sets):
+    code = ('import torch; torch.set_num_threads(1 + torch.get_num_threads() % 2)\n'
+            'from ltpa.data import *; from ltpa.core import fingerprint\n'
+            'd = ClutteredFashion("test", seed=7, n=600); print(fingerprint(*d.render(epoch=2)), d.fingerprint)')
+    there = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout
+    assert there.split() == [fingerprint(*sets['test'].render(epoch=2)), sets['test'].fingerprint]
+
+
+def test_item_does_not_depend_on_its_neighbours(sets):
+    "300 pictures are rendered in more than one piece."
+    images, masks = sets['test'].render(slice(0, 300))
+    some = torch.tensor([299, 0, 256, 255, 257, 17, 17])
+    again, again_masks = sets['test'].render(some)
+    assert again.equal(images[some]) and again_masks.equal(masks[some])
+    image, label, mask = sets['test'][-301]
+    assert image.equal(images[299]) and mask.equal(masks[299]) and label == int(sets['test'].labels[299])
+    sets['test'].render([3], epoch=5)
+    assert sets['test'].render(some)[0].equal(again), 'another epoch in between changes nothing'
+
+
+@pytest.mark.parametrize('size', [8, 9, 31, 32, 64, 128])
+def test_sizes(size):
+    d = ClutteredFashion('test', size=size, n=40)
+    images, masks = d.render()
+    assert images.shape == (40, 3, size, size) and masks.shape == (40, size, size) and images.dtype == torch.uint8
+    assert masks.flatten(1).any(1).all(), 'every picture shows some of its object'
+    share = masks.float().mean().item()
+    assert .08 < share < .25, f'{share:.0%} of the pixels are object'
+
+
+def test_seed_split_epoch_and_scale_change_the_picture():
+    base = dict(split='test', n=8, seed=0)
+    settings = [{}, dict(seed=1), dict(split='train'), dict(scale=.5)]
+    seen = {ClutteredFashion(**base | kw).render()[0].numpy().tobytes() for kw in settings}
+    seen.add(ClutteredFashion(**base).render(epoch=1)[0].numpy().tobytes())
+    assert len(seen) == 5
+    assert len({ClutteredFashion(**base | kw).fingerprint for kw in [*settings, dict(size=40), dict(n=9)]}) == 6
+
+
+@pytest.mark.parametrize('size, scale', [(64, .6), (128, (.4, .8)), (128, 1.)])
+def test_mask_is_the_object_exactly(size, scale):
+    "A full square in place of the garment: its corners follow from the scene alone, without the renderer's warp."
+    d = ClutteredFashion('test', size=size, n=30, scale=scale)
+    d.objects = torch.full_like(d.objects, 255)
+    masks, s = d.render()[1], d.scenes()
+    p = (torch.arange(size) + .5) * 2 / size - 1
+    y, x = (p[:, None].expand(size, size) - s['center'][:, 1, None, None], p.expand(size, size) - s['center'][:, 0, None, None])
+    wrong = []
+    for turn in 1, -1:           # a square shows the direction of the turn, but which one is positive is a convention
+        cos, sin = s['angle'].cos()[:, None, None], turn * s['angle'].sin()[:, None, None]
+        outside = torch.maximum((cos * x + sin * y).abs(), (cos * y - sin * x).abs()) / s['side'][:, None, None]
+        edge = (outside - 1).abs() < 2 / size / s['side'][:, None, None]           # within a pixel of the outline
+        wrong.append(((masks != (outside < 1)) & ~edge).sum().item())
+    assert min(wrong) == 0 < max(wrong)
+
+
+def test_mask_is_where_the_object_hides_the_background():
+    "Black objects on the same scenes: on the mask, less than half of the background is left; off it, at least half."
+    d = ClutteredFashion('test', size=64, n=100, seed=7)
+    real, d.objects = d.objects, torch.zeros_like(d.objects)
+    back, none = d.render()
+    d.objects = real
+    d.scenes()['tint'].zero_()
+    dark, masks = d.render()
+    left = (dark.float() - back.float() / 2).amax(1)
+    clear = (back.amax(1) >= 20) & (left.abs() > 1)               # rounding to bytes decides nothing here
+    assert not none.any() and clear.float().mean() > .9
+    assert masks[clear].equal(left[clear] < 0)
+    assert dark.eq(back).all(1).float().mean() > .5, 'off the object nothing changes'
+
+
+def test_objects_and_photographs_of_the_parts_are_disjoint():
+    train, test = ({o.numpy().tobytes() for o in ClutteredFashion(s, n=1).objects} for s in ('train', 'test'))
+    assert len(train) > 15_900 and len(test) > 3_900 and not train & test
+    index = json.loads((ASSETS / 'cluttered_fashion' / 'index.json').read_text())
+    assert not set(index['photos']['train']) & set(index['photos']['test'])
+    photos = [(ASSETS / 'cluttered_fashion' / f'photo_{n}.jpg').read_bytes() for s in index['photos'].values() for n in s]
+    assert len(set(photos)) == len(photos)
+
+
+@pytest.mark.parametrize('split, each', [('train', 1600), ('test', 400)])
+def test_classes_are_balanced(split, each):
+    d = ClutteredFashion(split, size=8)
+    assert Counter(d.labels.tolist()) == dict.fromkeys(range(10), each) and len(set(d.classes)) == 10
+
+
+def test_licences_name_every_file():
+    root = ASSETS / 'cluttered_fashion'
+    lines = (root / 'LICENSES.md').read_text(encoding='utf-8').splitlines()
+    objects = next(line for line in lines if line.startswith('**Objects**'))
+    index = json.loads((root / 'index.json').read_text())
+    splits = {f'photo_{n}.jpg': split for split, names in index['photos'].items() for n in names}
+    for file in root.iterdir():
+        if file.name == 'LICENSES.md': continue
+        if not file.name.startswith('photo_'):
+            assert any(fnmatch(file.name, pattern) for pattern in objects.split('`')[1::2]), f'{file.name} is not named'
+            continue
+        row = [cell.strip() for line in lines if line.startswith(f'| `{file.name}`') for cell in line.split('|')[1:-1]]
+        assert row, f'{file.name} is not named'
+        assert row[1] == splits.pop(file.name) and row[2] in ('CC0', 'public domain') and row[3]
+    assert not splits, f'photographs without a file: {splits}'
+
+
+def test_incomplete_installation(monkeypatch, tmp_path):
+    monkeypatch.setattr(data_module, 'ASSETS', tmp_path)
+    with refuses(str(tmp_path), 'missing or incomplete', 'reinstall ltpa'): ClutteredFashion('test')
+
+
+# Augmentation and the loader
+
+@pytest.mark.parametrize('shape, pad', [((5, 3, 8, 8), 4), ((4, 1, 6, 10), 1), ((2, 3, 5, 5), 7), ((3, 2, 4, 4), 0)])
+@pytest.mark.parametrize('dtype', [torch.uint8, torch.float32])
+def test_crops_equal_the_loop(shape, pad, dtype):
+    x = (torch.rand(shape, generator=keyed_rng(1)) * 255).to(dtype)
+    top, left = torch.randint(0, 2 * pad + 1, (2, len(x)), generator=keyed_rng(2))
+    for i, got in enumerate(random_crops(x, pad, keyed_rng(2))):
+        canvas = torch.zeros(shape[1], shape[2] + 2 * pad, shape[3] + 2 * pad, dtype=dtype)
+        canvas[:, pad:pad + shape[2], pad:pad + shape[3]] = x[i]
+        assert got.equal(canvas[:, top[i]:top[i] + shape[2], left[i]:left[i] + shape[3]])
+
+
+def test_flips_only_mirror():
+    x = torch.rand(400, 2, 3, 5, generator=keyed_rng(1))
+    out = random_flips(x, keyed_rng(0))
+    mirrored = [o.equal(i.flip(2)) for o, i in zip(out, x)]
+    assert all(m or o.equal(i) for m, o, i in zip(mirrored, out, x)) and 150 < sum(mirrored) < 250
+    assert out.equal(random_flips(x, keyed_rng(0))) and not out.equal(random_flips(x, keyed_rng(1)))
+
+
+def coded(n, classes=5):
+    "Pictures whose every pixel says which row they are: red row, green row // 200, blue label."
+    i = torch.arange(n)
+    images = torch.stack([i % 200, i // 200, i % classes], 1).to(torch.uint8)[:, :, None, None].expand(-1, -1, 8, 8)
+    return ImageSet(images, i % classes, [str(c) for c in range(classes)], 'coded')
+
+
+def rows(x): return (x[:, 0].amax((1, 2)) * 255).round().int() + 200 * (x[:, 1].amax((1, 2)) * 255).round().int()
+
+
+def test_labels_stay_with_their_images():
+    seen = []
+    for x, y in Loader(coded(250), 32, crop=3).epoch(2):
+        assert x.dtype == torch.float32 and 0 <= x.min() and x.max() <= 1
+        assert (x[:, 2].amax((1, 2)) * 255).round().long().equal(y)
+        seen += rows(x).tolist()
+    assert len(seen) == len(set(seen)) == 224, 'the last partial batch of a training pass is left out'
+
+
+def test_passes_differ_and_repeat():
+    order = lambda epoch, **kw: torch.cat([rows(x) for x, _ in Loader(coded(128), 32, **kw).epoch(epoch)]).tolist()
+    assert order(1) == order(1) and sorted(order(1)) == sorted(order(2)) == list(range(128))
+    assert len({tuple(o) for o in (order(0), order(1), order(2), order(0, seed=1))}) == 4
+    assert order(0) == order(0, flip=False, crop=0), 'augmentation does not change the order'
+
+
+@pytest.mark.parametrize('flip, crop', [(True, 0), (False, 2), (True, 2)])
+def test_pass_can_start_anywhere(flip, crop):
+    loader = Loader(pictures(70), 16, flip=flip, crop=crop, seed=3)
+    torch.manual_seed(1)
+    whole = list(loader.epoch(1))
+    torch.manual_seed(2)
+    for start in range(5):
+        rest = list(loader.epoch(1, start))
+        assert len(rest) == 4 - start
+        for (x, y), (x0, y0) in zip(rest, whole[start:]): assert x.equal(x0) and y.equal(y0)
+
+
+def test_without_training_all_images_come_in_order():
+    data = coded(70)
+    batches = list(Loader(data, 32, train=False))
+    assert [len(y) for _, y in batches] == [32, 32, 6] and len(Loader(data, 32, train=False)) == 3
+    assert torch.cat([x for x, _ in batches]).mul(255).round().to(torch.uint8).equal(data.images)
+
+
+def test_rendered_set_changes_with_the_pass():
+    loader = Loader(ClutteredFashion('test', n=32, size=16), 32, flip=False, crop=0)
+    a, b = (next(iter(loader.epoch(e))) for e in (0, 1))
+    where = [torch.argsort(torch.randperm(32, generator=keyed_rng(0, 'order', e))) for e in (0, 1)]
+    assert a[1][where[0]].equal(b[1][where[1]]) and not a[0][where[0]].equal(b[0][where[1]])
+
+
+@pytest.mark.parametrize('size, words', [
+    (0, ('batch size 0', 'at least 1')), (-2, ('batch size -2', 'at least 1')),
+    (71, ('noise has 70 images', 'one batch of 71', 'smaller batch size'))], ids=ids)
+def test_refused_batch_sizes(size, words):
+    with refuses(*words): Loader(pictures(70), size)
+    assert len(Loader(pictures(70), 71, train=False)) == 1

@@ -1,0 +1,368 @@
+"""All networks: sizes, what is inside, what the classifier sees, and weights on disk."""
+import json
+import pickle
+import re
+
+import pytest
+import torch
+import torch.nn as nn
+from helpers import MODELS, differing, refuses, tiny_net
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ltpa.core import LtpaError, keyed_rng
+from ltpa.models import (create_model, list_models, list_pretrained, load_pretrained, load_state, load_weights,
+                         read_tensors, save_weights, write_tensors)
+
+ATTENTION = [name for name in MODELS if 'att' in name]
+BUNDLED = [f'cluttered_fashion/{name}' for name in
+           ('vgg_att2_concat_dp', 'vgg_att2_concat_pc', 'vgg_att3_concat_pc', 'vgg_gap', 'vgg_trunk')]
+
+
+def rgb(n, H=32, W=None, seed=0): return torch.rand(n, 3, H, W or H, generator=keyed_rng('rgb', seed))
+
+
+def narrow(name, **kw): return tiny_net(name, **dict(width=1 / 16, early_pools=0) | kw)
+
+
+# Names and sizes
+
+def test_list_models():
+    assert set(list_models()) == set(MODELS) and len(list_models()) == len(MODELS)
+    assert list_models('att1') == [name for name in list_models() if 'att1' in name] != []
+    assert set(list_models('^vgg_[a-z]+$')) == {'vgg_gap', 'vgg_pan', 'vgg_trunk'}
+    assert len(list_models('uniform$')) == 5 and list_models('resnext') == []
+
+
+@pytest.mark.parametrize('name, ten, hundred', [
+    ('vgg', 14_991_946, 15_038_116), ('vgg_gap', 14_728_266, 14_774_436), ('vgg_att1_pc', 19_714_123, 19_760_293),
+    ('vgg_att2_concat_pc', 19_720_780, 19_813_030), ('vgg_att3_concat_pc', 19_856_461, 19_971_751),
+    ('vgg_pan', 24_698_956, 24_745_126)])
+def test_parameter_counts(name, ten, hundred):
+    with torch.device('meta'): nets = [create_model(name, k) for k in (10, 100)]
+    assert [sum(p.numel() for p in net.parameters()) for net in nets] == [ten, hundred]
+
+
+def test_controls_differ_from_attention_by_what_scores_alone():
+    count = lambda name: sum(p.numel() for p in narrow(name, width=1 / 8).parameters())
+    C = narrow('vgg_trunk', width=1 / 8).trunk.channels
+    assert count('vgg_att1_pc') - count('vgg_att1_uniform') == C[-1] + 1
+    assert count('vgg_att1_uniform') == count('vgg_att1_dp') == count('vgg_trunk')
+    assert count('vgg_att2_indep_pc') - count('vgg_att2_concat_pc') == 3, 'one bias more for each of 3 classes'
+
+
+@pytest.mark.parametrize('early_pools', [0, 1, 2])
+@pytest.mark.parametrize('name, levels', [
+    ('vgg_att1_dp', 1), ('vgg_att2_indep_pc', 2), ('vgg_att3_concat_pc', 3), ('vgg_pan', 2), ('vgg_gap', 0)])
+def test_map_sizes(name, levels, early_pools):
+    with torch.device('meta'): net = create_model(name, width=1 / 32, early_pools=early_pools)
+    finest = [2**(early_pools + k) for k in range(3)][3 - levels:]
+    for H, W in (32, 32), (64, 64), (96, 96), (32, 64), (96, 32):
+        out = net(torch.empty(2, 3, H, W, device='meta'))
+        assert [tuple(m.shape) for m in out.maps] == [(2, H // d, W // d) for d in finest]
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_forward_and_backward(name):
+    net = narrow(name, dropout=True).train()
+    out = net(rgb(2))
+    out.logits.log_softmax(1)[:, 0].sum().backward()
+    assert out.logits.shape == (2, 3) and out.logits.isfinite().all() and len(out.descriptors) == max(1, len(out.maps)) - ('pan' in name)
+    silent = {k for k, p in net.named_parameters() if p.grad is None}
+    assert not silent, f'no gradient reaches {silent}'
+    assert all(p.grad.isfinite().all() for p in net.parameters())
+    for level, a in enumerate(out.maps):
+        assert (a >= 0).all() and a.shape[0] == 2 and a.ndim == 3
+        gate = name == 'vgg_pan' and level == 0                          # the paper's PAN: a sigmoid, not a softmax
+        if gate: assert (a < 1).all()
+        else: torch.testing.assert_close(a.sum((1, 2)), torch.ones(2))
+
+
+@pytest.mark.parametrize('name', ATTENTION)
+def test_uniform_maps_are_uniform_and_others_are_not(name):
+    for a in narrow(name).eval()(rgb(2)).maps:
+        spread = (a * a[0].numel() - 1).abs().max().item()
+        assert spread < 1e-5 if name.endswith('uniform') else spread > 1e-5
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_one_image_is_a_row_of_the_batch(name):
+    net = narrow(name).double().eval()
+    x = rgb(3).double()
+    batch, one = net(x), net(x[1:2])
+    close = dict(rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(one.logits[0], batch.logits[1], **close)
+    for a, b in zip(one.maps + one.descriptors, batch.maps + batch.descriptors): torch.testing.assert_close(a[0], b[1], **close)
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_training_on_one_image(name):
+    net = narrow(name).train()
+    if name == 'vgg_gap':
+        net(rgb(1)).logits.sum().backward()
+        assert net.linear.weight.grad.isfinite().all()
+    else:
+        before = {k: v.clone() for k, v in net.state_dict().items()}
+        with refuses('batch of one', 'at least two images', 'net.eval()'): net(rgb(1))
+        assert not differing(before, net.state_dict()), 'refused before BatchNorm has counted it'
+
+
+# What is inside
+
+class CountReLU(TorchDispatchMode):
+    count = inplace = 0
+    def __torch_dispatch__(self, f, types, args=(), kwargs=None):
+        self.count += f in (torch.ops.aten.relu.default, torch.ops.aten.clamp_min.default)
+        self.inplace += f is torch.ops.aten.relu_.default
+        return f(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_one_relu_module_for_each_use(name):
+    "Attribution libraries hook modules: a ReLU used twice, in place or as a function escapes them."
+    net, calls = narrow(name).eval(), {}
+    relus = {k: m for k, m in net.named_modules() if isinstance(m, nn.ReLU)}
+    for k, m in relus.items(): m.register_forward_hook(lambda *_, k=k: calls.update({k: calls.get(k, 0) + 1}))
+    with CountReLU() as seen: net(rgb(2))
+    assert calls == dict.fromkeys(relus, 1) and len(relus) >= 13
+    assert (seen.count, seen.inplace) == (len(relus), 0)
+    assert not any(m.inplace for m in relus.values())
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_classifier_sees_the_descriptors_alone(name):
+    net = narrow(name).eval()
+    a, b = net(rgb(3, seed=1)), net(rgb(3, seed=2))
+    assert net.classify(tuple(d.detach() for d in a.descriptors)).equal(a.logits), 'also after another image has passed'
+    assert not a.logits.equal(b.logits) and net.logits(rgb(3, seed=1)).equal(a.logits)
+
+
+@pytest.mark.parametrize('name', [name for name in ATTENTION if 'indep' in name])
+def test_independent_levels_average_their_probabilities(name):
+    net = narrow(name).eval()
+    out = net(rgb(3))
+    each = [linear(norm(d)).softmax(1) for linear, norm, d in zip(net.head.linear, net.head.norm, out.descriptors)]
+    assert len(each) == int(name[7])
+    torch.testing.assert_close(out.logits.exp(), sum(each) / len(each))
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_normalisation_is_inside(name):
+    net, seen = narrow(name).eval(), []
+    first = next(m for m in net.modules() if isinstance(m, nn.Conv2d))
+    first.register_forward_hook(lambda module, args, out: seen.append(args[0]))
+    net(rgb(2))
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((.485, .456, .406), (.229, .224, .225)))
+    torch.testing.assert_close(seen[0], (rgb(2) - mean) / std)
+    assert {'mean', 'std'} <= set(net.state_dict())
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_meta_device(name):
+    with torch.device('meta'): net = create_model(name, 100)
+    assert all(t.device.type == 'meta' for t in net.state_dict().values())
+    out = net(torch.empty(64, 3, 32, 32, device='meta'))
+    assert out.logits.shape == (64, 100) and out.logits.device.type == 'meta'
+
+
+@pytest.mark.parametrize('name', ['vgg_att3_concat_pc', 'vgg_att2_indep_dp', 'vgg_pan'])
+def test_channels_last_and_bfloat16(name):
+    net = narrow(name).eval()
+    want = net(rgb(4))
+    net.to(memory_format=torch.channels_last)
+    x = rgb(4).contiguous(memory_format=torch.channels_last)
+    with torch.autocast('cpu', torch.bfloat16): low = net(x)
+    torch.testing.assert_close(net(x).logits, want.logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(low.logits.float(), want.logits, rtol=.1, atol=.1)
+
+
+def test_a_seed_decides_the_weights():
+    first, same, other = (tiny_net('vgg_att2_concat_pc', seed=s).state_dict() for s in (0, 0, 1))
+    assert not differing(first, same) and differing(first, other)
+
+
+# Refusals
+
+@pytest.mark.parametrize('name, kw, words', [
+    ('vgg_att2_pc', {}, ("unknown model 'vgg_att2_pc'", "'vgg_att2_indep_pc'")),
+    ('resnext', {}, ("unknown model 'resnext'", 'vgg')),
+    (None, {}, ('unknown model None',)),
+    ('vgg', dict(num_classes=1), ('num_classes 1', 'at least 2')),
+    ('vgg', dict(num_classes=10.), ('num_classes 10.0', 'whole number')),
+    ('vgg', dict(width=0), ('width 0', 'above 0')),
+    ('vgg', dict(width=float('nan')), ('width nan', 'above 0')),
+    ('vgg', dict(width='half'), ("width 'half'", 'above 0')),
+    ('vgg_gap', dict(early_pools=3), ('early_pools 3', '0 (the paper), 1 or 2')),
+    ('vgg_gap', dict(colour='red'), ('colour', 'known: width, early_pools, dropout')),
+    ('vgg_gap', dict(norm='sigmoid'), ('norm', 'known: width, early_pools, dropout')),
+    ('vgg_att1_pc', dict(norm='sofmax'), ("normalisation 'sofmax'", "'softmax'")),
+    ('vgg_att1_pc', dict(temperature=0.), ('temperature 0', 'above 0')),
+    ('vgg_att2_concat_pc', dict(levels=3), ('levels', 'known: width, early_pools, dropout')),
+    ('vgg_att2_concat_pc', dict(score='dp'), ('score', 'known: width, early_pools, dropout')),
+], ids=lambda v: v[0] if isinstance(v, tuple) else '')
+def test_refused_settings(name, kw, words):
+    with refuses(*words): create_model(name, **kw)
+
+
+@pytest.mark.parametrize('name', ['vgg', 'vgg_att1_pc', 'vgg_gap'])
+@pytest.mark.parametrize('x, words', [
+    (torch.zeros(3, 32, 32), ('(3, 32, 32)', 'expected floats [B,3,H,W]')),
+    (torch.zeros(2, 1, 32, 32), ('(2, 1, 32, 32)', 'expected floats [B,3,H,W]')),
+    (torch.zeros(2, 32, 32, 3), ('(2, 32, 32, 3)', 'expected floats [B,3,H,W]')),
+    (torch.zeros(2, 3, 32, 32, dtype=torch.uint8), ('torch.uint8', 'expected floats [B,3,H,W], RGB in 0..1')),
+    (torch.zeros(0, 3, 32, 32), ('(0, 3, 32, 32)', 'empty batch', 'at least one image')),
+    (torch.zeros(2, 3, 33, 32), ('33x32 pixels', 'multiples of', 'resize or crop')),
+    (torch.zeros(2, 3, 32, 0), ('32x0 pixels', 'multiples of', 'resize or crop')),
+], ids=lambda v: v[0] if isinstance(v, tuple) else '')
+def test_refused_inputs(name, x, words):
+    with refuses(*words): narrow(name).eval()(x)
+
+
+@pytest.mark.parametrize('name, early_pools, side', [
+    *((name, e, 32) for name in ('vgg', 'vgg_trunk', 'vgg_pan', 'vgg_att3_concat_dp') for e in (0, 1, 2)),
+    ('vgg_gap', 0, 4), ('vgg_gap', 1, 8), ('vgg_gap', 2, 16)])
+def test_smallest_input(name, early_pools, side):
+    net = tiny_net(name, early_pools=early_pools).eval()
+    assert net(rgb(1, side)).logits.isfinite().all()
+    with refuses(f'{side}x{side + side // 2} pixels', f'multiples of {side}'): net(rgb(1, side, side + side // 2))
+
+
+# Weights on disk
+
+def half(state): return {k: v.half().float() if v.ndim > 1 and k not in ('mean', 'std') else v for k, v in state.items()}
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_weights_round_trip(name, tmp_path):
+    net = tiny_net(name, classes=4).train()
+    net(rgb(4))                                                             # BatchNorm's statistics move
+    path = save_weights(net, tmp_path / 'w.safetensors', classes=list('abcd'), accuracy=.5)
+    back = load_weights(path)
+    assert not differing(back.state_dict(), half(net.state_dict()))
+    assert (back.name, back.config, back.training) == (name, net.config, False)
+    assert back.info['classes'] == list('abcd') and back.info['accuracy'] == .5
+
+
+@pytest.mark.parametrize('kw', [dict(norm='sigmoid'), dict(temperature=2.), dict(early_pools=0), dict(dropout=True)])
+def test_settings_come_back(kw, tmp_path):
+    net = tiny_net('vgg_att2_indep_pc', **kw).eval()
+    back = load_weights(save_weights(net, tmp_path / 'w.safetensors'))
+    torch.testing.assert_close(back(rgb(2)).maps[0], net(rgb(2)).maps[0], rtol=.05, atol=1e-3)
+    assert all(back.config[k] == v for k, v in kw.items())
+
+
+@pytest.fixture
+def weights(tmp_path): return save_weights(tiny_net(), tmp_path / 'w.safetensors', accuracy=.5)
+
+
+def test_changed_anywhere_is_refused_or_the_same(weights):
+    "One byte at a time; only blanks between the header and the numbers may change, for they say nothing."
+    whole = weights.read_bytes()
+    want, header = read_tensors(weights), 8 + int.from_bytes(whole[:8], 'little')
+    places = [*range(0, header, 7), *range(header, len(whole), len(whole) // 60), header - 1, len(whole) - 1]
+    silent = 0
+    for at in places:
+        for change in 1, 0x80:
+            weights.write_bytes(whole[:at] + bytes([whole[at] ^ change]) + whole[at + 1:])
+            try: state, meta = read_tensors(weights)
+            except LtpaError as e: assert str(weights) in str(e) and re.search('make or fetch it again|made by `ltpa train`', str(e))
+            else:
+                silent += 1
+                assert not differing(state, want[0]) and meta == want[1] and at < header
+    assert silent < 10
+
+
+@pytest.mark.parametrize('keep', [0, 4, 8, 100, -1000, -1])
+def test_truncated(keep, weights):
+    weights.write_bytes(weights.read_bytes()[:keep])
+    with refuses(weights, 'truncated', 'make or fetch it again'): load_weights(weights)
+
+
+def test_tampered(weights):
+    whole = weights.read_bytes()
+    weights.write_bytes(whole.replace(b'accuracy\\": 0.5', b'accuracy\\": 0.9'))
+    assert weights.read_bytes() != whole
+    with refuses(weights, 'tampered', 'does not match its digest'): load_weights(weights)
+
+
+class Touch:
+    "Unpickled, it would make a file."
+    def __init__(self, path): self.path = path
+    def __reduce__(self): return open, (str(self.path), 'w')
+
+
+@pytest.mark.parametrize('write', [
+    lambda path, trap: path.write_bytes(pickle.dumps(Touch(trap))),
+    lambda path, trap: torch.save({'x': Touch(trap)}, path),
+    lambda path, trap: torch.save({'x': Touch(trap)}, path, _use_new_zipfile_serialization=False),
+], ids=['pickle', 'torch', 'old torch'])
+@pytest.mark.parametrize('name', ['w.safetensors', 'w.pth'])
+def test_pickles_are_never_loaded(write, name, tmp_path):
+    path, trap = tmp_path / name, tmp_path / 'executed'
+    write(path, trap)
+    with refuses(path, 'not a safetensors file', 'pickles are never loaded'): load_weights(path)
+    assert not trap.exists()
+
+
+def test_foreign_files(weights, tmp_path):
+    from safetensors.torch import save_file
+    save_file({'x': torch.zeros(2)}, tmp_path / 'other.safetensors')
+    with refuses('other.safetensors was not written by ltpa', 'ltpa train'): load_weights(tmp_path / 'other.safetensors')
+    write_tensors(tmp_path / 'notes.safetensors', {'x': torch.zeros(2)}, {'note': 'neither weights nor checkpoint'})
+    with refuses('notes.safetensors', 'expected'): load_weights(tmp_path / 'notes.safetensors')
+    state, meta = read_tensors(weights)
+    write_tensors(weights, state, meta | dict(model='vgg_next'))
+    with refuses("unknown model 'vgg_next'"): load_weights(weights)
+    with refuses(tmp_path, 'is a folder', '.safetensors'): load_weights(tmp_path)
+    with refuses('gone.safetensors: no such file'): load_weights(tmp_path / 'gone.safetensors')
+
+
+@pytest.mark.parametrize('other, words', [
+    (dict(name='vgg_trunk'), ('does not fit vgg_gap', 'lacks linear.bias')),
+    (dict(classes=4), ('does not fit vgg_gap', 'linear.', 'of shape (4', 'not (3')),
+    (dict(width=1 / 16), ('does not fit vgg_gap', 'of shape', 'the model it was trained as')),
+], ids=lambda v: v[0] if isinstance(v, tuple) else '')
+def test_state_of_another_network_changes_nothing(other, words):
+    net = tiny_net()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    with refuses('file.x', *words): load_state(net, tiny_net(**other, seed=1).state_dict(), 'file.x')
+    assert not differing(before, net.state_dict())
+
+
+@pytest.mark.parametrize('change, words', [
+    (lambda s: s.pop('mean'), ('lacks mean',)),
+    (lambda s: s.update(more=torch.zeros(1)), ('has more, which vgg_gap has not',)),
+    (lambda s: s['linear.weight'].fill_(torch.nan), ('linear.weight holds NaN',)),
+    (lambda s: s['linear.bias'].fill_(torch.inf), ('linear.bias holds NaN or infinite',)),
+], ids=lambda v: v[0] if isinstance(v, tuple) else '')
+def test_state_with_a_flaw_changes_nothing(change, words):
+    net, state = tiny_net(), tiny_net(seed=1).state_dict()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    change(state)
+    with refuses('file.x', *words): load_state(net, state, 'file.x')
+    assert not differing(before, net.state_dict())
+
+
+def test_weights_that_cannot_be_written(tmp_path):
+    (tmp_path / 'file').touch()
+    with refuses('cannot write', 'another folder'): save_weights(tiny_net(), tmp_path / 'file' / 'w.safetensors')
+
+
+# Bundled weights
+
+def test_bundled_names():
+    assert set(BUNDLED) <= set(list_pretrained())
+    with refuses("unknown pretrained network 'cluttered_fashion/vgg_gab'", "'cluttered_fashion/vgg_gap'"):
+        load_pretrained('cluttered_fashion/vgg_gab')
+
+
+@pytest.mark.parametrize('name', BUNDLED)
+def test_bundled_weights_score_what_their_record_says(name):
+    "400 of the 4,000 test pictures; four standard deviations of such a sample are about 7 %."
+    from ltpa.data import ASSETS, ClutteredFashion
+    from ltpa.training import evaluate
+    net = load_pretrained(name)
+    record = json.loads((ASSETS / 'weights' / f'{name}.json').read_text())
+    row, = (r for r in record['rows'] if r['model'] == net.name)
+    test = ClutteredFashion('test', n=400)
+    assert not net.training and net.info['classes'] == list(test.classes)
+    assert evaluate(net, test)['accuracy'] == pytest.approx(row['accuracy'], abs=.07)

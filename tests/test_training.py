@@ -1,0 +1,374 @@
+"""Trainings that repeat, stop, resume, diverge and are refused, all on one tiny set."""
+import json
+import math
+import pickle
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from helpers import differing, pictures, refuses, tiny_net
+
+from ltpa.core import LtpaError
+from ltpa.data import ClutteredFashion
+from ltpa.models import load_weights, save_weights
+from ltpa.training import (RECIPES, Callback, Checkpoint, Learner, Stop, accuracy, evaluate, get_recipe,
+                           load_checkpoint, pointing_hits, predict, read_checkpoint, save_checkpoint)
+
+SHORT = dict(epochs=2, batch_size=8, lr=.01)                  # on 28 pictures: 2 passes of 3 steps
+
+
+def learner(*callbacks, name='vgg_gap', seed=0, size=16, net=(), n=28, classes=3, **changes):
+    return Learner(tiny_net(name, classes, seed, **dict(net)), pictures(n, size, classes),
+                   get_recipe('fast', **SHORT | changes), seed, callbacks=callbacks)
+
+
+def everything(learn):
+    "All that the rest of a training depends on, as one dict of tensors."
+    opt = {f'{k}.{n}': v for n, p in learn.net.named_parameters() for k, v in learn.opt.state[p].items()}
+    return dict(learn.net.state_dict()) | opt | dict(losses=torch.stack(learn.losses), rng=learn.rng)
+
+
+class Do(Callback):
+    "Calls `what(learn)` after step `step`."
+    def __init__(self, step, what): self.step, self.what = step, what
+    def after_step(self, learn):
+        if learn.step == self.step: self.what(learn)
+
+
+def stop(learn): raise Stop
+
+
+class Kill(BaseException): "Stands for a process that is killed: nothing in the library may catch it."
+
+
+def kill(learn): raise Kill
+
+
+# The same again, to the bit
+
+ATT = dict(name='vgg_att2_concat_dp', size=32, net=dict(dropout=True), crop=3, optimizer='adamw')
+SGD = dict(net=dict(dropout=True), crop=2, optimizer='sgd', schedule='halve', clip=.5, precision='fp32')
+HOW = dict(sgd=SGD, adamw=ATT)
+
+
+@pytest.mark.parametrize('how', [SGD, ATT, ATT | dict(name='vgg_pan', net={}), dict(optimizer='sgd', momentum=0.)],
+                         ids=['sgd', 'adamw', 'pan', 'no momentum'])
+def test_same_seed_same_bits(how):
+    first = everything(learner(**how).fit())
+    torch.rand(7)
+    assert not differing(first, everything(learner(**how).fit()))
+    assert len(differing(first, everything(learner(**how, seed=1).fit()))) > len(first) / 2
+
+
+@pytest.fixture(scope='module')
+def wholes(): return {name: everything(learner(**how).fit()) for name, how in HOW.items()}
+
+
+@pytest.mark.parametrize('name', HOW)
+@pytest.mark.parametrize('at', range(1, 7))
+def test_stopped_anywhere_and_resumed(name, at, wholes, tmp_path):
+    how = HOW[name]
+    path = tmp_path / 'c.safetensors'
+    stopped = learner(Do(at, stop), Checkpoint(path), **how).fit()
+    assert stopped.step == at and not stopped.net.training
+    torch.manual_seed(99)
+    resumed = load_checkpoint(learner(**how), path)
+    assert resumed.step == at and len(resumed.losses) == at
+    assert not differing(wholes[name], everything(resumed.fit()))
+
+
+def test_stopped_twice_and_resumed_by_the_same_learner(wholes):
+    learn = learner(Do(2, stop), Do(5, stop), **ATT)
+    for step in 2, 5, 6:
+        torch.rand(3)
+        assert learn.fit().step == step
+    assert not differing(wholes['adamw'], everything(learn))
+
+
+@pytest.mark.parametrize('every, at, left', [(2, 3, 2), (2, 5, 4), (1, 4, 4), (None, 4, 3), (None, 5, 3)])
+def test_killed_and_resumed_from_the_last_checkpoint(every, at, left, wholes, tmp_path):
+    path = tmp_path / 'c.safetensors'
+    with pytest.raises(Kill): learner(Checkpoint(path, every), Do(at, kill), **ATT).fit()
+    resumed = load_checkpoint(learner(**ATT), path)
+    assert resumed.step == left
+    assert not differing(wholes['adamw'], everything(resumed.fit()))
+
+
+def test_checkpoint_before_the_first_step(wholes, tmp_path):
+    "It holds the learner's own random state, whatever was drawn since the learner was made."
+    learn = learner(**ATT)
+    torch.rand(5)
+    save_checkpoint(learn, tmp_path / 'c.safetensors')
+    resumed = load_checkpoint(learner(**ATT), tmp_path / 'c.safetensors')
+    assert not differing(wholes['adamw'], everything(resumed.fit()))
+
+
+def test_checkpoint_without_momentum(tmp_path):
+    plain, path = dict(optimizer='sgd', momentum=0.), tmp_path / 'c.safetensors'
+    learner(Do(2, stop), Checkpoint(path), **plain).fit()
+    resumed = load_checkpoint(learner(**plain), path).fit()
+    assert not differing(everything(learner(**plain).fit()), everything(resumed))
+
+
+def test_rendered_set_resumes_too(tmp_path):
+    def learn(*callbacks):
+        return Learner(tiny_net(classes=10), ClutteredFashion('train', 16, n=24), get_recipe('fast', **SHORT), callbacks=callbacks)
+    whole, path = everything(learn().fit()), tmp_path / 'c.safetensors'
+    learn(Do(4, stop), Checkpoint(path)).fit()
+    assert not differing(whole, everything(load_checkpoint(learn(), path).fit()))
+
+
+def test_resuming_a_finished_training_changes_nothing(tmp_path):
+    done = learner(Checkpoint(tmp_path / 'c.safetensors')).fit()
+    again = load_checkpoint(learner(), tmp_path / 'c.safetensors').fit()
+    assert not differing(everything(done), everything(again))
+
+
+def test_checkpoint_serves_as_weights(tmp_path):
+    done = learner(Checkpoint(tmp_path / 'c.safetensors', source='here')).fit()
+    net = load_weights(tmp_path / 'c.safetensors')
+    assert not differing(done.net.state_dict(), net.state_dict()) and net.info['source'] == 'here'
+
+
+# Learning
+
+def test_learns_sixteen_pictures_by_heart():
+    how = dict(name='vgg_att1_pc', size=32, net=dict(width=1 / 16), flip=False)
+    learn = learner(n=16, batch_size=16, epochs=40, **how).fit()
+    assert learn.losses[0] > .8 and learn.losses[-1] < .05
+    assert evaluate(learn.net, learn.loader.data) == dict(images=16, accuracy=1.)
+
+
+@pytest.mark.parametrize('optimizer, make', [
+    ('sgd', lambda p: torch.optim.SGD(p, momentum=.9, weight_decay=5e-4)),
+    ('adamw', lambda p: torch.optim.AdamW(p, betas=(.9, .98), weight_decay=5e-4))], ids=['sgd', 'adamw'])
+def test_matches_a_loop_written_by_hand(optimizer, make):
+    learn = learner(optimizer=optimizer, clip=.7, label_smoothing=.1, weight_decay=5e-4, precision='fp32')
+    net, norms = tiny_net().train().to(memory_format=torch.channels_last), []
+    opt = make(net.parameters())
+    for step, (x, y) in enumerate(batch for epoch in range(2) for batch in learn.loader.epoch(epoch)):
+        opt.param_groups[0]['lr'] = learn.recipe.lr_at(step, 3)
+        logits = net(x.contiguous(memory_format=torch.channels_last)).logits
+        opt.zero_grad()
+        torch.nn.functional.cross_entropy(logits, y, label_smoothing=.1).backward()
+        norms.append(torch.nn.utils.clip_grad_norm_(net.parameters(), .7).item())
+        opt.step()
+    assert max(norms) > .7, 'the limit was never reached'
+    assert not differing(net.state_dict(), learn.fit().net.state_dict())
+
+
+@pytest.mark.parametrize('clip', [0., .05])
+def test_clip_limits_the_norm(clip):
+    learn, norms = learner(clip=clip), []
+    step = learn.opt.step
+    def measure(): norms.append(torch.stack([p.grad.norm() for p in learn.net.parameters()]).norm().item()); step()
+    learn.opt.step = measure
+    learn.fit()
+    assert len(norms) == 6 and (max(norms) <= .0501 if clip else max(norms) > .1)
+
+
+@pytest.mark.parametrize('name, changes', [('paper', {}), ('fast', {}), ('fast', dict(warmup=0.)), ('fast', dict(warmup=.9))])
+def test_learning_rates(name, changes):
+    r = get_recipe(name, **changes)
+    rates = [r.lr_at(s, 10) for s in range(10 * r.epochs)]
+    assert all(0 < rate <= r.lr for rate in rates)
+    if r.schedule == 'halve':
+        assert rates == [r.lr * .5 ** (epoch // 25) for epoch in range(r.epochs) for _ in range(10)]
+        assert rates[0] == .1 and rates[249] == .1 and rates[250] == .05 and rates[-1] == .1 / 2**11
+    else:
+        top = rates.index(max(rates))
+        assert abs(top - r.warmup * len(rates)) <= 1 and max(rates) > .8 * r.lr
+        assert rates == sorted(rates[:top]) + sorted(rates[top:], reverse=True)
+        assert rates[-1] < .15 * r.lr and (r.warmup == 0 or rates[0] < .15 * r.lr)
+
+
+def test_paper_recipe():
+    r = get_recipe('paper')
+    assert (r.optimizer, r.epochs, r.batch_size, r.momentum, r.weight_decay) == ('sgd', 300, 128, .9, 5e-4)
+    assert (r.lr, r.flip, r.crop, r.label_smoothing, r.clip) == (.1, True, 0, 0, 0)
+
+
+def test_openings_in_order():
+    heard = []
+    class Ear(Callback):
+        def __init__(self, name): self.name = name
+        def before_fit(self, learn): heard.append((self.name, 'begin', learn.step, learn.net.training))
+        def after_step(self, learn): heard.append((self.name, 'step', learn.step, learn.net.training))
+        def after_epoch(self, learn): heard.append((self.name, 'epoch', learn.step, learn.net.training))
+        def after_fit(self, learn): heard.append((self.name, 'end', learn.step, learn.net.training))
+    learner(Ear('a'), Ear('b'), epochs=2, batch_size=14).fit()
+    moments = [('begin', 0), ('step', 1), ('step', 2), ('epoch', 2), ('step', 3), ('step', 4), ('epoch', 4), ('end', 4)]
+    assert heard == [(name, what, step, what != 'end') for what, step in moments for name in 'ab']
+
+
+# What goes wrong
+
+@pytest.mark.parametrize('every', [None, 1, 2])
+@pytest.mark.parametrize('how', [dict(lr=1e25), dict(optimizer='sgd', lr=1e25), dict(optimizer='sgd', lr=3e38)],
+                         ids=['adamw', 'sgd', 'sgd, weights first'])
+def test_divergence_keeps_the_last_good_checkpoint(how, every, tmp_path):
+    "With the largest rate the weights are infinite while the last loss was still finite."
+    path, how = tmp_path / 'c.safetensors', dict(how, warmup=0.)
+    learn = learner(Checkpoint(path, every), **how)
+    save_checkpoint(learn, path)
+    with refuses('at step', f'now at most {how["lr"]:g}', 'clip=1', f'last good checkpoint is {path}'): learn.fit()
+    assert all(v.isfinite().all() for v in load_weights(path).state_dict().values())
+    assert load_checkpoint(learner(**how), path).step == len(read_checkpoint(path)[0]['losses']) < learn.step
+
+
+def test_loss_that_is_not_finite_is_named_with_its_step(tmp_path):
+    def spoil(learn): learn.net.linear.bias.data[0] = torch.nan
+    learn = learner(Do(4, spoil), epochs=4)
+    with refuses('the loss became nan at step 4 (epoch 1.3)', 'lower the learning rate'): learn.fit()
+    assert not learn.net.training
+
+
+def test_checkpoint_is_refused_when_weights_are_not_finite(tmp_path):
+    path = tmp_path / 'c.safetensors'
+    learn = learner(Checkpoint(path)).fit()
+    before = path.read_bytes()
+    learn.net.linear.bias.data[0] = torch.inf
+    with refuses('linear.bias', str(path)): save_checkpoint(learn, path)
+    assert path.read_bytes() == before
+
+
+def resumed(tmp_path, made=(), **now):
+    path = tmp_path / 'c.safetensors'
+    save_checkpoint(learner(Do(2, stop), **dict(made)).fit(), path)
+    return load_checkpoint(learner(**now), path)
+
+
+@pytest.mark.parametrize('now, words', [
+    (dict(name='vgg_trunk', size=32), ("another model: 'vgg_gap', not 'vgg_trunk'",)),
+    (dict(net=dict(width=1 / 16)), ('another settings: width=0.03125, not 0.0625',)),
+    (dict(net=dict(dropout=True)), ('another settings: dropout=False, not True',)),
+    (dict(seed=1), ('another seed: 0, not 1',)),
+    (dict(epochs=3), ('another recipe: epochs=2, not 3',)),
+    (dict(lr=.06), ('another recipe: lr=0.01, not 0.06',)),
+    (dict(n=29), ('another data',)),
+    (dict(size=32), ('another data',)),
+], ids=lambda v: v[0] if isinstance(v, tuple) else '')
+def test_checkpoint_of_something_else(now, words, tmp_path):
+    with refuses('c.safetensors was made with', *words, 'resume with the same, or start a new run'): resumed(tmp_path, **now)
+
+
+def test_refused_checkpoint_leaves_the_learner_alone(tmp_path):
+    path = tmp_path / 'c.safetensors'
+    save_checkpoint(learner(Do(2, stop), seed=1).fit(), path)
+    learn = learner()
+    with refuses('another seed'): load_checkpoint(learn, path)
+    assert not differing(everything(learner().fit()), everything(learn.fit()))
+
+
+def test_checkpoint_changed_in_any_byte(tmp_path):
+    path = tmp_path / 'c.safetensors'
+    save_checkpoint(learner(Do(2, stop)).fit(), path)
+    whole, want = path.read_bytes(), read_checkpoint(path)
+    header = 8 + int.from_bytes(whole[:8], 'little')
+    silent = 0
+    for at in [*range(0, header, 97), *range(header, len(whole), len(whole) // 40), len(whole) - 1]:
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1:])
+        try: state, meta = read_checkpoint(path)
+        except LtpaError as e: assert str(path) in str(e)
+        else:                                            # a blank between the header and the numbers says nothing
+            silent += 1
+            assert not differing(state, want[0]) and meta == want[1] and at < header
+    assert silent < 5
+
+
+class Touch:
+    "Unpickled, it would make a file."
+    def __init__(self, path): self.path = path
+    def __reduce__(self): return open, (str(self.path), 'w')
+
+
+@pytest.mark.parametrize('write, words', [
+    (lambda path, trap: path.write_bytes(path.read_bytes()[:-9]), ('truncated', 'make or fetch it again')),
+    (lambda path, trap: path.write_bytes(b''), ('truncated', 'make or fetch it again')),
+    (lambda path, trap: path.write_bytes(pickle.dumps(Touch(trap))), ('pickles are never loaded',)),
+    (lambda path, trap: torch.save({'net': Touch(trap)}, path), ('pickles are never loaded',)),
+    (lambda path, trap: save_weights(tiny_net(), path), ('holds weights, not a checkpoint', 'only go on from a checkpoint')),
+    (lambda path, trap: path.unlink(), ('no such file',)),
+], ids=lambda v: v[0] if isinstance(v, tuple) else '')
+def test_refused_files(write, words, tmp_path):
+    path, trap = tmp_path / 'c.safetensors', tmp_path / 'executed'
+    save_checkpoint(learner(), path)
+    write(path, trap)
+    with refuses(path, *words): load_checkpoint(learner(), path)
+    assert not trap.exists()
+
+
+def test_checkpoint_that_cannot_be_written(tmp_path):
+    (tmp_path / 'file').touch()
+    with refuses('cannot write', str(tmp_path / 'file'), 'another folder'):
+        learner(Checkpoint(tmp_path / 'file' / 'c.safetensors', every=1)).fit()
+
+
+def test_description_of_a_checkpoint_is_plain_text(tmp_path):
+    learn = learner(Do(2, stop), Checkpoint(tmp_path / 'c.safetensors', source='here')).fit()
+    meta = read_checkpoint(tmp_path / 'c.safetensors')[1]
+    want = dict(kind='checkpoint', model='vgg_gap', config=learn.net.config, recipe=asdict(learn.recipe), seed=0, step=2,
+                data='noise', fingerprint=learn.loader.data.fingerprint, classes=['class0', 'class1', 'class2'], source='here')
+    assert meta == json.loads(json.dumps(want))
+
+
+@pytest.mark.parametrize('changes, words', [
+    (dict(epochs=0), ('epochs=0', 'whole number, at least 1')), (dict(epochs=1.5), ('epochs=1.5', 'whole number')),
+    (dict(batch_size=0), ('batch_size=0', 'at least 1')), (dict(lr=0), ('lr=0', 'above 0')), (dict(lr=-1.), ('lr=-1.0', 'above 0')),
+    (dict(lr=math.nan), ('lr=nan', 'above 0')), (dict(lr=math.inf), ('lr=inf', 'above 0')), (dict(lr='fast'), ("lr='fast'", 'above 0')),
+    (dict(momentum=1.), ('momentum=1.0', 'below 1')), (dict(warmup=1.), ('warmup=1.0', 'below 1')),
+    (dict(label_smoothing=-.1), ('label_smoothing=-0.1', 'from 0')), (dict(weight_decay=-1e-4), ('weight_decay=-0.0001', 'at least 0')),
+    (dict(clip=-1.), ('clip=-1.0', 'at least 0')), (dict(clip=math.nan), ('clip=nan', 'at least 0')),
+    (dict(crop=-1), ('crop=-1', 'at least 0')), (dict(crop=.5), ('crop=0.5', 'whole number')),
+    (dict(optimizer='adam'), ("optimizer 'adam'", "'adamw'")), (dict(schedule='cosine'), ("schedule 'cosine'", 'onecycle')), (dict(precision='bf61'), ("precision 'bf61'", "'bf16'")),
+    (dict(epoch=3), ("field of a recipe 'epoch'", "'epochs'")),
+], ids=lambda v: v[0] if isinstance(v, tuple) else '')
+def test_refused_recipes(changes, words):
+    with refuses(*words): get_recipe('fast', **changes)
+
+
+def test_unknown_recipe():
+    with refuses("unknown recipe 'papers'", "did you mean 'paper'"): get_recipe('papers')
+    with refuses("unknown recipe 'fats'", "did you mean 'fast'"): Learner(tiny_net(), pictures(9), 'fats')
+    assert get_recipe('fast', epochs=9) == replace(RECIPES['fast'], epochs=9)
+
+
+@pytest.mark.parametrize('make, words', [
+    (lambda: learner(batch_size=29), ('noise has 28 images', 'one batch of 29', 'smaller batch size')),
+    (lambda: Learner(tiny_net(classes=4), pictures(28)), ('vgg_gap has 4 outputs', '3 classes', 'num_classes=3')),
+    (lambda: learner(seed=-1), ('seed -1', 'whole number from 0')),
+    (lambda: learner(name='vgg_att1_pc', size=16).fit(), ('16x16 pixels', 'multiples of 32')),
+    (lambda: learner(name='vgg_trunk', size=32, batch_size=1).fit(), ('batch of one', 'larger batch')),
+    (lambda: evaluate(tiny_net(classes=4), pictures(9)), ('knows 4 classes', 'noise has 3')),
+    (lambda: predict(tiny_net(), torch.rand(2, 3, 16, 16)), ('float32', 'uint8')),
+    (lambda: predict(tiny_net(), torch.zeros(3, 16, 16, dtype=torch.uint8)), ('expected', '[B,3,H,W]')),
+    (lambda: predict(tiny_net(), torch.zeros(0, 3, 16, 16, dtype=torch.uint8)), ('empty batch', 'at least one')),
+    (lambda: pointing_hits(torch.zeros(2, 4, 4), torch.zeros(3, 8, 8, dtype=torch.bool)), ('2 maps but 3 masks', 'one mask a map')),
+], ids=lambda v: v[0] if isinstance(v, tuple) else '')
+def test_refusals(make, words):
+    with refuses(*words): make()
+
+
+# Measuring
+
+def test_predict_leaves_the_mode_and_does_not_depend_on_the_batch():
+    net = tiny_net('vgg_att2_concat_pc').train()
+    images = pictures(7, 32).images
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    logits, maps = predict(net, images, batch_size=3)
+    assert net.training and not differing(before, net.state_dict()) and not logits.requires_grad
+    assert logits.shape == (7, 3) and logits.dtype == torch.float32 and [tuple(m.shape) for m in maps] == [(7, 4, 4), (7, 2, 2)]
+    torch.testing.assert_close(predict(net, images)[0], logits, rtol=.02, atol=.02)
+
+
+def test_evaluate_by_hand():
+    data, net = ClutteredFashion('test', 32, n=30), tiny_net('vgg_att2_concat_dp', 10)
+    (images, masks), row = data.render(), evaluate(net, data)
+    logits, maps = predict(net, images)
+    assert row['images'] == 30 and row['accuracy'] == accuracy(logits, data.labels)
+    assert row['accuracy'] == pytest.approx(sum(int(k) == int(y) for k, y in zip(logits.argmax(1), data.labels)) / 30)
+    for level in 0, 1:
+        big = torch.nn.functional.interpolate(maps[level][:, None], (32, 32), mode='bilinear')[:, 0]
+        hits = [bool(m[divmod(int(b.argmax()), 32)]) for b, m in zip(big, masks)]
+        assert row[f'pointing_{level + 1}'] == pytest.approx(sum(hits) / 30)
+    assert set(row) == {'images', 'accuracy', 'pointing_1', 'pointing_2'}

@@ -1,0 +1,117 @@
+"""Checks the rules that every notebook in nbs/ keeps, and lists each offence.
+
+    python tools/check_notebooks.py
+"""
+import ast
+import json
+import re
+import sys
+from collections import Counter
+from configparser import ConfigParser
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+ALLOWED = {'default_exp', 'export', 'exporti', 'hide', 'code-fold', 'fig-alt', 'slow', 'cuda', 'net'}
+TITLE = re.compile(r'# \S.*\n+> \S')
+DIRECTIVE = re.compile(r'\s*#\s*\|\s*(.*)')
+# A path of one machine, but not the tail of a web address or of a relative path.
+PATH = re.compile(r'(?<![\w.~/:-])/(?:root|home/\w+|tmp|work|Users|private|var/folders)/|\b[A-Z]:\\Users\\')
+BAR = re.compile(r'\b\d{1,3}%\||FloatProgress|IntProgress')
+ENCODED = re.compile(r'base64,[\w+/=\s]+')
+
+
+def joined(text):
+    return text if isinstance(text, str) else ''.join(text)
+
+
+def split_directives(source):
+    "The directives at the head of a cell, as nbdev reads them ('eval: false'), and the remaining source."
+    lines, directives = source.splitlines(), []
+    while lines and (not lines[0].strip() or lines[0].startswith('%%') or DIRECTIVE.match(lines[0])):
+        match = DIRECTIVE.match(lines.pop(0))
+        if match: directives.append(' '.join(match[1].replace(':', ': ').split()))
+    return directives, '\n'.join(lines)
+
+
+def directive_offences(directives, code):
+    for text in directives:
+        name, value = re.match(r'([\w-]*):?\s*(.*)', text).groups()
+        if name not in ALLOWED and (name, value) != ('eval', 'false'):
+            yield f'directive "#| {text}" is not one of {", ".join(sorted(ALLOWED))}, eval: false'
+    if re.search(r'^#\s*\|', code, re.M):
+        yield 'a "#|" line below other lines: nbdev ignores it, move it up'
+
+
+def import_offences(directives, code):
+    if not {'export', 'exporti'} & {text.split()[0] for text in directives if text}: return
+    try: kinds = {isinstance(node, (ast.Import, ast.ImportFrom)) for node in ast.parse(code).body}
+    except SyntaxError as e: yield f'exported code is not Python ({e.msg}, line {e.lineno}): mend it'
+    else:
+        if len(kinds) == 2: yield 'imports and other code in one exported cell: give imports their own'
+
+
+def output_text(output):
+    "All text of a stored output; encoded pictures are left out, where a slash means nothing."
+    data = output.get('data', {})
+    parts = [joined(output.get('text', ''))]
+    parts += [joined(value) if isinstance(value, (str, list)) else json.dumps(value)
+              for kind, value in data.items() if kind == 'image/svg+xml' or not kind.startswith('image/')]
+    return ENCODED.sub('', '\n'.join(parts))
+
+
+def output_offences(output):
+    if output['output_type'] == 'error': yield f'stored error ({output["ename"]}): mend the cell and run it'
+    text = output_text(output)
+    path = PATH.search(text)
+    if path: yield f'stored output holds a path of one machine ("{path[0]}"): print a relative path'
+    if BAR.search(text): yield 'stored output holds a progress bar: turn it off or clear the output'
+
+
+def notebook_offences(nb):
+    "Every offence within one notebook, as (place, message)."
+    first = nb['cells'][0] if nb['cells'] else {'cell_type': '', 'source': ''}
+    if first['cell_type'] != 'markdown' or not TITLE.match(joined(first['source'])):
+        yield 'cell 1', 'the first cell is not "# Title" with a "> subtitle" below'
+    counts = Counter(cell.get('id') for cell in nb['cells'])
+    for cell_id, count in counts.items():
+        if cell_id is None: yield 'notebook', f'{count} cells have no id: run nbdev_clean once'
+        elif count > 1: yield 'notebook', f'{count} cells have the id {cell_id}: ids must differ'
+    for number, cell in enumerate(nb['cells'], 1):
+        if cell['cell_type'] != 'code': continue
+        directives, code = split_directives(joined(cell['source']))
+        found = [*directive_offences(directives, code), *import_offences(directives, code)]
+        found += [message for output in cell['outputs'] for message in output_offences(output)]
+        yield from ((f'cell {number} ({cell.get("id")})', message) for message in found)
+
+
+def exported_module(nb):
+    "The module that a notebook exports to, or None."
+    for cell in nb['cells']:
+        for text in split_directives(joined(cell['source']))[0] if cell['cell_type'] == 'code' else []:
+            if text.startswith('default_exp '): return text.split()[1]
+    return None
+
+
+def offences(nbs, lib):
+    "Every offence in the folders `nbs` and `lib`, a line each."
+    owners = {}
+    for path in sorted(p for p in nbs.glob('*.ipynb') if not p.name.startswith('_')):
+        nb = json.loads(path.read_text(encoding='utf-8'))
+        yield from (f'{path.name}, {place}: {message}' for place, message in notebook_offences(nb))
+        module = exported_module(nb)
+        if module in owners: yield f'{path.name}: exports {module}, as {owners[module]} does: rename one'
+        if module: owners[module] = path.name
+    for path in sorted(lib.glob('*.py')):
+        if path.name not in ('__init__.py', '_modidx.py') and path.stem not in owners:
+            yield f'{lib.name}/{path.name}: no notebook exports it: delete it, or name it in a default_exp'
+
+
+def main():
+    config = ConfigParser()
+    config.read(ROOT / 'settings.ini', encoding='utf-8')
+    found = list(offences(ROOT / config['DEFAULT']['nbs_path'], ROOT / config['DEFAULT']['lib_path']))
+    print(*found, f'Notebooks: {len(found)} offences' if found else 'Notebooks keep the rules', sep='\n')
+    return 1 if found else 0
+
+
+if __name__ == '__main__': sys.exit(main())
