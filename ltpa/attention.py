@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NORMS', 'SCORES', 'ex_center', 'ex_tanh', 'positions', 'dp_scores', 'pc_scores', 'attend', 'normalise', 'entropy',
-           'no_grad_from', 'Attention']
+           'SoftAttend', 'soft_attend', 'no_grad_from', 'Attention']
 
 # %% ../nbs/01_attention.ipynb #5b2e3c71
 import torch
@@ -26,8 +26,9 @@ def dp_scores(
     g,  # Global vector [B,C]
 ):
     "Dot-product compatibility ⟨l_i, g⟩, paper Eq. 3: [B,P]"
+    x = positions(l)
     _same_width(l, g)
-    return torch.bmm(positions(l), g.to(l.dtype)[:, :, None])[..., 0]
+    return torch.bmm(x, g.to(l.dtype)[:, :, None])[..., 0]
 
 def _same_width(l, g):
     if g.shape != l.shape[:2]: raise LtpaError(
@@ -76,6 +77,37 @@ def entropy(
     "Entropy of each map in nats, from 0 (one cell) to log P (uniform): [B]"
     return torch.special.entr(a.flatten(1)).sum(1)
 
+# %% ../nbs/01_attention.ipynb #c996aca4
+class SoftAttend(torch.autograd.Function):
+    "Softmax of ⟨q, l_i⟩ over positions and the weighted sum of l; the gradient of l is written only once"
+    generate_vmap_rule = True
+    @staticmethod
+    def forward(l, q):
+        y = l.flatten(2)
+        c = torch.bmm(q[:, None], y)[:, 0]                     # the vector on the left: fast in both layouts
+        a = (c.float() if c.dtype in (torch.bfloat16, torch.float16) else c).softmax(1)
+        return torch.bmm(a.to(l.dtype)[:, None], y.transpose(1, 2))[:, 0], a
+    @staticmethod
+    def setup_context(ctx, inputs, output): ctx.save_for_backward(*inputs, output[1])
+    @staticmethod
+    def backward(ctx, dga, da):
+        l, q, a = ctx.saved_tensors
+        y = l.flatten(2)
+        da = da + torch.bmm(dga[:, None], y)[:, 0]
+        dc = (a * (da - (a * da).sum(1, keepdim=True))).to(l.dtype)
+        dq = torch.bmm(dc[:, None], y.transpose(1, 2))[:, 0]
+        rows, columns = torch.stack([dc, a.to(l.dtype)], 2), torch.stack([q, dga], 1)   # [B,P,2], [B,2,C]
+        last = l.stride(1) == 1                                # channels_last: keep the layout of l
+        dl = torch.bmm(rows, columns).transpose(1, 2) if last else torch.bmm(columns.mT, rows.mT)
+        return dl.unflatten(2, l.shape[2:]), dq
+
+def soft_attend(
+    l,  # Local features [B,C,H,W]
+    q,  # What they are compared with [B,C]: g for dp, u for pc
+):
+    "Attended descriptor [B,C] and softmax weights [B,P] for the scores ⟨q, l_i⟩"
+    return SoftAttend.apply(l, q.to(l.dtype))
+
 # %% ../nbs/01_attention.ipynb #da8d8e59
 class _NoGradFrom(torch.autograd.Function):
     generate_vmap_rule = True
@@ -109,8 +141,10 @@ class Attention(nn.Module):
         super().__init__()
         if score not in SCORES: raise unknown('score', score, SCORES)
         if norm not in NORMS: raise unknown('normalisation', norm, NORMS)
+        if not temperature > 0: raise LtpaError(f'temperature {temperature}; expected a number above 0')
         self.score, self.norm, self.temperature = score, norm, temperature
-        g_channels = g_channels or channels
+        self.channels, self.g_channels = channels, g_channels or channels
+        g_channels = self.g_channels
         self.project = nn.Identity() if g_channels == channels or score == 'uniform' else nn.Sequential(
             nn.BatchNorm1d(g_channels), nn.ReLU(), nn.Dropout(dropout), nn.Linear(g_channels, channels))
         if score == 'pc':
@@ -119,16 +153,21 @@ class Attention(nn.Module):
             nn.init.zeros_(self.u.bias)
 
     def scores(self, l, g):
-        "Compatibilities [B,P]; with softmax, pc's constant is left out, for it cancels"
+        "Compatibilities [B,P], as in the equations"
         g = self.project(g)
-        if self.score == 'dp': return dp_scores(l, g)
         if self.score == 'uniform': return no_grad_from(l.new_zeros(len(l), l[0, 0].numel()), g)
-        u, bias = self.u.weight[0], self.u.bias
-        if self.norm == 'sigmoid': return pc_scores(l, g, u, bias)
-        return no_grad_from(pc_scores(l, None, u), g, bias)
+        return dp_scores(l, g) if self.score == 'dp' else pc_scores(l, g, self.u.weight[0], self.u.bias)
 
     def forward(self, l, g):
         "Attended descriptor [B,C] and map [B,H,W] of `l` [B,C,H,W] for `g` [B,g_channels]"
+        if l.ndim != 4 or l.shape[1] != self.channels or g.shape != (len(l), self.g_channels):
+            raise LtpaError(f'local features of shape {tuple(l.shape)}, global vector {tuple(g.shape)}; '
+                            f'expected [B,C,H,W] and [B,G] with C={self.channels} and G={self.g_channels}')
+        if self.norm == 'softmax' and self.score != 'uniform':                 # the same, in one pass less
+            g = self.project(g)
+            q = g if self.score == 'dp' else no_grad_from(self.u.weight.expand(len(l), -1), g, self.u.bias)
+            ga, a = soft_attend(l, q / self.temperature)
+            return ga, a.view(len(l), *l.shape[2:])
         a = normalise(self.scores(l, g), self.norm, self.temperature)
         ga = attend(l, a if self.norm == 'softmax' else a / a.shape[1])
         return ga, a.view(len(l), *l.shape[2:])

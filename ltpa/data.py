@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors.torch import load_file
 from .core import *
 
 # %% ../nbs/02_data.ipynb #6e8bdf6e
@@ -50,13 +50,13 @@ def as_images(
     name='images',   # What to call it in an error
 )->torch.Tensor:
     "Any common layout and type as RGB uint8 [N,3,H,W], alpha over white; NaN and bad ranges are refused"
-    x = torch.as_tensor(np.asarray(x) if not isinstance(x, torch.Tensor) else x)
+    x = _tensor(x, name, 'images', 'one array of uint8, uint16 or floats in 0..1')
     if x.ndim == 3: x = x[:, None]
     if x.ndim != 4 or 0 in x.shape or (x.shape[1] not in (1, 3, 4) and x.shape[3] not in (1, 3, 4)):
         raise LtpaError(f'{name}: shape {tuple(x.shape)}; expected images as [N,H,W], [N,H,W,C] or [N,C,H,W] '
                         'with C of 1, 3 or 4')
     if x.shape[1] not in (1, 3, 4): x = x.permute(0, 3, 1, 2)
-    if x.dtype == torch.uint16: x = (x.to(torch.int32) // 257).to(torch.uint8)
+    if x.dtype == torch.uint16: x = ((x.to(torch.int32) + 128) // 257).to(torch.uint8)
     if x.is_floating_point():
         bad = ~torch.isfinite(x).flatten(1).all(1)
         if bad.any():
@@ -73,14 +73,22 @@ def as_images(
         x = (x[:, :3] * alpha + 255 * (1 - alpha)).round().to(torch.uint8)
     return (x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x).contiguous()
 
-# %% ../nbs/02_data.ipynb #881a8fcf
+# %% ../nbs/02_data.ipynb #550fb67b
+def _tensor(x, name, what, expected):
+    if isinstance(x, torch.Tensor): return x
+    try: x = np.asarray(x); return torch.as_tensor(x)
+    except (TypeError, ValueError) as e:
+        why = str(e).split('.')[0]
+        kind = f'of type {x.dtype}' if isinstance(x, np.ndarray) else f'that make no array ({why})'
+        raise LtpaError(f'{name}: {what} {kind}; expected {expected}') from None
+
 def as_labels(
     y,               # Whole numbers, one an image
     classes,         # The class names
     name='images',   # What to call it in an error
 )->torch.Tensor:
     "Labels as int64 [N], each checked to index into `classes`"
-    y = torch.as_tensor(np.asarray(y) if not isinstance(y, torch.Tensor) else y)
+    y = _tensor(y, name, 'labels', 'whole numbers of shape [N]')
     if y.ndim != 1 or y.is_floating_point() or y.dtype == torch.bool:
         raise LtpaError(f'{name}: labels of type {y.dtype} and shape {tuple(y.shape)}; '
                         'expected whole numbers of shape [N]')
@@ -166,7 +174,18 @@ def _objects(objects, s, size):
     layers = torch.stack([grey, alpha], 1)
     return F.grid_sample(layers, grid, align_corners=False).split(1, 1)
 
-# %% ../nbs/02_data.ipynb #8a396b9d
+# %% ../nbs/02_data.ipynb #2a5cc80b
+def _checked(size, scale, n):
+    "The range of scales, if all three make sense"
+    lo, hi = scale if isinstance(scale, (tuple, list)) else (scale, scale)
+    if not 0 < lo <= hi <= 1:
+        raise LtpaError(f'scale {scale!r}; expected 0 < from <= to <= 1, e.g. (0.5, 0.8)')
+    if not (isinstance(size, int) and size >= 8):
+        raise LtpaError(f'size {size!r}; expected a whole number of pixels, at least 8')
+    if not (n is None or isinstance(n, int) and n > 0):
+        raise LtpaError(f'n {n!r}; expected a whole number of items, at least 1')
+    return lo, hi
+
 class ClutteredFashion:
     "Fashion-MNIST objects on photographs, with exact masks; `scale`, the object's size, sets the clutter"
     def __init__(self,
@@ -176,15 +195,9 @@ class ClutteredFashion:
         n=None,             # How many items; None: all (16,000 or 4,000); beyond that, objects come again
         scale=(.5, .8),     # Side of the object's box over the frame's: a pair (from, to) or one number
     ):
-        lo, hi = scale if isinstance(scale, (tuple, list)) else (scale, scale)
-        if not 0 < lo <= hi <= 1:
-            raise LtpaError(f'scale {scale!r}; expected 0 < from <= to <= 1, e.g. (0.5, 0.8)')
-        if not (isinstance(size, int) and size >= 8):
-            raise LtpaError(f'size {size!r}; expected a whole number of pixels, at least 8')
+        lo, hi = _checked(size, scale, n)
         self.objects, labels, self.classes, photos = _ingredients(split)
         n = len(labels) if n is None else n
-        if not (isinstance(n, int) and n > 0):
-            raise LtpaError(f'n {n!r}; expected a whole number of items, at least 1')
         self.split, self.size, self.seed, self.scale = split, size, seed, (lo, hi)
         self.name = f'cluttered_fashion/{split}'
         self.item = torch.arange(n) % len(labels)
@@ -263,7 +276,8 @@ def _to_8_bit(img, path):
     "16-bit and float greys as 8-bit: 0..65535 or 0..1 become 0..255"
     x = np.asarray(img).astype(np.float64)
     if not np.isfinite(x).all(): raise LtpaError(f'{path} has NaN or infinite pixels; remove or repair it')
-    top = 1 if img.mode == 'F' and x.max() <= 1 else 255 if x.max() <= 255 else 65535
+    deep = img.mode.startswith('I;16')                      # else the range must be guessed from the values
+    top = 65535 if deep else 1 if img.mode == 'F' and x.max() <= 1 else 255 if x.max() <= 255 else 65535
     if x.min() < 0 or x.max() > top:
         raise LtpaError(f'{path} has values from {x.min():g} to {x.max():g}; expected 0 to {top}')
     return Image.fromarray((x * (255 / top)).round().astype(np.uint8))
@@ -318,17 +332,21 @@ def fit_square(
 
 # %% ../nbs/02_data.ipynb #a54676b4
 def load_arrays(
-    path,   # `.npz` or `.safetensors` with `images`, `labels` and, if names matter, `classes`
+    path,         # `.npz` or `.safetensors` with `images`, `labels` and, if names matter, `classes`
+    at_least=0,   # Number of classes, where the file has no names and not every class occurs in it
 )->ImageSet:
     "An array file as an `ImageSet`; nothing is ever unpickled"
     path = Path(path)
     try:
         if path.suffix == '.safetensors': arrays = load_file(path)
         elif path.suffix == '.npz':
+            if not zipfile.is_zipfile(path):
+                np.load(path, allow_pickle=False)                   # says what it is instead
+                raise ValueError('not a zip file')
             with np.load(path, allow_pickle=False) as z: arrays = {k: z[k] for k in z.files}
         else: raise LtpaError(f'{path}: expected a file that ends in .npz or .safetensors')
     except FileNotFoundError: raise LtpaError(f'{path}: no such file') from None
-    except (ValueError, OSError, zipfile.BadZipFile, SafetensorError, EOFError) as e:
+    except Exception as e:             # a damaged zip raises nearly anything: BadZipFile, zlib.error, …
         if isinstance(e, LtpaError): raise
         if 'pickle' in str(e).lower():
             raise LtpaError(f'{path} holds pickled objects, which are never loaded; '
@@ -339,8 +357,9 @@ def load_arrays(
         raise LtpaError(f'{path} has no {" and no ".join(sorted(missing))}; '
                         f'it holds: {", ".join(sorted(arrays)) or "nothing"}')
     y = arrays['labels']
-    highest = int(y.max()) if y.size and y.dtype.kind in 'iu' else -1
-    names = [str(c) for c in arrays.get('classes', range(highest + 1))]
+    y = _tensor(y, f'{path.parent.name}/{path.stem}', 'labels', 'whole numbers of shape [N]')
+    highest = int(y.max()) if y.numel() and not y.is_floating_point() and y.dtype != torch.bool else -1
+    names = [str(c) for c in np.asarray(arrays.get('classes', range(max(highest + 1, at_least))))]
     return ImageSet(arrays['images'], y, names, f'{path.parent.name}/{path.stem}')
 
 # %% ../nbs/02_data.ipynb #b3d560c9
@@ -358,24 +377,33 @@ def open_data(
 ):
     "The set called `name`: an `ImageSet` or `ClutteredFashion`"
     if split not in ('train', 'test'): raise unknown('split', split, ['train', 'test'])
+    if not (size is None or isinstance(size, int) and size >= 8):
+        raise LtpaError(f'size {size!r}; expected a whole number of pixels, at least 8')
     if name == 'cluttered_fashion': return ClutteredFashion(split, size or 32, seed, **kw)
     if kw: raise LtpaError(f'{", ".join(kw)} can be set for cluttered_fashion only, not for {name}')
+    path = data_root() / name if name in TORCHVISION else Path(name)
+    if found := _array_files(path):
+        data = load_arrays(path / f'{split}{found}')
+        if split == 'test' and len(data.classes) < (k := len(load_arrays(path / f'train{found}').classes)):
+            data = load_arrays(path / f'test{found}', k)
+        return _resized(data, size)
     if name in TORCHVISION: return _resized(_torchvision_set(name, split, download), size)
-    path = Path(name)
     if not path.exists():
         if os.sep in str(name) or path.suffix: raise LtpaError(f'{name}: no such file or folder')
         raise unknown('data set', name, ['cluttered_fashion', *TORCHVISION])
     if path.is_file():
         raise LtpaError(f'{path} is a file; expected a folder with train{path.suffix} and test{path.suffix}, '
                         'or with CLASS/IMAGE')
-    for suffix in '.npz', '.safetensors':
-        if (path / f'train{suffix}').exists(): return _resized(load_arrays(path / f'{split}{suffix}'), size)
     return load_folder(path, split, size or 32)
 
 # %% ../nbs/02_data.ipynb #247f351a
 def data_root()->Path:
     "Where downloaded sets live: the folder named by LTPA_DATA, else `data`"
     return Path(os.environ.get('LTPA_DATA', 'data'))
+
+def _array_files(folder):
+    "How the array files in `folder` end, or None"
+    return next((s for s in ('.npz', '.safetensors') if (folder / f'train{s}').exists()), None)
 
 def _torchvision_set(name, split, download):
     from torchvision import datasets
@@ -403,8 +431,11 @@ def random_crops(
     "A crop of the original size from each zero-padded image, at its own random place: [B,C,H,W]"
     B, C, H, W = x.shape
     corner = torch.randint(0, 2 * pad + 1, (2, B), generator=rng).to(x.device)
-    every = F.pad(x, (pad,) * 4).unfold(2, H, 1).unfold(3, W, 1)             # a view: [B,C,2p+1,2p+1,H,W]
-    return every[torch.arange(B, device=x.device), :, corner[0], corner[1]]
+    padded = F.pad(x, (pad,) * 4).contiguous()
+    runs = padded.view(-1).as_strided((padded.numel() - W + 1, W), (1, 1))     # every run of W pixels: a view
+    line = torch.arange(B * C, device=x.device).view(B, C, 1) * (H + 2 * pad)  # where each channel begins
+    line = line + corner[0, :, None, None] + torch.arange(H, device=x.device)
+    return runs.index_select(0, (line * (W + 2 * pad) + corner[1, :, None, None]).flatten()).view(B, C, H, W)
 
 # %% ../nbs/02_data.ipynb #5989725f
 def random_flips(
@@ -413,7 +444,8 @@ def random_flips(
 )->torch.Tensor:
     "Mirror each image left to right with probability one half"
     flip = (torch.rand(len(x), generator=rng) < .5).to(x.device)
-    return torch.where(flip[:, None, None, None], x.flip(3), x)
+    both = torch.cat([x, x.flip(3)])                  # copying whole pictures is faster than choosing pixels
+    return both.index_select(0, torch.arange(len(x), device=x.device) + len(x) * flip)
 
 # %% ../nbs/02_data.ipynb #30730372
 class Loader:
@@ -454,7 +486,7 @@ class Loader:
         order = order.to(self.device)
         for step in range(start, len(self)):
             rows = order[step * self.batch_size:(step + 1) * self.batch_size]
-            x = images[rows]
+            x = images.index_select(0, rows)
             if self.train:
                 rng = keyed_rng(self.seed, 'augment', epoch, step)
                 if self.flip: x = random_flips(x, rng)

@@ -259,11 +259,14 @@ def create_model(
     if name not in MODELS: raise unknown('model', name, MODELS)
     if not (isinstance(num_classes, int) and num_classes >= 2):
         raise LtpaError(f'num_classes {num_classes!r}; expected a whole number, at least 2')
-    if not 0 < width <= 8:
+    if not (isinstance(width, (int, float)) and 0 < width <= 8):
         raise LtpaError(f'width {width!r}; expected a number above 0, at most 8')
     if kw.get('early_pools', 0) not in (0, 1, 2):
         raise LtpaError(f'early_pools {kw["early_pools"]!r}; expected 0 (the paper), 1 or 2')
     kind, fixed = MODELS[name]
+    if twice := set(fixed) & set(kw):
+        raise LtpaError(f'{name}: {sorted(twice)[0]} is part of the name, choose another model; '
+                        'known: width, early_pools, dropout; with attention also norm, temperature')
     kw = {**fixed, **kw}
     if kind is VGG: kw['early_pools'] = 2              # a plain VGG has all its pools
     try: net = kind(num_classes=num_classes, width=width, **kw)
@@ -319,9 +322,9 @@ def read_tensors(
     path = Path(path)
     if path.is_dir(): raise LtpaError(f'{path} is a folder; expected a .safetensors file')
     try:
-        with safe_open(path, 'pt') as f:
-            meta = f.metadata() or {}
-            state = {k: f.get_tensor(k) for k in f.keys()}
+        data = path.read_bytes()                       # once: a training may replace the file meanwhile
+        state = safetensors.torch.load(data)
+        meta = json.loads(data[8:8 + int.from_bytes(data[:8], 'little')]).get('__metadata__', {})
     except FileNotFoundError: raise LtpaError(f'{path}: no such file') from None
     except (SafetensorError, OSError, ValueError) as e:
         raise LtpaError(f'{path} is truncated or is not a safetensors file ({e}); '
@@ -352,6 +355,8 @@ def load_weights(
 )->Net:
     "The network in `path`, in eval mode; `net.info` holds what else was stored with it"
     state, meta = read_tensors(path)
+    if meta.get('kind') not in ('weights', 'checkpoint'):
+        raise LtpaError(f'{path} holds neither weights nor a checkpoint; expected one made by `ltpa train`')
     if meta['kind'] == 'checkpoint': state = {k[4:]: v for k, v in state.items() if k.startswith('net.')}
     net = create_model(meta.pop('model'), **meta.pop('config'))
     load_state(net, state, path)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CHOICES', 'RECIPES', 'ex_swap', 'ex_patience', 'predict', 'accuracy', 'pointing_hits', 'evaluate', 'Recipe',
-           'get_recipe', 'Callback', 'Stop', 'Learner', 'Progress', 'Checkpoint', 'save_checkpoint', 'read_checkpoint',
-           'load_checkpoint']
+           'get_recipe', 'Callback', 'Stop', 'make_optimizer', 'train_step', 'check_loss', 'diverged', 'Learner',
+           'Progress', 'Checkpoint', 'save_checkpoint', 'read_checkpoint', 'load_checkpoint']
 
 # %% ../nbs/05_training.ipynb #890e7e22
 import json, math, sys, time
@@ -27,6 +27,8 @@ def predict(
     batch_size=500,   # Images at a time
 ):
     "Logits [N,K] and maps (a tuple of [N,h,w]) of all images, in eval mode, float32 on the CPU"
+    if images.dtype != torch.uint8 or images.ndim != 4:
+        raise LtpaError(f'images {images.dtype} of shape {tuple(images.shape)}; expected uint8 [N,3,H,W]')
     was, parts = net.training, []
     net.to(device).eval()
     try:
@@ -44,17 +46,19 @@ def accuracy(
     labels,   # [N]
 )->float:
     "Share of images whose largest logit is the label's"
-    return (logits.argmax(1) == labels).float().mean().item()
+    return (logits.argmax(1) == labels).double().mean().item()
 
 # %% ../nbs/05_training.ipynb #2801c2df
 def pointing_hits(
     maps,    # Attention [N,h,w]
     masks,   # bool [N,H,W]
 )->torch.Tensor:
-    "Whether the largest value of each map, enlarged bilinearly to the mask's size, lies on the object: bool [N]"
-    if len(maps) != len(masks): raise LtpaError(f'{len(maps)} maps but {len(masks)} masks; expected one mask a map')
-    big = F.interpolate(maps[:, None], masks.shape[-2:], mode='bilinear', align_corners=False)
-    return masks.flatten(1).gather(1, big.flatten(1).argmax(1, keepdim=True))[:, 0]
+    "1 where a map's largest value, enlarged bilinearly, lies on the object, else 0; ties count in part: [N]"
+    if len(maps) != len(masks):
+        raise LtpaError(f'{len(maps)} maps but {len(masks)} masks; expected one mask a map')
+    big = F.interpolate(maps[:, None], masks.shape[-2:], mode='bilinear', align_corners=False).flatten(1)
+    top = big >= big.amax(1, keepdim=True) * (1 - 1e-5)
+    return (top & masks.flatten(1)).sum(1) / top.sum(1)
 
 # %% ../nbs/05_training.ipynb #cd544dfc
 def evaluate(
@@ -66,11 +70,13 @@ def evaluate(
     if hasattr(data, 'render'): images, masks = data.render()
     else: images, masks = data.images, None
     logits, maps = predict(net, images, device)
-    if logits.shape[1] != len(data.classes): raise LtpaError(
-        f'the network knows {logits.shape[1]} classes but {data.name} has {len(data.classes)}; evaluate it on the set it was trained for')
+    if logits.shape[1] != len(data.classes):
+        raise LtpaError(f'the network knows {logits.shape[1]} classes but {data.name} has '
+                        f'{len(data.classes)}; evaluate it on the set it was trained for')
     result = dict(images=len(data), accuracy=accuracy(logits, data.labels))
     if masks is not None:
-        for k, m in enumerate(maps, 1): result[f'pointing_{k}'] = pointing_hits(m, masks).float().mean().item()
+        for k, m in enumerate(maps, 1):
+            result[f'pointing_{k}'] = pointing_hits(m, masks).double().mean().item()
     return result
 
 # %% ../nbs/05_training.ipynb #5d497fc8
@@ -84,7 +90,7 @@ class Recipe:
     batch_size: int = 128
     optimizer: str = 'sgd'        # 'sgd' or 'adamw'
     lr: float = .1                # The largest learning rate
-    schedule: str = 'onecycle'    # 'onecycle': up over `warmup` of the steps, then down to zero; 'halve': times 0.5 every 25 epochs
+    schedule: str = 'onecycle'    # 'onecycle': up for `warmup` of steps, down to 0; 'halve': every 25 epochs
     warmup: float = .25
     momentum: float = .9          # SGD's; AdamW's first beta
     weight_decay: float = 5e-4    # On all parameters, BatchNorm and biases too, as the authors do
@@ -97,10 +103,15 @@ class Recipe:
     def __post_init__(self):
         def need(ok, what, name):
             if not ok: raise LtpaError(f'recipe {self.name}: {name}={getattr(self, name)!r}; expected {what}')
-        for n in 'epochs', 'batch_size': need(isinstance(getattr(self, n), int) and getattr(self, n) >= 1, 'a whole number, at least 1', n)
-        need(0 < self.lr < math.inf, 'a number above 0', 'lr')
-        for n in 'momentum', 'label_smoothing', 'warmup': need(0 <= getattr(self, n) < 1, 'a number from 0 to below 1', n)
-        for n in 'weight_decay', 'clip', 'crop': need(0 <= getattr(self, n) < math.inf, 'a number, at least 0', n)
+        for n in 'epochs', 'batch_size':
+            need(isinstance(getattr(self, n), int) and getattr(self, n) >= 1, 'a whole number, at least 1', n)
+        need(isinstance(self.crop, int), 'a whole number, at least 0', 'crop')
+        number = lambda n: isinstance(getattr(self, n), (int, float))
+        need(number('lr') and 0 < self.lr < math.inf, 'a number above 0', 'lr')
+        for n in 'momentum', 'label_smoothing', 'warmup':
+            need(number(n) and 0 <= getattr(self, n) < 1, 'a number from 0 to below 1', n)
+        for n in 'weight_decay', 'clip', 'crop':
+            need(number(n) and 0 <= getattr(self, n) < math.inf, 'a number, at least 0', n)
         for n, known in CHOICES.items():
             if getattr(self, n) not in known: raise unknown(n, getattr(self, n), known)
 
@@ -108,7 +119,8 @@ class Recipe:
         "Learning rate of a step, a function of the step alone: so there is no state to lose"
         if self.schedule == 'halve': return self.lr * .5 ** (step // steps_per_epoch // 25)
         t = (step + 1) / (self.epochs * steps_per_epoch + 1)
-        return self.lr * (t / self.warmup if t < self.warmup else (1 + math.cos(math.pi * (t - self.warmup) / (1 - self.warmup))) / 2)
+        return self.lr * (t / self.warmup if t < self.warmup else
+                          (1 + math.cos(math.pi * (t - self.warmup) / (1 - self.warmup))) / 2)
 
 RECIPES = {r.name: r for r in (
     Recipe('paper', epochs=300, schedule='halve'),
@@ -136,6 +148,43 @@ class Callback:
 class Stop(Exception):
     "Raised by a callback to end the training early, in good order"
 
+# %% ../nbs/05_training.ipynb #987cb1d4
+def make_optimizer(recipe, params):
+    "The recipe's optimiser"
+    r = recipe
+    if r.optimizer == 'sgd': return torch.optim.SGD(params, r.lr, r.momentum, weight_decay=r.weight_decay)
+    return torch.optim.AdamW(params, r.lr, (r.momentum, .98), weight_decay=r.weight_decay)
+
+def train_step(learn, x, y):
+    "Predict, measure, step: one batch"
+    r = learn.recipe
+    for group in learn.opt.param_groups: group['lr'] = r.lr_at(learn.step, len(learn.loader))
+    with autocast(learn.device, r.precision):
+        logits = learn.net.logits(x.contiguous(memory_format=torch.channels_last))
+    loss = F.cross_entropy(logits.float(), y, label_smoothing=r.label_smoothing)
+    learn.opt.zero_grad(); loss.backward()
+    if r.clip: torch.nn.utils.clip_grad_norm_(learn.net.parameters(), r.clip)
+    learn.opt.step()
+    learn.losses.append(loss.detach())
+    learn.step += 1
+    if learn.step % 25 == 0: check_loss(learn)
+
+# %% ../nbs/05_training.ipynb #0fa47d44
+def check_loss(learn):
+    "Raise if a loss of the last 25 steps is NaN or infinite"
+    recent = torch.stack(learn.losses[-25:]).float()
+    if recent.isfinite().all(): return
+    k = int((~recent.isfinite()).nonzero()[0])
+    raise diverged(learn, f'the loss became {recent[k].item()}', learn.step - len(recent) + k)
+
+def diverged(learn, what, step):
+    "The error for a training that has diverged"
+    saved = [cb.path for cb in learn.callbacks if isinstance(cb, Checkpoint) and cb.path.exists()]
+    return LtpaError(f'{what} at step {step} (epoch {step / len(learn.loader):.1f}); '
+                     f'lower the learning rate (now at most {learn.recipe.lr:g}) '
+                     'or limit the gradient with clip=1'
+                     + ''.join(f'; the last good checkpoint is {path}' for path in saved[:1]))
+
 # %% ../nbs/05_training.ipynb #24fe656b
 class Learner:
     "Trains a network by a recipe; the seed decides the result to the bit (on a CPU)"
@@ -150,14 +199,13 @@ class Learner:
         r = self.recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
         self.net, self.seed, self.device, self.callbacks = net, seed, torch.device(device), list(callbacks)
         if (k := net.config['num_classes']) != len(data.classes):
-            raise LtpaError(f'{net.name} has {k} outputs but {data.name} has {len(data.classes)} classes; create it with num_classes={len(data.classes)}')
+            raise LtpaError(f'{net.name} has {k} outputs but {data.name} has {len(data.classes)} classes; '
+                            f'create it with num_classes={len(data.classes)}')
         net.to(self.device, memory_format=torch.channels_last)
         self.loader = Loader(data, r.batch_size, flip=r.flip, crop=r.crop, seed=seed, device=self.device)
-        kind = dict(sgd=lambda p: torch.optim.SGD(p, r.lr, r.momentum, weight_decay=r.weight_decay),
-                    adamw=lambda p: torch.optim.AdamW(p, r.lr, (r.momentum, .98), weight_decay=r.weight_decay))
-        self.opt = kind[r.optimizer](net.parameters())
-        self.step, self.losses = 0, []                 # steps done; losses as tensors, so that a GPU need not wait
-        seed_everything(seed); self.rng = torch.get_rng_state()
+        self.opt = make_optimizer(r, net.parameters())
+        self.step, self.losses = 0, []            # steps done; losses as tensors, so that a GPU need not wait
+        seed_everything(seed); self.rng, self.fitting = torch.get_rng_state(), False
 
     @property
     def steps(self): return self.recipe.epochs * len(self.loader)
@@ -170,42 +218,20 @@ class Learner:
     def fit(self):
         "Train to the end of the recipe, from wherever `step` stands"
         self.net.train()
-        torch.set_rng_state(self.rng)
+        torch.set_rng_state(self.rng); self.fitting = True
         self.call('before_fit')
         try:
             while self.step < self.steps:
                 epoch, start = divmod(self.step, len(self.loader))
                 for x, y in self.loader.epoch(epoch, start):
-                    self.one_step(x, y)
+                    train_step(self, x, y)
                     self.call('after_step')
-                self.check_loss()
+                check_loss(self)
                 self.call('after_epoch')
         except Stop: pass
-        finally: self.rng = torch.get_rng_state(); self.net.eval()
+        finally: self.rng = torch.get_rng_state(); self.fitting = False; self.net.eval()
         self.call('after_fit')
         return self
-
-    def one_step(self, x, y):
-        r = self.recipe
-        for group in self.opt.param_groups: group['lr'] = r.lr_at(self.step, len(self.loader))
-        with autocast(self.device, r.precision): logits = self.net.logits(x.contiguous(memory_format=torch.channels_last))
-        loss = F.cross_entropy(logits.float(), y, label_smoothing=r.label_smoothing)
-        self.opt.zero_grad(); loss.backward()
-        if r.clip: torch.nn.utils.clip_grad_norm_(self.net.parameters(), r.clip)
-        self.opt.step()
-        self.losses.append(loss.detach())
-        self.step += 1
-        if self.step % 25 == 0: self.check_loss()
-
-    def check_loss(self):
-        "Raise if a loss since the last check is NaN or infinite (looked at now and then: looking makes a GPU wait)"
-        recent = torch.stack(self.losses[-25:]).float()
-        if not recent.isfinite().all():
-            first = self.step - len(recent) + int((~recent.isfinite()).nonzero()[0])
-            saved = [cb.path for cb in self.callbacks if isinstance(cb, Checkpoint) and cb.path.exists()]
-            raise LtpaError(f'the loss became {recent[first - self.step].item()} at step {first} (epoch {first / len(self.loader):.1f}); '
-                            f'lower the learning rate (now at most {self.recipe.lr:g}) or limit the gradient with clip=1'
-                            + f'; the last good checkpoint is {saved[0]}' * bool(saved))
 
     def loss_curve(self): return [l.item() for l in self.losses]
 
@@ -216,7 +242,8 @@ class Progress(Callback):
 
     def before_fit(self, learn):
         self.show, self.last = None, 0.
-        if 'IPython' in sys.modules and (ip := sys.modules['IPython'].get_ipython()) and ip.has_trait('kernel'):
+        if ('IPython' in sys.modules and (ip := sys.modules['IPython'].get_ipython())
+                and ip.has_trait('kernel')):
             self.show = _Curve()
         elif sys.stderr.isatty():
             from tqdm import tqdm
@@ -232,7 +259,8 @@ class Progress(Callback):
 class _Bar:
     def __init__(self, bar): self.bar = bar
     def update(self, learn, end=False):
-        if learn.losses: self.bar.set_postfix(loss=f'{learn.losses[-1]:.3f}', epoch=f'{learn.epoch:.1f}', refresh=False)
+        if learn.losses:
+            self.bar.set_postfix(loss=f'{learn.losses[-1]:.3f}', epoch=f'{learn.epoch:.1f}', refresh=False)
         self.bar.update(learn.step - self.bar.n)
         if end: self.bar.close()
 
@@ -244,10 +272,11 @@ class _Curve:
         import matplotlib.pyplot as plt
         fig, ax = plt.subplots(figsize=(6, 2))
         y, n = torch.tensor(learn.loss_curve()), max(1, len(learn.losses) // 100)
-        y = y[:len(y) // n * n].view(-1, n).mean(1)                            # at most 200 points, each a mean
+        y = y[:len(y) // n * n].view(-1, n).mean(1)            # at most 200 points, each a mean
         ax.plot([n * (i + 1) / len(learn.loader) for i in range(len(y))], y)
         ax.set(xlim=(0, learn.recipe.epochs), xlabel='epoch', ylabel='loss')
-        ax.set_title(learn.net.name if end else f'{learn.net.name}: {learn.step / learn.steps:.0%}', fontsize=9)
+        ax.set_title(learn.net.name if end else f'{learn.net.name}: {learn.step / learn.steps:.0%}',
+                     fontsize=9)
         plt.close(fig)
         self.handle.update(fig)
 
@@ -272,17 +301,20 @@ def save_checkpoint(
     path,    # Where it goes
     **info,  # Text to keep with it
 )->Path:
-    "Write everything that the rest of the training depends on; refused, with the old file kept, if a loss is not finite"
-    learn.check_loss() if learn.losses else None
+    "Write all that the rest of the training needs; refused, with the old file kept, if a loss is not finite"
+    if learn.losses: check_loss(learn)
     state = {f'net.{k}': v for k, v in learn.net.state_dict().items()}
+    bad = [k[4:] for k, v in state.items() if not v.isfinite().all()]
+    if bad: raise diverged(learn, f'{bad[0]} became NaN or infinite, {path} is not written', learn.step)
     for name, p in learn.net.named_parameters():
         for k, v in learn.opt.state[p].items(): state[f'opt.{k}.{name}'] = v
-    state['rng'] = torch.get_rng_state()
+    state['rng'] = torch.get_rng_state() if learn.fitting else learn.rng
     if learn.device.type == 'cuda': state['rng_cuda'] = torch.cuda.get_rng_state(learn.device)
     state['losses'] = torch.stack(learn.losses).float() if learn.losses else torch.zeros(0)
     data = learn.loader.data
-    meta = dict(kind='checkpoint', model=learn.net.name, config=learn.net.config, recipe=asdict(learn.recipe), seed=learn.seed,
-                step=learn.step, data=data.name, fingerprint=data.fingerprint, classes=list(data.classes), **info)
+    meta = dict(kind='checkpoint', model=learn.net.name, config=learn.net.config,
+                recipe=asdict(learn.recipe), seed=learn.seed, step=learn.step,
+                data=data.name, fingerprint=data.fingerprint, classes=list(data.classes), **info)
     return write_tensors(path, state, meta)
 
 # %% ../nbs/05_training.ipynb #da3a625d
@@ -291,7 +323,9 @@ def read_checkpoint(
 ):
     "Tensors and description of a checkpoint, checked for damage"
     state, meta = read_tensors(path)
-    if meta.get('kind') != 'checkpoint': raise LtpaError(f'{path} holds weights, not a checkpoint; training can only go on from a checkpoint')
+    if meta.get('kind') != 'checkpoint':
+        raise LtpaError(f'{path} holds weights, not a checkpoint; '
+                        'training can only go on from a checkpoint')
     return state, meta
 
 def load_checkpoint(
@@ -301,9 +335,13 @@ def load_checkpoint(
     "Put `learn` where the checkpoint left off; anything that does not agree is named and refused"
     state, meta = read_checkpoint(path)
     data = learn.loader.data
-    for what, theirs, ours in (('model', meta['model'], learn.net.name), ('settings', meta['config'], learn.net.config), ('seed', meta['seed'], learn.seed),
-                               ('recipe', meta['recipe'], asdict(learn.recipe)), ('data', meta['fingerprint'], data.fingerprint)):
-        if theirs != ours: raise LtpaError(f'{path} was made with another {what}: {_difference(theirs, ours)}; resume with the same, or start a new run')
+    for what, theirs, ours in (
+            ('model', meta['model'], learn.net.name), ('settings', meta['config'], learn.net.config),
+            ('seed', meta['seed'], learn.seed), ('recipe', meta['recipe'], asdict(learn.recipe)),
+            ('data', meta['fingerprint'], data.fingerprint)):
+        if theirs != ours:
+            raise LtpaError(f'{path} was made with another {what}: {_difference(theirs, ours)}; '
+                            'resume with the same, or start a new run')
     part = lambda p: {k.removeprefix(p): v for k, v in state.items() if k.startswith(p)}
     params = dict(learn.net.named_parameters())
     load_state(learn.net, part('net.'), path)
@@ -311,7 +349,8 @@ def load_checkpoint(
         k, name = key.split('.', 1)
         learn.opt.state[params[name]][k] = v if k == 'step' else v.to(params[name].device)
     learn.rng, learn.step = state['rng'], meta['step']
-    if 'rng_cuda' in state and learn.device.type == 'cuda': torch.cuda.set_rng_state(state['rng_cuda'], learn.device)
+    if 'rng_cuda' in state and learn.device.type == 'cuda':
+        torch.cuda.set_rng_state(state['rng_cuda'], learn.device)
     learn.losses = list(state['losses'].to(learn.device))
     return learn
 

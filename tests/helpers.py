@@ -10,7 +10,8 @@ from ltpa.models import create_model
 
 MODELS = ['vgg', 'vgg_gap', 'vgg_pan', 'vgg_trunk',
           'vgg_att1_pc', 'vgg_att1_dp', 'vgg_att1_uniform',
-          *(f'vgg_att{n}_{how}_{score}' for n in (2, 3) for how in ('concat', 'indep') for score in ('pc', 'dp', 'uniform'))]
+          *(f'vgg_att{n}_{combine}_{score}' for n in (2, 3) for combine in ('concat', 'indep')
+            for score in ('pc', 'dp', 'uniform'))]
 
 
 @contextmanager
@@ -45,4 +46,16 @@ def tiny_net(name='vgg_gap', classes=3, seed=0, **kw):
 
 def differing(a, b):
     "Names under which two dicts of tensors are not equal in every bit."
-    return [k for k in {**a, **b} if k not in a or k not in b or a[k].dtype != b[k].dtype or not a[k].equal(b[k])]
+    same = lambda x, y: x is not None and y is not None and x.dtype == y.dtype and x.equal(y)
+    return [k for k in {**a, **b} if not same(a.get(k), b.get(k))]
+
+
+def words_id(value):
+    "The first word that a message must hold, as the name of a parametrised case."
+    return value[0] if isinstance(value, tuple) and value and isinstance(value[0], str) else ''
+
+
+class Touch:
+    "Unpickled, it would make a file."
+    def __init__(self, path): self.path = path
+    def __reduce__(self): return open, (str(self.path), 'w')

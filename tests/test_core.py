@@ -1,4 +1,4 @@
-"""The ground: names, devices, seeds, files written whole, records, fingerprints and the check of exercises."""
+"""The ground: names, devices, seeds, files written whole, records, fingerprints, exercises."""
 import errno
 import json
 import os
@@ -10,8 +10,9 @@ import pytest
 import torch
 from helpers import refuses
 
-from ltpa.core import (Exercise, LtpaError, NotAttempted, WrongAnswer, attempt, check, expect, fingerprint, git_commit,
-                       keyed_rng, pick_device, provenance, save_result, seed_everything, unknown, write_atomic)
+from ltpa.core import (Exercise, LtpaError, NotAttempted, WrongAnswer, attempt, check, expect, fingerprint,
+                       git_commit, keyed_rng, pick_device, provenance, save_result, seed_everything, unknown,
+                       write_atomic)
 
 
 @pytest.mark.parametrize('name, words', [
@@ -45,7 +46,8 @@ def test_keyed_rng_takes_every_part_of_its_key():
 
 
 def test_keyed_rng_is_the_same_in_another_process():
-    code = 'import torch; from ltpa.core import keyed_rng; print(torch.rand(3, generator=keyed_rng(3, "x")).tolist())'
+    code = ('import torch; from ltpa.core import keyed_rng\n'
+            'print(torch.rand(3, generator=keyed_rng(3, "x")).tolist())')
     other = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout
     assert json.loads(other) == torch.rand(3, generator=keyed_rng(3, 'x')).tolist()
 
@@ -85,8 +87,9 @@ def test_result_is_refused_if_json_cannot_hold_it(tmp_path):
 
 def test_commit(tmp_path):
     assert git_commit(tmp_path) is None
-    git = lambda *a: subprocess.run(['git', '-c', 'user.name=x', '-c', 'user.email=x@example.com', *a], cwd=tmp_path,
-                                    capture_output=True, text=True, check=True).stdout.strip()
+    def git(*args):
+        command = ['git', '-c', 'user.name=x', '-c', 'user.email=x@example.com', *args]
+        return subprocess.check_output(command, cwd=tmp_path, text=True).strip()
     git('init', '-q')
     (tmp_path / 'a').write_text('1')
     git('add', 'a')
@@ -105,8 +108,8 @@ def test_fingerprint_sees_values_types_and_shapes(other):
 
 def test_fingerprint_does_not_see_memory_layout():
     x = torch.rand(2, 3, 4, 5)
-    same = {fingerprint(t) for t in (x, x.to(memory_format=torch.channels_last), x.numpy(), np.asfortranarray(x.numpy()))}
-    assert len(same) == 1
+    others = x.to(memory_format=torch.channels_last), x.numpy(), np.asfortranarray(x.numpy())
+    assert {fingerprint(other) for other in others} == {fingerprint(x)}
     assert fingerprint('a', 'b') != fingerprint('b', 'a')
 
 

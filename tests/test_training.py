@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
-from helpers import differing, pictures, refuses, tiny_net
+from helpers import Touch, differing, pictures, refuses, tiny_net, words_id
 
 from ltpa.core import LtpaError
 from ltpa.data import ClutteredFashion
@@ -51,7 +51,7 @@ SGD = dict(net=dict(dropout=True), crop=2, optimizer='sgd', schedule='halve', cl
 HOW = dict(sgd=SGD, adamw=ATT)
 
 
-@pytest.mark.parametrize('how', [SGD, ATT, ATT | dict(name='vgg_pan', net={}), dict(optimizer='sgd', momentum=0.)],
+@pytest.mark.parametrize('how', [SGD, ATT, ATT | dict(name='vgg_pan'), dict(optimizer='sgd', momentum=0.)],
                          ids=['sgd', 'adamw', 'pan', 'no momentum'])
 def test_same_seed_same_bits(how):
     first = everything(learner(**how).fit())
@@ -112,7 +112,8 @@ def test_checkpoint_without_momentum(tmp_path):
 
 def test_rendered_set_resumes_too(tmp_path):
     def learn(*callbacks):
-        return Learner(tiny_net(classes=10), ClutteredFashion('train', 16, n=24), get_recipe('fast', **SHORT), callbacks=callbacks)
+        data = ClutteredFashion('train', 16, n=24)
+        return Learner(tiny_net(classes=10), data, get_recipe('fast', **SHORT), callbacks=callbacks)
     whole, path = everything(learn().fit()), tmp_path / 'c.safetensors'
     learn(Do(4, stop), Checkpoint(path)).fit()
     assert not differing(whole, everything(load_checkpoint(learn(), path).fit()))
@@ -160,14 +161,16 @@ def test_matches_a_loop_written_by_hand(optimizer, make):
 @pytest.mark.parametrize('clip', [0., .05])
 def test_clip_limits_the_norm(clip):
     learn, norms = learner(clip=clip), []
-    step = learn.opt.step
-    def measure(): norms.append(torch.stack([p.grad.norm() for p in learn.net.parameters()]).norm().item()); step()
-    learn.opt.step = measure
+    class Measure(Callback):
+        def after_step(self, learn):
+            norms.append(torch.stack([p.grad.norm() for p in learn.net.parameters()]).norm().item())
+    learn.callbacks.append(Measure())
     learn.fit()
     assert len(norms) == 6 and (max(norms) <= .0501 if clip else max(norms) > .1)
 
 
-@pytest.mark.parametrize('name, changes', [('paper', {}), ('fast', {}), ('fast', dict(warmup=0.)), ('fast', dict(warmup=.9))])
+@pytest.mark.parametrize('name, changes', [
+    ('paper', {}), ('fast', {}), ('fast', dict(warmup=0.)), ('fast', dict(warmup=.9))])
 def test_learning_rates(name, changes):
     r = get_recipe(name, **changes)
     rates = [r.lr_at(s, 10) for s in range(10 * r.epochs)]
@@ -197,21 +200,24 @@ def test_openings_in_order():
         def after_epoch(self, learn): heard.append((self.name, 'epoch', learn.step, learn.net.training))
         def after_fit(self, learn): heard.append((self.name, 'end', learn.step, learn.net.training))
     learner(Ear('a'), Ear('b'), epochs=2, batch_size=14).fit()
-    moments = [('begin', 0), ('step', 1), ('step', 2), ('epoch', 2), ('step', 3), ('step', 4), ('epoch', 4), ('end', 4)]
+    epochs = [('step', 1), ('step', 2), ('epoch', 2), ('step', 3), ('step', 4), ('epoch', 4)]
+    moments = [('begin', 0), *epochs, ('end', 4)]
     assert heard == [(name, what, step, what != 'end') for what, step in moments for name in 'ab']
 
 
 # What goes wrong
 
 @pytest.mark.parametrize('every', [None, 1, 2])
-@pytest.mark.parametrize('how', [dict(lr=1e25), dict(optimizer='sgd', lr=1e25), dict(optimizer='sgd', lr=3e38)],
-                         ids=['adamw', 'sgd', 'sgd, weights first'])
+@pytest.mark.parametrize('how', [
+    dict(lr=1e25), dict(optimizer='sgd', lr=1e25), dict(optimizer='sgd', lr=3e38)],
+    ids=['adamw', 'sgd', 'sgd, weights first'])
 def test_divergence_keeps_the_last_good_checkpoint(how, every, tmp_path):
     "With the largest rate the weights are infinite while the last loss was still finite."
     path, how = tmp_path / 'c.safetensors', dict(how, warmup=0.)
     learn = learner(Checkpoint(path, every), **how)
     save_checkpoint(learn, path)
-    with refuses('at step', f'now at most {how["lr"]:g}', 'clip=1', f'last good checkpoint is {path}'): learn.fit()
+    words = 'at step', f'now at most {how["lr"]:g}', 'clip=1', f'last good checkpoint is {path}'
+    with refuses(*words): learn.fit()
     assert all(v.isfinite().all() for v in load_weights(path).state_dict().values())
     assert load_checkpoint(learner(**how), path).step == len(read_checkpoint(path)[0]['losses']) < learn.step
 
@@ -247,9 +253,10 @@ def resumed(tmp_path, made=(), **now):
     (dict(lr=.06), ('another recipe: lr=0.01, not 0.06',)),
     (dict(n=29), ('another data',)),
     (dict(size=32), ('another data',)),
-], ids=lambda v: v[0] if isinstance(v, tuple) else '')
+], ids=words_id)
 def test_checkpoint_of_something_else(now, words, tmp_path):
-    with refuses('c.safetensors was made with', *words, 'resume with the same, or start a new run'): resumed(tmp_path, **now)
+    with refuses('c.safetensors was made with', *words, 'resume with the same, or start a new run'):
+        resumed(tmp_path, **now)
 
 
 def test_refused_checkpoint_leaves_the_learner_alone(tmp_path):
@@ -270,16 +277,10 @@ def test_checkpoint_changed_in_any_byte(tmp_path):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1:])
         try: state, meta = read_checkpoint(path)
         except LtpaError as e: assert str(path) in str(e)
-        else:                                            # a blank between the header and the numbers says nothing
+        else:                                      # a blank between the header and the numbers says nothing
             silent += 1
             assert not differing(state, want[0]) and meta == want[1] and at < header
     assert silent < 5
-
-
-class Touch:
-    "Unpickled, it would make a file."
-    def __init__(self, path): self.path = path
-    def __reduce__(self): return open, (str(self.path), 'w')
 
 
 @pytest.mark.parametrize('write, words', [
@@ -287,9 +288,9 @@ class Touch:
     (lambda path, trap: path.write_bytes(b''), ('truncated', 'make or fetch it again')),
     (lambda path, trap: path.write_bytes(pickle.dumps(Touch(trap))), ('pickles are never loaded',)),
     (lambda path, trap: torch.save({'net': Touch(trap)}, path), ('pickles are never loaded',)),
-    (lambda path, trap: save_weights(tiny_net(), path), ('holds weights, not a checkpoint', 'only go on from a checkpoint')),
+    (lambda path, trap: save_weights(tiny_net(), path), ('holds weights, not a checkpoint', 'only go on')),
     (lambda path, trap: path.unlink(), ('no such file',)),
-], ids=lambda v: v[0] if isinstance(v, tuple) else '')
+], ids=words_id)
 def test_refused_files(write, words, tmp_path):
     path, trap = tmp_path / 'c.safetensors', tmp_path / 'executed'
     save_checkpoint(learner(), path)
@@ -307,22 +308,34 @@ def test_checkpoint_that_cannot_be_written(tmp_path):
 def test_description_of_a_checkpoint_is_plain_text(tmp_path):
     learn = learner(Do(2, stop), Checkpoint(tmp_path / 'c.safetensors', source='here')).fit()
     meta = read_checkpoint(tmp_path / 'c.safetensors')[1]
-    want = dict(kind='checkpoint', model='vgg_gap', config=learn.net.config, recipe=asdict(learn.recipe), seed=0, step=2,
-                data='noise', fingerprint=learn.loader.data.fingerprint, classes=['class0', 'class1', 'class2'], source='here')
+    want = dict(kind='checkpoint', model='vgg_gap', config=learn.net.config, recipe=asdict(learn.recipe),
+                seed=0, step=2, data='noise', fingerprint=learn.loader.data.fingerprint,
+                classes=['class0', 'class1', 'class2'], source='here')
     assert meta == json.loads(json.dumps(want))
 
 
 @pytest.mark.parametrize('changes, words', [
-    (dict(epochs=0), ('epochs=0', 'whole number, at least 1')), (dict(epochs=1.5), ('epochs=1.5', 'whole number')),
-    (dict(batch_size=0), ('batch_size=0', 'at least 1')), (dict(lr=0), ('lr=0', 'above 0')), (dict(lr=-1.), ('lr=-1.0', 'above 0')),
-    (dict(lr=math.nan), ('lr=nan', 'above 0')), (dict(lr=math.inf), ('lr=inf', 'above 0')), (dict(lr='fast'), ("lr='fast'", 'above 0')),
-    (dict(momentum=1.), ('momentum=1.0', 'below 1')), (dict(warmup=1.), ('warmup=1.0', 'below 1')),
-    (dict(label_smoothing=-.1), ('label_smoothing=-0.1', 'from 0')), (dict(weight_decay=-1e-4), ('weight_decay=-0.0001', 'at least 0')),
-    (dict(clip=-1.), ('clip=-1.0', 'at least 0')), (dict(clip=math.nan), ('clip=nan', 'at least 0')),
-    (dict(crop=-1), ('crop=-1', 'at least 0')), (dict(crop=.5), ('crop=0.5', 'whole number')),
-    (dict(optimizer='adam'), ("optimizer 'adam'", "'adamw'")), (dict(schedule='cosine'), ("schedule 'cosine'", 'onecycle')), (dict(precision='bf61'), ("precision 'bf61'", "'bf16'")),
+    (dict(epochs=0), ('epochs=0', 'whole number, at least 1')),
+    (dict(epochs=1.5), ('epochs=1.5', 'whole number')),
+    (dict(batch_size=0), ('batch_size=0', 'at least 1')),
+    (dict(lr=0), ('lr=0', 'above 0')),
+    (dict(lr=-1.), ('lr=-1.0', 'above 0')),
+    (dict(lr=math.nan), ('lr=nan', 'above 0')),
+    (dict(lr=math.inf), ('lr=inf', 'above 0')),
+    (dict(lr='fast'), ("lr='fast'", 'above 0')),
+    (dict(momentum=1.), ('momentum=1.0', 'below 1')),
+    (dict(warmup=1.), ('warmup=1.0', 'below 1')),
+    (dict(label_smoothing=-.1), ('label_smoothing=-0.1', 'from 0')),
+    (dict(weight_decay=-1e-4), ('weight_decay=-0.0001', 'at least 0')),
+    (dict(clip=-1.), ('clip=-1.0', 'at least 0')),
+    (dict(clip=math.nan), ('clip=nan', 'at least 0')),
+    (dict(crop=-1), ('crop=-1', 'at least 0')),
+    (dict(crop=.5), ('crop=0.5', 'whole number')),
+    (dict(optimizer='adam'), ("optimizer 'adam'", "'adamw'")),
+    (dict(schedule='cosine'), ("schedule 'cosine'", 'onecycle')),
+    (dict(precision='bf61'), ("precision 'bf61'", "'bf16'")),
     (dict(epoch=3), ("field of a recipe 'epoch'", "'epochs'")),
-], ids=lambda v: v[0] if isinstance(v, tuple) else '')
+], ids=words_id)
 def test_refused_recipes(changes, words):
     with refuses(*words): get_recipe('fast', **changes)
 
@@ -335,16 +348,16 @@ def test_unknown_recipe():
 
 @pytest.mark.parametrize('make, words', [
     (lambda: learner(batch_size=29), ('noise has 28 images', 'one batch of 29', 'smaller batch size')),
-    (lambda: Learner(tiny_net(classes=4), pictures(28)), ('vgg_gap has 4 outputs', '3 classes', 'num_classes=3')),
+    (lambda: Learner(tiny_net(classes=4), pictures(9)), ('vgg_gap has 4 outputs', 'num_classes=3')),
     (lambda: learner(seed=-1), ('seed -1', 'whole number from 0')),
     (lambda: learner(name='vgg_att1_pc', size=16).fit(), ('16x16 pixels', 'multiples of 32')),
     (lambda: learner(name='vgg_trunk', size=32, batch_size=1).fit(), ('batch of one', 'larger batch')),
     (lambda: evaluate(tiny_net(classes=4), pictures(9)), ('knows 4 classes', 'noise has 3')),
     (lambda: predict(tiny_net(), torch.rand(2, 3, 16, 16)), ('float32', 'uint8')),
-    (lambda: predict(tiny_net(), torch.zeros(3, 16, 16, dtype=torch.uint8)), ('expected', '[B,3,H,W]')),
-    (lambda: predict(tiny_net(), torch.zeros(0, 3, 16, 16, dtype=torch.uint8)), ('empty batch', 'at least one')),
-    (lambda: pointing_hits(torch.zeros(2, 4, 4), torch.zeros(3, 8, 8, dtype=torch.bool)), ('2 maps but 3 masks', 'one mask a map')),
-], ids=lambda v: v[0] if isinstance(v, tuple) else '')
+    (lambda: predict(tiny_net(), pictures(9).images[0]), ('(3, 16, 16)', 'expected')),
+    (lambda: predict(tiny_net(), pictures(9).images[:0]), ('empty batch', 'at least one')),
+    (lambda: pointing_hits(torch.zeros(2, 4, 4), torch.ones(3, 8, 8) > 0), ('2 maps but 3 masks', 'one')),
+], ids=words_id)
 def test_refusals(make, words):
     with refuses(*words): make()
 
@@ -357,7 +370,8 @@ def test_predict_leaves_the_mode_and_does_not_depend_on_the_batch():
     before = {k: v.clone() for k, v in net.state_dict().items()}
     logits, maps = predict(net, images, batch_size=3)
     assert net.training and not differing(before, net.state_dict()) and not logits.requires_grad
-    assert logits.shape == (7, 3) and logits.dtype == torch.float32 and [tuple(m.shape) for m in maps] == [(7, 4, 4), (7, 2, 2)]
+    assert logits.shape == (7, 3) and logits.dtype == torch.float32
+    assert [tuple(m.shape) for m in maps] == [(7, 4, 4), (7, 2, 2)]
     torch.testing.assert_close(predict(net, images)[0], logits, rtol=.02, atol=.02)
 
 
@@ -366,9 +380,20 @@ def test_evaluate_by_hand():
     (images, masks), row = data.render(), evaluate(net, data)
     logits, maps = predict(net, images)
     assert row['images'] == 30 and row['accuracy'] == accuracy(logits, data.labels)
-    assert row['accuracy'] == pytest.approx(sum(int(k) == int(y) for k, y in zip(logits.argmax(1), data.labels)) / 30)
+    right = [int(k) == int(y) for k, y in zip(logits.argmax(1), data.labels)]
+    assert row['accuracy'] == pytest.approx(sum(right) / 30)
     for level in 0, 1:
         big = torch.nn.functional.interpolate(maps[level][:, None], (32, 32), mode='bilinear')[:, 0]
-        hits = [bool(m[divmod(int(b.argmax()), 32)]) for b, m in zip(big, masks)]
+        hits = [m[b >= b.max() * (1 - 1e-5)].float().mean().item() for b, m in zip(big, masks)]
         assert row[f'pointing_{level + 1}'] == pytest.approx(sum(hits) / 30)
     assert set(row) == {'images', 'accuracy', 'pointing_1', 'pointing_2'}
+
+
+def test_pointing_at_everything_hits_by_its_share():
+    masks = torch.zeros(2, 8, 8, dtype=torch.bool)
+    masks[0, :4, :4] = masks[1, 7, 7] = True
+    assert pointing_hits(torch.full((2, 4, 4), 1 / 16), masks).tolist() == [1 / 4, 1 / 64]
+    corner = torch.zeros(2, 4, 4)
+    corner[:, 3, 3] = 1
+    hits = pointing_hits(corner, masks)
+    assert hits[0] == 0 < hits[1], 'enlarged, the last cell is as high as its middle as far as the edge'

@@ -37,7 +37,7 @@ def main():
     OUT.mkdir(parents=True, exist_ok=True)
     scores, lines = {}, []
     for model in MODELS:
-        result, folder = run(model)
+        result, folder = run('cluttered_fashion', model)
         shutil.copy(folder / 'weights.safetensors', OUT / f'{model}.safetensors')
         row, record = result['rows'][0], result['provenance']
         scores[model] = row | dict(provenance=record)

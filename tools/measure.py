@@ -3,7 +3,8 @@
 
     python tools/measure.py controls          # attention against its controls, three seeds each (half an hour)
     python tools/measure.py clutter           # the same with the object at three sizes
-    python tools/measure.py controls --seeds 0 1 2 3 4
+    python tools/measure.py cifar10           # CIFAR-10 in full, a quarter of an hour; LTPA_DATA says where it is
+    python tools/measure.py cifar10 --seeds 0 1 2
 
 Runs that are done (their folder under runs/ holds a result.json) are not repeated, so a study can be interrupted.
 """
@@ -12,54 +13,73 @@ import json
 import shutil
 import statistics
 from pathlib import Path
+from typing import NamedTuple
 
 from ltpa.core import LtpaError, save_result
-from ltpa.scaling import run_training
+from ltpa.scaling import evaluate_weights, run_training
 
 ROOT = Path(__file__).resolve().parent.parent
 ATT3 = 'vgg_att3_concat_pc', 'vgg_trunk', 'vgg_att3_concat_uniform'
-STUDIES = {   # name: (title, [(model, object's scale or None for the standard range)])
-    'controls': ('ClutteredFashion, size small: attention against its controls, test accuracy after the last epoch',
-                 [(m, None) for m in ATT3]),
-    'clutter': ('ClutteredFashion, size small, by the side of the object over the side of the picture',
-                [(m, s) for s in (.4, .6, .9) for m in ATT3]),
+
+
+class Study(NamedTuple):
+    title: str
+    data: str
+    size: str
+    cases: list          # (model, side of the object over side of the picture, or None for the standard range)
+    seeds: list
+
+
+STUDIES = {
+    'controls': Study('ClutteredFashion, size small: attention against its controls, accuracy after the last epoch',
+                      'cluttered_fashion', 'small', [(m, None) for m in ATT3], [0, 1, 2]),
+    'clutter': Study('ClutteredFashion, size small, by side of the object over side of the picture',
+                     'cluttered_fashion', 'small', [(m, s) for s in (.4, .6, .9) for m in ATT3], [0, 1, 2]),
+    'cifar10': Study('CIFAR-10 in full, size cifar: accuracy after the last epoch',
+                     'cifar10', 'cifar', [('vgg_att2_concat_pc', None)], [0]),
 }
 
 
-def run(model, scale=None, seed=0):
+def run(data, model, size='small', scale=None, seed=0):
     "The result of one run, made now or before, and its folder"
-    out = ROOT / 'runs' / 'studies' / f'{model}-scale{scale or "-standard"}-seed{seed}'
+    out = ROOT / 'runs' / 'studies' / f'{data}-{model}-scale{scale or "-standard"}-seed{seed}'
     if not (out / 'result.json').exists():
-        print(f'training {model}, scale {scale or "standard"}, seed {seed}', flush=True)
+        print(f'training {data}/{model}, scale {scale or "standard"}, seed {seed}', flush=True)
         shutil.rmtree(out, ignore_errors=True)                       # what an interrupted run left
-        run_training(f'cluttered_fashion/{model}', out, 'small', seed, scale=scale)
-    return json.loads((out / 'result.json').read_text()), out
+        run_training(f'{data}/{model}', out, size, seed, scale=scale)
+    result = json.loads((out / 'result.json').read_text())
+    result['rows'][0] |= evaluate_weights(out / 'weights.safetensors')[1]      # anew, should a metric have changed
+    return result, out
 
 
 def summarise(results, **row):
-    "One row of the table: mean and standard deviation over the seeds"
-    keys = [k for k, v in results[0]['rows'][0].items() if k == 'accuracy' or k.startswith('pointing')]
+    "One row of the table: mean and standard deviation over the seeds (no deviation of a single one)"
+    keys = [k for k in results[0]['rows'][0] if k == 'accuracy' or k.startswith('pointing')]
     for k in keys:
         values = [r['rows'][0][k] for r in results]
-        row[k], row[f'{k}_sd'] = round(statistics.mean(values), 4), round(statistics.stdev(values), 4)
-    return row | dict(seeds=len(results), seconds=round(statistics.mean(r['provenance']['seconds'] for r in results)))
+        row[k] = round(statistics.mean(values), 4)
+        if len(values) > 1: row[f'{k}_sd'] = round(statistics.stdev(values), 4)
+    shared = {k: results[0]['rows'][0][k] for k in ('passes', 'parameters', 'gmac')}
+    seconds = round(statistics.mean(r['provenance']['seconds'] for r in results))
+    return row | shared | dict(seeds=len(results), seconds=seconds)
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('study', choices=STUDIES)
-    p.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], help='at least two, for a spread; default 0 1 2')
+    p.add_argument('--seeds', type=int, nargs='+', help='default: the study\'s own')
     a = p.parse_args()
-    if len(set(a.seeds)) < 2: p.error('a spread needs at least two seeds')
-    title, cases = STUDIES[a.study]
+    study = STUDIES[a.study]
+    seeds = sorted(set(a.seeds or study.seeds))
     rows, runs = [], []
-    for model, scale in cases:
-        results = [run(model, scale, seed)[0] for seed in a.seeds]
+    for model, scale in study.cases:
+        results = [run(study.data, model, study.size, scale, seed)[0] for seed in seeds]
         rows.append(summarise(results, model=model, **({} if scale is None else dict(scale=scale))))
-        runs += [dict(r['rows'][0], scale=scale, commit=r['provenance']['commit']) for r in results]
-    record = results[-1]['provenance']
-    shared = {k: record[k] for k in ('commit', 'when', 'device', 'hardware', 'threads', 'bf16', 'versions', 'size', 'recipe')}
-    path = save_result(ROOT / 'results' / f'{a.study}.json', title, rows, dict(shared, seeds=a.seeds), runs=runs)
+        runs += [dict(r['rows'][0], scale=scale, seconds=r['provenance']['seconds'],
+                      commit=r['provenance']['commit'], when=r['provenance']['when']) for r in results]
+    keep = 'commit', 'when', 'device', 'hardware', 'threads', 'bf16', 'versions', 'size', 'recipe', 'net', 'data'
+    record = {k: results[-1]['provenance'][k] for k in keep} | dict(seeds=seeds)
+    path = save_result(ROOT / 'results' / f'{a.study}.json', study.title, rows, record, runs=runs)
     print(f'wrote {path.relative_to(ROOT)}')
 
 
