@@ -410,6 +410,8 @@ def _torchvision_set(name, split, download):
     kind, megabytes, named = TORCHVISION[name]
     kw = {named: split} if named else dict(train=split == 'train')
     try: d = getattr(datasets, kind)(data_root() / name, download=download, **kw)
+    except ModuleNotFoundError as e:
+        raise LtpaError(f'{name} is stored in a form that needs {e.name}; run: pip install {e.name}') from None
     except (RuntimeError, OSError) as e:
         if download: raise LtpaError(f'{name} could not be downloaded to {data_root()}: {e}') from e
         raise LtpaError(f'{name} is not in {data_root()} (it is a download of {megabytes}); '

@@ -49,7 +49,11 @@ def _open_both(how, download):
 
 def _start_or_resume(learn, ckpt, resume, how):
     "Load the run's checkpoint, or write the first one: a folder that cannot be written is found out at once"
-    if ckpt.exists():
+    try: there = ckpt.exists()
+    except OSError as e:
+        raise LtpaError(f'cannot read {ckpt}: {e.strerror}; make it readable, '
+                        'or choose another folder with --out') from e
+    if there:
         if not resume:
             raise LtpaError(f'{ckpt.parent} holds a run already; add --resume to go on with it, '
                             'or choose another folder with --out')
@@ -212,6 +216,7 @@ def main(
     except LtpaError as e: print(f'ltpa: {e}', file=sys.stderr); return 2
     except KeyboardInterrupt: print('ltpa: interrupted; go on with --resume', file=sys.stderr); return 130
     except BrokenPipeError: return 0                          # the reader of our output has left
+    except OSError as e: print(f'ltpa: {e}; check that path and its permissions', file=sys.stderr); return 2
 
 def _train(a):
     given = lambda names: {n: v for n in names if (v := getattr(a, n)) is not None}

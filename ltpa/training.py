@@ -107,7 +107,7 @@ class Recipe:
             need(isinstance(getattr(self, n), int) and getattr(self, n) >= 1, 'a whole number, at least 1', n)
         need(isinstance(self.crop, int), 'a whole number, at least 0', 'crop')
         number = lambda n: isinstance(getattr(self, n), (int, float))
-        need(number('lr') and 0 < self.lr < math.inf, 'a number above 0', 'lr')
+        need(number('lr') and 0 < self.lr < 3.4e38, 'a number above 0 that float32 can hold', 'lr')
         for n in 'momentum', 'label_smoothing', 'warmup':
             need(number(n) and 0 <= getattr(self, n) < 1, 'a number from 0 to below 1', n)
         for n in 'weight_decay', 'clip', 'crop':

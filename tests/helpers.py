@@ -13,6 +13,9 @@ MODELS = ['vgg', 'vgg_gap', 'vgg_pan', 'vgg_trunk',
           *(f'vgg_att{n}_{combine}_{score}' for n in (2, 3) for combine in ('concat', 'indep')
             for score in ('pc', 'dp', 'uniform'))]
 
+# For networks this small, and on busy cores, threads that wait for each other cost more than they bring.
+torch.set_num_threads(1)
+
 
 @contextmanager
 def refuses(*words):

@@ -169,7 +169,8 @@ def test_interrupted_and_resumed(at, left, ltpa, here, monkeypatch):
 def test_killed_and_resumed(ltpa, here):
     how = ['train', f'{arrays(here / "set")}/vgg_gap', *TINY, '--epochs', '60']
     assert ltpa(*how, '--out', 'whole')[0] == 0
-    process = subprocess.Popen([sys.executable, '-m', 'ltpa.scaling', *how, '--out', 'run'])
+    alone = {**os.environ, 'OMP_NUM_THREADS': '1'}         # as many threads as here, else the bits may differ
+    process = subprocess.Popen([sys.executable, '-m', 'ltpa.scaling', *how, '--out', 'run'], env=alone)
     checkpoint, saves, give_up = here / 'run' / FILES[0], set(), time.monotonic() + 120
     try:
         while len(saves) < 8:
