@@ -197,7 +197,7 @@ class VGGTrunk(Net):
 
 # %% ../nbs/03_models.ipynb #0286eaaa
 class VGGGAP(Net):
-    "Trunk, global average pooling, one linear layer (Zhou et al. 2016); `features_map` gives what CAM needs"
+    "Trunk, global average pooling, one linear layer (Zhou et al. 2016)"
     batch_norm_1d = False
     def __init__(self, num_classes=10, width=1., early_pools=0, dropout=True):
         super().__init__()
@@ -221,8 +221,7 @@ class VGGPAN(Net):
         self.head = Head([C], num_classes, dropout=dropout)
 
     def features(self, x):
-        l1, l2 = self.trunk.stages[0](x), None
-        l2 = self.trunk.stages[1](l1)
+        l2 = self.trunk.stages[1](self.trunk.stages[0](x))
         _, gate = self.gate(l2, self.glob[0](l2))
         l3 = self.trunk.stages[2](l2 * gate[:, None])
         ga, a = self.attention(l3, self.glob[1](l3))
