@@ -137,24 +137,30 @@ class Attention(nn.Module):
         norm='softmax',       # or 'sigmoid'
         temperature=1.,       # Divides the scores
         dropout=.5,           # In the projection of g
+        project='g',          # Where widths differ: 'g' down (authors' code) or 'l' up (§3.1)
     ):
         super().__init__()
         if score not in SCORES: raise unknown('score', score, SCORES)
         if norm not in NORMS: raise unknown('normalisation', norm, NORMS)
+        if project not in ('g', 'l'): raise unknown('projection', project, ('g', 'l'))
         if not temperature > 0: raise LtpaError(f'temperature {temperature}; expected a number above 0')
         self.score, self.norm, self.temperature = score, norm, temperature
         self.channels, self.g_channels = channels, g_channels or channels
         g_channels = self.g_channels
-        self.project = nn.Identity() if g_channels == channels or score == 'uniform' else nn.Sequential(
-            nn.BatchNorm1d(g_channels), nn.ReLU(), nn.Dropout(dropout), nn.Linear(g_channels, channels))
+        self.project, self.up, width = nn.Identity(), None, channels
+        if g_channels != channels and score != 'uniform':
+            if project == 'l': self.up, width = nn.Linear(channels, g_channels), g_channels
+            else: self.project = nn.Sequential(nn.BatchNorm1d(g_channels), nn.ReLU(), nn.Dropout(dropout),
+                                               nn.Linear(g_channels, channels))
         if score == 'pc':
-            self.u = nn.Linear(channels, 1)          # with a bias, as the authors' 1x1 convolution has
+            self.u = nn.Linear(width, 1)             # with a bias, as the authors' 1x1 convolution has
             nn.init.normal_(self.u.weight, std=.01)  # nearly uniform maps to start from
             nn.init.zeros_(self.u.bias)
 
     def scores(self, l, g):
         "Compatibilities [B,P], as in the equations"
         g = self.project(g)
+        if self.up is not None: l = self.up(l.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         if self.score == 'uniform': return no_grad_from(l.new_zeros(len(l), l[0, 0].numel()), g)
         return dp_scores(l, g) if self.score == 'dp' else pc_scores(l, g, self.u.weight[0], self.u.bias)
 
@@ -166,6 +172,7 @@ class Attention(nn.Module):
         if self.norm == 'softmax' and self.score != 'uniform':                 # the same, in one pass less
             g = self.project(g)
             q = g if self.score == 'dp' else no_grad_from(self.u.weight.expand(len(l), -1), g, self.u.bias)
+            if self.up is not None: q = no_grad_from(q @ self.up.weight, self.up.bias)      # <Wl, q> = <l, Wᵀq>
             ga, a = soft_attend(l, q / self.temperature)
             return ga, a.view(len(l), *l.shape[2:])
         a = normalise(self.scores(l, g), self.norm, self.temperature)

@@ -27,8 +27,9 @@ def unknown(
     "The error for a name that does not exist, with the nearest ones that do"
     known = sorted(known)
     near = difflib.get_close_matches(str(name).lower(), known, n=3, cutoff=0.5)
-    hint = f'did you mean {" or ".join(map(repr, near))}?' if near else f'known: {", ".join(known)}'
-    return LtpaError(f'unknown {kind} {name!r}; {hint}')
+    hint = [f'did you mean {" or ".join(map(repr, near))}?'] if near else []
+    if not near or len(known) < 6: hint.append(f'known: {", ".join(known)}')
+    return LtpaError(f'unknown {kind} {name!r}; {" ".join(hint)}')
 
 # %% ../nbs/00_core.ipynb #30301759
 def pick_device(

@@ -193,13 +193,13 @@ def test_a_seed_decides_the_weights():
     ('vgg', dict(width=0), ('width 0', 'above 0')),
     ('vgg', dict(width=float('nan')), ('width nan', 'above 0')),
     ('vgg', dict(width='half'), ("width 'half'", 'above 0')),
-    ('vgg_gap', dict(early_pools=3), ('early_pools 3', '0 (the paper), 1 or 2')),
-    ('vgg_gap', dict(colour='red'), ('colour', 'known: width, early_pools, dropout')),
-    ('vgg_gap', dict(norm='sigmoid'), ('norm', 'known: width, early_pools, dropout')),
+    ('vgg_gap', dict(early_pools=3), ('early_pools 3', 'one of 0, 1, 2')),
+    ('vgg_gap', dict(colour='red'), ("colour 'red'", "'rgb', 'yuv_lcn'")),
+    ('vgg_gap', dict(norm='sigmoid'), ("switch 'norm'", 'known: width, early_pools, dropout')),
     ('vgg_att1_pc', dict(norm='sofmax'), ("normalisation 'sofmax'", "'softmax'")),
     ('vgg_att1_pc', dict(temperature=0.), ('temperature 0', 'above 0')),
-    ('vgg_att2_concat_pc', dict(levels=3), ('levels', 'known: width, early_pools, dropout')),
-    ('vgg_att2_concat_pc', dict(score='dp'), ('score', 'known: width, early_pools, dropout')),
+    ('vgg_att2_concat_pc', dict(levels=3), ('levels is part of the name',)),
+    ('vgg_att2_concat_pc', dict(score='dp'), ('score is part of the name',)),
 ], ids=words_id)
 def test_refused_settings(name, kw, words):
     with refuses(*words): create_model(name, **kw)
