@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SIZES', 'PAPER', 'SETS', 'EXAMPLES', 'COMMANDS', 'ex_budget', 'default_size', 'Plan', 'plan', 'recipe_table',
-           'train_side', 'open_source', 'run_training', 'evaluate_weights', 'build_parser', 'main']
+           'train_side', 'open_source', 'StopAfter', 'run_training', 'evaluate_weights', 'build_parser', 'main']
 
 # %% ../nbs/06_scaling.ipynb #a293ebf6
 import argparse, json, math, os, sys, time
@@ -149,6 +149,13 @@ def open_source(how, split, download=False):
     kw = {} if how['scale'] is None else dict(scale=how['scale'])
     return open_data(how['source'], split, how['size'], download=download, **kw)
 
+# %% ../nbs/06_scaling.ipynb #3cf218a9
+class StopAfter(Callback):
+    "Ends the training once it has done `n` steps"
+    def __init__(self, n): self.n = n
+    def after_step(self, learn):
+        if learn.step >= self.n: raise Stop
+
 # %% ../nbs/06_scaling.ipynb #7f37c553
 def run_training(
     target:str,        # SET/MODEL; SET is a name or a path
@@ -190,9 +197,9 @@ def run_training(
     row = evaluate_weights(weights, device)[1]
     row |= dict(seed=seed, passes=r.epochs, parameters=sum(p.numel() for p in net.parameters()),
                 gmac=round(cost, 4))
-    record = provenance(device=device, target=target, size=size, seed=seed, recipe=asdict(r),
+    record = provenance(device=device, target=target, size=size, preset=preset, seed=seed, recipe=asdict(r),
                         net=net.config, source=how, seconds=round(seconds, 1),
-                        resumed_at_step=begun, steps=learn.steps, data=train.fingerprint)
+                        resumed_at_step=begun, steps=learn.step, data=train.fingerprint)
     save_result(out / 'result.json', f'{target}, size {size}, seed {seed}', [row], record,
                 losses=[round(l, 4) for l in learn.loss_curve()])
     return json.loads((out / 'result.json').read_text())
@@ -244,6 +251,7 @@ def _add_train(t):
                    help='decides weights, order, augmentation and dropout; default 0')
     t.add_argument('--device', default='auto', help='auto, cpu, mps, cuda or cuda:N; default auto')
     t.add_argument('--download', action='store_true', help='fetch the set if it is missing')
+    t.add_argument('--stop-after', type=int, metavar='STEPS', help='end early, to try a recipe; --resume goes on')
     t.add_argument('--quiet', action='store_true', help='no progress bar')
     g = t.add_argument_group('data')
     g.add_argument('--image-size', type=int, metavar='N',
@@ -319,7 +327,8 @@ def _train(a):
         a.target, a.out, a.size, a.seed, a.device, a.resume, a.download, a.image_size, a.scale, a.recipe,
         net=given(('width', 'dropout', 'norm', 'temperature', 'depth', *SWITCHES)),
         changes=given(f.name for f in fields(Recipe) if f.name != 'name'),
-        callbacks=() if a.quiet else (Progress(),), preset=a.preset, init=a.init)
+        callbacks=[*([] if a.quiet else [Progress()]), *([StopAfter(a.stop_after)] if a.stop_after else [])],
+        preset=a.preset, init=a.init)
     _print_row(result['rows'][0])
     print(f'{"seconds":>16}  {result["provenance"]["seconds"]}')
 

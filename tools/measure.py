@@ -3,6 +3,7 @@
 
     python tools/measure.py controls          # attention against its controls, three seeds each (half an hour)
     python tools/measure.py clutter           # the same with the object at three sizes
+    python tools/measure.py fidelity          # what each difference between paper and code does to a short training
     python tools/measure.py cifar10           # CIFAR-10 in full, a quarter of an hour; LTPA_DATA says where it is
     python tools/measure.py cifar10 --seeds 0 1 2
 
@@ -26,27 +27,36 @@ class Study(NamedTuple):
     title: str
     data: str
     size: str
-    cases: list          # (model, side of the object over side of the picture, or None for the standard range)
+    cases: list          # dicts: `model` and what differs from the size's usual: scale, net, changes
     seeds: list
 
 
+SWITCHED = [dict(), dict(branch_grad='mean'), dict(project='l'), dict(head='plain'), dict(u='msr'), dict(bn_gain='uniform'),
+            dict(colour='yuv_lcn'), dict(dropout=True)]
 STUDIES = {
     'controls': Study('ClutteredFashion, size small: attention against its controls, accuracy after the last epoch',
-                      'cluttered_fashion', 'small', [(m, None) for m in ATT3], [0, 1, 2]),
+                      'cluttered_fashion', 'small', [dict(model=m) for m in ATT3], [0, 1, 2]),
     'clutter': Study('ClutteredFashion, size small, by side of the object over side of the picture',
-                     'cluttered_fashion', 'small', [(m, s) for s in (.4, .6, .9) for m in ATT3], [0, 1, 2]),
+                     'cluttered_fashion', 'small', [dict(model=m, scale=s) for s in (.4, .6, .9) for m in ATT3], [0, 1, 2]),
+    'fidelity': Study('ClutteredFashion, two passes: each difference between paper and authors\' code alone',
+                      'cluttered_fashion', 'small',
+                      [dict(model=ATT3[0], net=net, changes=dict(epochs=2)) for net in SWITCHED]
+                      + [dict(model='vgg_att3_indep_pc', net=net, changes=dict(epochs=2))
+                         for net in (dict(), dict(indep='product'))], [0, 1, 2]),
     'cifar10': Study('CIFAR-10 in full, size cifar: accuracy after the last epoch',
-                     'cifar10', 'cifar', [('vgg_att2_concat_pc', None)], [0]),
+                     'cifar10', 'cifar', [dict(model='vgg_att2_concat_pc')], [0]),
 }
 
 
-def run(data, model, size='small', scale=None, seed=0):
+def run(data, model, size='small', seed=0, **case):
     "The result of one run, made now or before, and its folder"
-    out = ROOT / 'runs' / 'studies' / f'{data}-{model}-scale{scale or "-standard"}-seed{seed}'
+    what = [f'{k}-{v}' for part in ({'scale': case.get('scale')}, case.get('net', {}), case.get('changes', {}))
+            for k, v in part.items() if v is not None]
+    out = ROOT / 'runs' / 'studies' / '-'.join([data, model, *what, f'seed{seed}'])
     if not (out / 'result.json').exists():
-        print(f'training {data}/{model}, scale {scale or "standard"}, seed {seed}', flush=True)
+        print('training', out.name, flush=True)
         shutil.rmtree(out, ignore_errors=True)                       # what an interrupted run left
-        run_training(f'{data}/{model}', out, size, seed, scale=scale)
+        run_training(f'{data}/{model}', out, size, seed, **case)
     result = json.loads((out / 'result.json').read_text())
     result['rows'][0] |= evaluate_weights(out / 'weights.safetensors')[1]      # anew, should a metric have changed
     return result, out
@@ -72,10 +82,10 @@ def main():
     study = STUDIES[a.study]
     seeds = sorted(set(a.seeds or study.seeds))
     rows, runs = [], []
-    for model, scale in study.cases:
-        results = [run(study.data, model, study.size, scale, seed)[0] for seed in seeds]
-        rows.append(summarise(results, model=model, **({} if scale is None else dict(scale=scale))))
-        runs += [dict(r['rows'][0], scale=scale, seconds=r['provenance']['seconds'],
+    for case in study.cases:
+        results = [run(study.data, size=study.size, seed=seed, **case)[0] for seed in seeds]
+        rows.append(summarise(results, **case))
+        runs += [dict(case | r['rows'][0], seconds=r['provenance']['seconds'],
                       commit=r['provenance']['commit'], when=r['provenance']['when']) for r in results]
     keep = 'commit', 'when', 'device', 'hardware', 'threads', 'bf16', 'versions', 'size', 'recipe', 'net', 'data'
     record = {k: results[-1]['provenance'][k] for k in keep} | dict(seeds=seeds)
