@@ -426,8 +426,8 @@ def fetch(
         except (OSError, HTTPException) as e:
             if _size(part) > before: continue
             why, much = e.reason if type(e) is URLError else e, f' ({megabytes(size)})' if size else ''
-            raise LtpaError(f'{name}{much} could not be fetched from {url}: {why}; put that right and run '
-                            f'again (what has come is kept), or put the file at {path} by hand') from e
+            raise LtpaError(f'{name}{much} could not be fetched from {url}: {why}; put that right, or put '
+                            f'the file at {path} by hand, and run again (what has come is kept)') from e
     if (got := _digest(part, kind)) != want:
         part.unlink()
         raise LtpaError(f'{name}: the {kind} of what came from {url} is {got}, expected {want}: damaged, or '
@@ -502,7 +502,7 @@ def _members(archive):
         if odd:
             raise LtpaError(f'{archive}: member {name!r} is {odd}; expected plain files and folders: '
                             'nothing was unpacked, get the archive from its publisher')
-        if count > MOST_MEMBERS or total > most: raise _bomb(archive)
+        if count > MOST_MEMBERS or total > most or size < 0: raise _bomb(archive)
         yield PurePosixPath(name), opener
 
 # %% ../nbs/02_data.ipynb #ca00f4c7
@@ -698,11 +698,11 @@ CIFAR_IMAGES = dict(train=50_000, test=10_000)
 def _cifar(folder, name, split):
     "One split of CIFAR in its binary form"
     skip, names, meta = CIFAR[name]
-    raw = b''.join((folder / f).read_bytes() for f in names[split])
+    raw = np.concatenate([np.fromfile(folder / f, np.uint8) for f in names[split]])
     if len(raw) != CIFAR_IMAGES[split] * (skip + 3072):
         raise OSError(f'{len(raw):,} bytes in {", ".join(names[split])}, '
                       f'expected {CIFAR_IMAGES[split]:,} records of {skip + 3072}')
-    rows = np.frombuffer(raw, np.uint8).reshape(-1, skip + 3072)
+    rows = raw.reshape(-1, skip + 3072)
     classes = (folder / meta).read_text('ascii', 'replace').split()
     return ImageSet(rows[:, skip:].reshape(-1, 3, 32, 32), rows[:, skip - 1].astype(np.int64), classes,
                     f'{name}/{split}')

@@ -22,7 +22,7 @@ SIZES = {
                   changes=dict(epochs=14, batch_size=128, crop=4, label_smoothing=.1)),
     'paper': dict(net=dict(width=1., early_pools=0, dropout=True), recipe='paper', changes={})}
 
-def default_size(name): return 'cifar' if name in TORCHVISION else 'small'
+def default_size(name): return 'cifar' if name in DOWNLOADS else 'small'
 
 # %% ../nbs/06_scaling.ipynb #c24342ca
 def _plan(target, size, recipe, changes):
@@ -136,13 +136,14 @@ EXAMPLES = """examples:
   ltpa train my_photos/vgg_att2_concat_pc --image-size 64      your own folder: my_photos/CLASS/IMAGE
   ltpa train cifar100/vgg_att3_concat_pc --size paper          the paper's network and schedule (needs a GPU)
   ltpa train cluttered_fashion/vgg_gap --epochs 2 --lr 0.05    change any field of the recipe
+  ltpa download cub                                            fetch, check and unpack CUB-200-2011
   ltpa evaluate runs/cluttered_fashion-vgg_gap-seed0/weights.safetensors
 """
 
 def _add_train(t):
     "The options of `ltpa train`"
     t.add_argument('target', metavar='SET/MODEL',
-                   help='what to train on what. SET: cluttered_fashion, cifar10, cifar100, svhn, stl10, '
+                   help=f'what to train on what. SET: cluttered_fashion, {", ".join(DOWNLOADS)}, '
                    'a folder with CLASS/IMAGE, '
                    f'or a folder with train.npz and test.npz. MODEL: {", ".join(list_models())}')
     t.add_argument('--size', metavar='|'.join(SIZES),
@@ -202,8 +203,11 @@ def build_parser():
     e.add_argument('--data', metavar='SET', help='another set (a name or a path) with the same classes')
     e.add_argument('--device', default='auto', help='auto, cpu, mps, cuda or cuda:N; default auto')
     e.add_argument('--json', action='store_true', help='print the scores as JSON')
-    d = new('download', 'fetch a data set into the folder named by LTPA_DATA (default: data)')
-    d.add_argument('set', metavar='SET', help='; '.join(f'{k}: {v[1]}' for k, v in TORCHVISION.items()))
+    d = new('download', 'fetch a data set into the folder named by LTPA_DATA (default: data); '
+            'what broke off goes on where it stopped')
+    d.add_argument('set', metavar='SET', nargs='?',
+                   help='; '.join(f'{name}: {download_size(name)}' for name in DOWNLOADS) +
+                   '; none: list them, and what is there')
     return p
 
 # %% ../nbs/06_scaling.ipynb #5bbccddc
@@ -214,7 +218,9 @@ def main(
     a = build_parser().parse_args(argv)
     try: return COMMANDS[a.command](a) or 0
     except LtpaError as e: print(f'ltpa: {e}', file=sys.stderr); return 2
-    except KeyboardInterrupt: print('ltpa: interrupted; go on with --resume', file=sys.stderr); return 130
+    except KeyboardInterrupt:
+        way_on = 'go on with --resume' if a.command == 'train' else 'run it again'
+        print(f'ltpa: interrupted; {way_on}', file=sys.stderr); return 130
     except BrokenPipeError: return 0                          # the reader of our output has left
     except OSError as e: print(f'ltpa: {e}; check that path and its permissions', file=sys.stderr); return 2
 
@@ -233,9 +239,15 @@ def _evaluate(a):
     print(json.dumps(row)) if a.json else _print_row(row)
 
 def _download(a):
-    if a.set not in TORCHVISION: raise unknown('data set', a.set, TORCHVISION)
-    for split in 'train', 'test':
-        print(f'{a.set}/{split}: {len(open_data(a.set, split, download=True)):,} images in {data_root()}')
+    if a.set is None:
+        for name in DOWNLOADS:
+            where = f'in {data_root() / name}' if is_here(name) else 'not here'
+            print(f'{name:>16}  {download_size(name):>7}  {where}')
+    elif a.set == 'cluttered_fashion': print('cluttered_fashion comes with ltpa; there is nothing to fetch')
+    else:
+        folder = download(a.set)
+        for split in 'train', 'test':
+            print(f'{a.set}/{split}: {len(open_data(a.set, split)):,} images in {folder}')
 
 def _print_row(row):
     for k, v in row.items(): print(f'{k:>16}  {f"{v:.4f}" if isinstance(v, float) else v}')
