@@ -406,8 +406,8 @@ def _size(path): return path.stat().st_size if path.exists() else 0
 def fetch(
     url,           # Address of the file
     path,          # Where it goes; what has come so far is kept beside it, in `path`.part
-    md5=None,      # Its checksum as published: this or `sha256`
-    sha256=None,
+    md5=None,      # Its checksum as published, in hex digits
+    sha256=None,   # Or this one, where it is published
     size=None,     # Its size in bytes, if known
     name=None,     # What to call it in messages; None: the name of the file
 )->Path:

@@ -293,7 +293,15 @@ REFUSED = [
 def member_id(value): return value[0] if isinstance(value, tuple) else None
 
 
-def refused(path, words, member):
+@pytest.fixture
+def refused(monkeypatch):
+    "The archive must be refused before a folder to unpack to is made."
+    def early(*args, **kw): raise AssertionError('it begins to unpack')
+    monkeypatch.setattr(data_module.tempfile, 'TemporaryDirectory', early)
+    return check_refused
+
+
+def check_refused(path, words, member):
     expected = '100 times its own size' if words == BOMB else repr(member[0])
     with refuses(path, words, expected, 'nothing was unpacked', 'publisher'):
         unpack(path, path.parent / 'out')
@@ -301,14 +309,14 @@ def refused(path, words, member):
 
 
 @pytest.mark.parametrize('words, member', REFUSED, ids=member_id)
-def test_refused_in_a_tar(words, member, tmp_path):
+def test_refused_in_a_tar(words, member, refused, tmp_path):
     refused(tar(tmp_path / 'x.tgz', FINE, member, FINE), words, member)
     if words != BOMB: (tmp_path / 'x.tgz').unlink(); refused(tar(tmp_path / 'x.tar', member), words, member)
 
 
 @pytest.mark.parametrize('words, member', [
     (words, member) for words, member in REFUSED if member not in HARD_LINKS], ids=member_id)
-def test_refused_in_a_zip(words, member, tmp_path):
+def test_refused_in_a_zip(words, member, refused, tmp_path):
     kind = IN_ZIP[member[2]['type']] if len(member) > 2 else 0
     refused(zip_of(tmp_path / 'x.zip', FINE, (*member[:2], kind)), words, member)
 
