@@ -1,5 +1,7 @@
 """What several test files need: refusals, small networks and sets, comparisons of bits."""
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from random import Random
 
 import pytest
 import torch
@@ -62,3 +64,38 @@ class Touch:
     "Unpickled, it would make a file."
     def __init__(self, path): self.path = path
     def __reduce__(self): return open, (str(self.path), 'w')
+
+
+class Server(ThreadingHTTPServer):
+    "Serves `body` under every address; `asked` holds the Range header of each request."
+    body = Random(0).randbytes(100_000)
+    ranges = True     # Honour Range headers
+    most = None       # Hang up after so many bytes of an answer
+    status = 200      # Answer with this instead
+    length = True     # Tell the length
+    shift = 0         # Say that a part begins so many bytes later than it was asked to
+    hold = None       # An event: once all is sent, keep the connection until it is set
+
+    def __init__(self):
+        self.asked = []
+        super().__init__(('127.0.0.1', 0), Answer)
+        self.url = f'http://127.0.0.1:{self.server_port}/set.bin'
+
+
+class Answer(BaseHTTPRequestHandler):
+    def do_GET(self):
+        s = self.server
+        s.asked.append(self.headers.get('Range'))
+        start = int(s.asked[-1][len('bytes='):-1]) if s.asked[-1] and s.ranges else 0
+        if start >= len(s.body): return self.send_error(416)
+        if s.status != 200: return self.send_error(s.status)
+        self.send_response(206 if start else 200)
+        if start:
+            first = start + s.shift
+            self.send_header('Content-Range', f'bytes {first}-{len(s.body) - 1}/{len(s.body)}')
+        if s.length: self.send_header('Content-Length', len(s.body) - start)
+        self.end_headers()
+        self.wfile.write(s.body[start:][:s.most])
+        if s.hold: s.hold.wait(30)
+
+    def log_message(self, *args): pass

@@ -1,10 +1,13 @@
 """The command `ltpa`: runs from every kind of source, resuming, one line and exit code 2 for bad input."""
 import errno
+import hashlib
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -13,10 +16,9 @@ import pytest
 import torch
 from helpers import differing, one_line, pictures, tiny_net, words_id
 from PIL import Image
-from torchvision import datasets
 
 from ltpa import scaling
-from ltpa.data import ClutteredFashion
+from ltpa.data import DOWNLOADS, ClutteredFashion
 from ltpa.models import load_weights, read_tensors, save_weights
 from ltpa.scaling import main
 from ltpa.training import Callback, read_checkpoint
@@ -348,18 +350,44 @@ def test_evaluation_on_another_kind_of_set(ltpa, here):
     refused(ltpa('evaluate', 'w.safetensors', '--data', 'cifar11'), "unknown data set 'cifar11'", "'cifar10'")
 
 
-def test_download(ltpa, monkeypatch):
-    class Fake:
-        def __init__(self, root, download, train):
-            n = 3 if train else 2
-            self.data, self.targets, self.classes = np.zeros((n, 32, 32, 3), np.uint8), [0] * n, list('ab')
-    monkeypatch.setattr(datasets, 'CIFAR10', Fake)
+def test_download(ltpa, here, server, monkeypatch):
+    monkeypatch.setattr('ltpa.data.CIFAR_IMAGES', dict(train=5, test=1))
+    with tarfile.open(here / 'x.tgz', 'w:gz') as tar:
+        for name, content in [(f'data_batch_{i}.bin', bytes([i] * 3073)) for i in range(1, 6)] + [
+                ('test_batch.bin', bytes(3073)), ('batches.meta.txt', b'a b c d e f')]:
+            member = tarfile.TarInfo(f'cifar-10-batches-bin/{name}')
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    server.body = (here / 'x.tgz').read_bytes()
+    place = server.url, len(server.body), hashlib.md5(server.body).hexdigest()
+    monkeypatch.setitem(DOWNLOADS, 'cifar10', ('cifar-10-batches-bin', [place]))
+    server.status = 404
+    refused(ltpa('download', 'cifar10'), 'cifar10 (', 'could not be fetched', '404', 'data/cifar10/set.bin')
+    server.status = 200
+    refused(ltpa('download', 'cifar10'), 'ends in .tar')
+    monkeypatch.setitem(DOWNLOADS, 'cifar10', ('cifar-10-batches-bin', [(server.url + '.tgz', *place[1:])]))
     code, out, err = ltpa('download', 'cifar10')
-    assert (code, err) == (0, '') and 'cifar10/train: 3 images' in out and 'cifar10/test: 2 images' in out
-    def offline(*args, **kw): raise OSError('Network is unreachable')
-    monkeypatch.setattr(datasets, 'CIFAR10', offline)
-    refused(ltpa('download', 'cifar10'), 'cifar10 could not be downloaded to data', 'Network is unreachable')
+    assert (code, err) == (0, '') and 'cifar10/train: 5 images in data/cifar10' in out
+    assert 'cifar10/test: 1 images in data/cifar10' in out
+    assert 'cifar10' in ltpa('download')[1] and len(server.asked) == 3
     refused(ltpa('download', 'cifar11'), "'cifar11'", "did you mean 'cifar10'")
+
+
+def test_download_lists_the_sets(ltpa, here):
+    arrays(here / 'data').rename(here / 'svhn')
+    (here / 'data').mkdir()
+    (here / 'svhn').rename(here / 'data' / 'svhn')
+    code, out, err = ltpa('download')
+    assert (code, err) == (0, '') and [line.split()[0] for line in out.splitlines()] == list(DOWNLOADS)
+    rows = {line.split()[0]: line for line in out.splitlines()}
+    assert '246 MB' in rows['svhn'] and rows['svhn'].endswith('in data/svhn') and 'not here' in rows['cub']
+    assert 'nothing to fetch' in ltpa('download', 'cluttered_fashion')[1]
+
+
+def test_interrupted_download(ltpa, monkeypatch):
+    def interrupt(*args): raise KeyboardInterrupt
+    monkeypatch.setattr(scaling, 'download', interrupt)
+    assert ltpa('download', 'cub') == (130, '', 'ltpa: interrupted; run it again\n')
 
 
 # Help

@@ -1,5 +1,6 @@
 """Pictures in, pictures out: every form that is converted, every one that is refused, and the loader."""
 import json
+import pickle
 import subprocess
 import sys
 from collections import Counter
@@ -15,8 +16,9 @@ from torchvision import datasets
 
 from ltpa import data as data_module
 from ltpa.core import LtpaError, fingerprint, keyed_rng
-from ltpa.data import (ASSETS, SUFFIXES, TORCHVISION, ClutteredFashion, ImageSet, Loader, fit_square,
-                       load_arrays, load_folder, open_data, random_crops, random_flips, read_image)
+from ltpa.data import (ASSETS, DOWNLOADS, SUFFIXES, TORCHVISION, ClutteredFashion, ImageSet, Loader,
+                       download_size, fit_square, load_arrays, load_folder, open_data, random_crops,
+                       random_flips, read_image)
 
 TWO = ['a', 'b']
 GREY = np.arange(128, dtype=np.uint8).reshape(8, 16) * 2
@@ -248,7 +250,6 @@ def test_bfloat16_file(tmp_path):
 
 @pytest.mark.parametrize('how', ['a member', 'the file'])
 def test_pickles_are_never_loaded(how, tmp_path):
-    import pickle
     path, trap = tmp_path / 'x.npz', tmp_path / 'executed'
     if how == 'a member': np.savez(path, images=np.array([Touch(trap)], dtype=object), labels=[0])
     else: path.write_bytes(pickle.dumps(Touch(trap)))
@@ -405,46 +406,132 @@ def test_file_where_a_folder_belongs(tmp_path):
     with refuses('test.npz: no such file'): open_data(tmp_path, 'test')
 
 
-@pytest.mark.parametrize('name', TORCHVISION)
-def test_missing_set_says_how_to_get_it(name, tmp_path, monkeypatch):
+@pytest.fixture
+def root(tmp_path, monkeypatch):
     monkeypatch.setenv('LTPA_DATA', str(tmp_path / 'here'))
-    words = f'{name} is not in', 'here', TORCHVISION[name][1], f'run: ltpa download {name}'
+    return tmp_path / 'here'
+
+
+@pytest.mark.parametrize('name', DOWNLOADS)
+def test_missing_set_says_how_to_get_it(name, root):
+    words = f'{name} is not in', 'here', f'a download of {download_size(name)}', f'run: ltpa download {name}'
     with refuses(*words): open_data(name)
+    assert not root.exists()
+
+
+def cifar(root, name, n=6):
+    "CIFAR's binary layout: n training records, and half as many to test on."
+    folder, k = root / name / DOWNLOADS[name][0], 10 if name == 'cifar10' else 100
+    folder.mkdir(parents=True)
+    records = np.random.default_rng(0).integers(256, size=(n, 3074 if k == 100 else 3073), dtype=np.uint8)
+    records[:, -3073] = np.arange(n) * 7 % k
+    files = [f'data_batch_{i}.bin' for i in range(1, 6)] if k == 10 else ['train.bin']
+    for f, some in zip(files, np.array_split(records, len(files))): some.tofile(folder / f)
+    records[:n // 2].tofile(folder / ('test_batch.bin' if k == 10 else 'test.bin'))
+    names = 'batches.meta.txt' if k == 10 else 'fine_label_names.txt'
+    (folder / names).write_text(''.join(f'class{i}\n' for i in range(k)) + '\n')
+    return folder, records
+
+
+@pytest.fixture
+def small_cifar(monkeypatch): monkeypatch.setattr(data_module, 'CIFAR_IMAGES', dict(train=6, test=3))
+
+
+@pytest.mark.parametrize('name', ['cifar10', 'cifar100'])
+def test_cifar(name, root, small_cifar):
+    "The pixels of record i are image i; of CIFAR-100's two labels the second, fine one counts."
+    records = cifar(root, name)[1]
+    for split, n in (('train', 6), ('test', 3)):
+        got = open_data(name, split)
+        assert got.images.shape == (n, 3, 32, 32)
+        assert np.array_equal(got.images.view(n, -1), records[:n, -3072:])
+        assert got.labels.tolist() == records[:n, -3073].tolist() and got.name == f'{name}/{split}'
+        assert got.classes == [f'class{i}' for i in range(10 if name == 'cifar10' else 100)]
+    assert open_data(name, 'test', size=8).images.shape == (3, 3, 8, 8)
+
+
+@pytest.mark.parametrize('name', ['cifar10', 'cifar100'])
+def test_damaged_cifar(name, root, small_cifar):
+    folder, records = cifar(root, name)
+    file = folder / ('test_batch.bin' if name == 'cifar10' else 'test.bin')
+    words = f'{name} in {folder} is damaged', f'remove that and run: ltpa download {name}'
+    for content in file.read_bytes()[:-1], file.read_bytes() + b'x', b'':
+        file.write_bytes(content)
+        with refuses(*words, f'{len(content):,} bytes', '3 records of'): open_data(name, 'test')
+    assert len(open_data(name)) == 6
+    file.unlink()
+    with refuses(*words, file.name): open_data(name, 'test')
+
+
+def test_cifar_label_out_of_range(root, small_cifar):
+    folder, records = cifar(root, 'cifar100')
+    records[4, 1] = 250
+    records.tofile(folder / 'train.bin')
+    with refuses('cifar100/train: label 250 at row 4', 'expected 0 to 99'): open_data('cifar100')
+
+
+@pytest.mark.parametrize('name, python_form', [
+    ('cifar10', 'cifar-10-batches-py'), ('cifar100', 'cifar-100-python')])
+def test_pickled_cifar_is_never_opened(name, python_form, root, small_cifar):
+    "Neither in the folder of its Python form, nor under the names of the binary one."
+    trap = root.parent / 'executed'
+    evil, binary = pickle.dumps(Touch(trap)), cifar(root, name)[0]
+    for f in list(binary.iterdir()): f.write_bytes(evil)
+    for split in 'train', 'test':
+        with refuses(f'{name} in {binary} is damaged', f'ltpa download {name}'): open_data(name, split)
+    (root / name / python_form).mkdir()
+    batches = [f'data_batch_{i}' for i in range(1, 6)]
+    for f in [*batches, 'test_batch', 'batches.meta', 'train', 'test', 'meta']:
+        (root / name / python_form / f).write_bytes(evil)
+    binary.rename(root.parent / 'gone')
+    for split in 'train', 'test':
+        with refuses(f'{name} is not in', f'ltpa download {name}'): open_data(name, split)
+    assert not trap.exists()
 
 
 @pytest.mark.parametrize('name', TORCHVISION)
 @pytest.mark.parametrize('split', ['train', 'test'])
-def test_torchvision_sets(name, split, tmp_path, monkeypatch):
+def test_torchvision_sets(name, split, root, monkeypatch):
     "The right part is asked for, and what comes back is an `ImageSet` of the size wished."
-    asked, images = {}, np.stack([RGB, RGB[::-1]])
+    asked, images = [], np.stack([RGB, RGB[::-1]])
     class Fake:
-        def __init__(self, root, download, **kw):
-            asked.update(kw, root=str(root), download=download)
-            if 'cifar' in name: self.data, self.targets = images, [3, 9]
-            else: self.data, self.labels = images.transpose(0, 3, 1, 2), np.array([3, 9])
+        def __init__(self, root, split):
+            asked.append((root, split))
+            self.data, self.labels = images.transpose(0, 3, 1, 2), np.array([3, 9])
             if name != 'svhn': self.classes = list('abcdefghij')
-    monkeypatch.setattr(datasets, TORCHVISION[name][0], Fake)
-    monkeypatch.setenv('LTPA_DATA', str(tmp_path))
-    got = open_data(name, split, size=None, download=True)
-    which = dict(train=split == 'train') if 'cifar' in name else dict(split=split)
-    assert asked == dict(root=str(tmp_path / name), download=True) | which
+    monkeypatch.setattr(datasets, TORCHVISION[name], Fake)
+    monkeypatch.setattr(data_module, 'is_here', lambda name: True)
+    got = open_data(name, split)
+    assert asked == [(root / name, split)]
     assert np.array_equal(got.images[1].permute(1, 2, 0), RGB[::-1])
     assert got.labels.tolist() == [3, 9] and len(got.classes) == 10 and got.name == f'{name}/{split}'
     assert open_data(name, split, size=8).images.shape == (2, 3, 8, 8)
 
 
-def test_arrays_stand_in_for_a_download(tmp_path, monkeypatch):
-    monkeypatch.setenv('LTPA_DATA', str(tmp_path))
-    (tmp_path / 'cifar10').mkdir()
-    for split in 'train', 'test': np.savez(tmp_path / 'cifar10' / f'{split}.npz', images=OK, labels=[0, 1, 0])
-    assert len(open_data('cifar10')) == len(open_data('cifar10', 'test')) == 3
+@pytest.mark.parametrize('name, files', [
+    ('svhn', ['train_32x32.mat', 'test_32x32.mat']),
+    ('stl10', ['stl10_binary/train_X.bin', 'stl10_binary/train_y.bin', 'stl10_binary/test_X.bin'])])
+def test_torchvision_checks_what_it_reads(name, files, root):
+    "A pickle under the names of its files is refused for its checksum, before anything reads it."
+    trap = root.parent / 'executed'
+    for f in files:
+        (root / name / f).parent.mkdir(parents=True, exist_ok=True)
+        (root / name / f).write_bytes(pickle.dumps(Touch(trap)))
+    for split in 'train', 'test':
+        with refuses(f'{name} in', 'is damaged', f'ltpa download {name}'): open_data(name, split)
+    assert not trap.exists()
 
 
-def test_failed_download(monkeypatch, tmp_path):
-    def offline(*args, **kw): raise OSError('Network is unreachable')
-    monkeypatch.setattr(datasets, 'CIFAR10', offline)
-    monkeypatch.setenv('LTPA_DATA', str(tmp_path))
-    with refuses('cifar10 could not be downloaded', tmp_path, 'Network is unreachable'):
+def test_arrays_stand_in_for_a_download(root):
+    (root / 'cifar10').mkdir(parents=True)
+    for split in 'train', 'test': np.savez(root / 'cifar10' / f'{split}.npz', images=OK, labels=[0, 1, 0])
+    assert len(open_data('cifar10')) == len(open_data('cifar10', 'test', download=True)) == 3
+
+
+def test_failed_download(root, server, monkeypatch):
+    server.status = 404
+    monkeypatch.setitem(DOWNLOADS, 'cifar10', ('cifar-10-batches-bin', [(server.url, 100_000, '0' * 32)]))
+    with refuses('cifar10 (100 kB) could not be fetched', '404', root / 'cifar10' / 'set.bin', 'by hand'):
         open_data('cifar10', download=True)
 
 
