@@ -19,10 +19,12 @@ from .training import *
 
 # %% ../nbs/06_scaling.ipynb #2fa97c0c
 SIZES = {
-    'small': dict(net=dict(width=1/4, early_pools=1, dropout=False, depth=20), recipe='fast', changes={}),
-    'cifar': dict(net=dict(width=1/4, early_pools=1, dropout=False, depth=20), recipe='fast',
-                  changes=dict(epochs=17, batch_size=128, crop=4, label_smoothing=.1)),
-    'paper': dict(net=dict(width=1.), recipe='paper', changes={})}
+    'small': dict(vgg=dict(width=1/4, early_pools=1, dropout=False),
+                  resnet=dict(width=1/2, depth=20, dropout=False), changes={}),
+    'cifar': dict(vgg=dict(width=1/4, early_pools=1, dropout=False),
+                  resnet=dict(width=1/2, depth=20, dropout=False),
+                  changes=dict(epochs=18, batch_size=128, crop=4, label_smoothing=.1)),
+    'paper': dict(vgg=dict(width=1.), resnet=dict(width=1.), changes={})}
 
 # %% ../nbs/06_scaling.ipynb #0dfda3b8
 PAPER = {
@@ -79,7 +81,8 @@ def plan(
     if preset is not None and preset not in PRESETS: raise unknown('preset', preset, PRESETS)
     of_set = SETS.get(source, {})
     if 'layout' in of_set.get('net', {}): image_size = image_size or of_set['side']
-    usual = SIZES[size]['net'] | PRESETS.get(preset, {}) | of_set.get('net', {})
+    family = 'resnet' if model.startswith('resnet') else 'vgg'
+    usual = SIZES[size][family] | PRESETS.get(preset, {}) | of_set.get('net', {})
     kw = {k: v for k, v in usual.items() if k == 'width' or k in known} | dict(net)
     return Plan('cluttered_fashion' if size == 'small' and of_set else source, model, size, kw,
                 _recipe(model, size, of_set, preset, recipe, dict(changes)), image_size)
@@ -229,13 +232,14 @@ EXAMPLES = """examples:
   ltpa train cifar100/vgg_att3_concat_pc --size paper          one of them: the paper's network and schedule (needs a GPU)
   ltpa train cifar10/vgg_att2_concat_pc --size paper --preset official_code      as the authors' code has it
   ltpa train cluttered_fashion/vgg_gap --epochs 2 --lr 0.05    change any field of the recipe
+  ltpa download cub                                            fetch, check and unpack CUB-200-2011
   ltpa evaluate runs/cluttered_fashion-vgg_gap-seed0/weights.safetensors
 """
 
 def _add_train(t):
     "The options of `ltpa train`"
     t.add_argument('target', metavar='SET/MODEL',
-                   help='what to train on what. SET: cluttered_fashion, cifar10, cifar100, svhn, stl10, cub, '
+                   help=f'what to train on what. SET: cluttered_fashion, {", ".join(DOWNLOADS)}, '
                    'a folder with CLASS/IMAGE, '
                    f'or a folder with train.npz and test.npz. MODEL: {", ".join(list_models())}')
     t.add_argument('--size', metavar='|'.join(SIZES),
@@ -305,8 +309,11 @@ def build_parser():
     r.add_argument('pattern', nargs='?', default='', help='only recipes that contain this, e.g. cifar10/')
     r.add_argument('--size', metavar='|'.join(SIZES), default='paper', help='default: paper')
     r.add_argument('--json', action='store_true', help='print the table as JSON')
-    d = new('download', 'fetch a data set into the folder named by LTPA_DATA (default: data)')
-    d.add_argument('set', metavar='SET', help='; '.join(f'{k}: {v[1]}' for k, v in TORCHVISION.items()))
+    d = new('download', 'fetch a data set into the folder named by LTPA_DATA (default: data); '
+            'what broke off goes on where it stopped')
+    d.add_argument('set', metavar='SET', nargs='?',
+                   help='; '.join(f'{name}: {download_size(name)}' for name in DOWNLOADS) +
+                   '; none: list them, and what is there')
     return p
 
 # %% ../nbs/06_scaling.ipynb #5bbccddc
@@ -317,7 +324,9 @@ def main(
     a = build_parser().parse_args(argv)
     try: return COMMANDS[a.command](a) or 0
     except LtpaError as e: print(f'ltpa: {e}', file=sys.stderr); return 2
-    except KeyboardInterrupt: print('ltpa: interrupted; go on with --resume', file=sys.stderr); return 130
+    except KeyboardInterrupt:
+        way_on = 'go on with --resume' if a.command == 'train' else 'run it again'
+        print(f'ltpa: interrupted; {way_on}', file=sys.stderr); return 130
     except BrokenPipeError: return 0                          # the reader of our output has left
     except OSError as e: print(f'ltpa: {e}; check that path and its permissions', file=sys.stderr); return 2
 
@@ -337,9 +346,15 @@ def _evaluate(a):
     print(json.dumps(row)) if a.json else _print_row(row)
 
 def _download(a):
-    if a.set not in TORCHVISION: raise unknown('data set', a.set, TORCHVISION)
-    for split in 'train', 'test':
-        print(f'{a.set}/{split}: {len(open_data(a.set, split, download=True)):,} images in {data_root()}')
+    if a.set is None:
+        for name in DOWNLOADS:
+            where = f'in {data_root() / name}' if is_here(name) else 'not here'
+            print(f'{name:>16}  {download_size(name):>7}  {where}')
+    elif a.set == 'cluttered_fashion': print('cluttered_fashion comes with ltpa; there is nothing to fetch')
+    else:
+        folder = download(a.set)
+        for split in 'train', 'test':
+            print(f'{a.set}/{split}: {len(open_data(a.set, split)):,} images in {folder}')
 
 def _print_row(row):
     for k, v in row.items(): print(f'{k:>16}  {f"{v:.4f}" if isinstance(v, float) else v}')

@@ -13,7 +13,9 @@ from ltpa.models import create_model
 MODELS = ['vgg', 'vgg_gap', 'vgg_pan', 'vgg_trunk',
           'vgg_att1_pc', 'vgg_att1_dp', 'vgg_att1_uniform',
           *(f'vgg_att{n}_{combine}_{score}' for n in (2, 3) for combine in ('concat', 'indep')
-            for score in ('pc', 'dp', 'uniform'))]
+            for score in ('pc', 'dp', 'uniform')),
+          'resnet164', 'resnet164_trunk',
+          *(f'resnet164_att2_concat_{score}' for score in ('pc', 'dp', 'uniform'))]
 
 # For networks this small, and on busy cores, threads that wait for each other cost more than they bring.
 torch.set_num_threads(1)
@@ -46,7 +48,8 @@ def pictures(n, size=16, classes=3, name='noise'):
 
 def tiny_net(name='vgg_gap', classes=3, seed=0, **kw):
     seed_everything(seed)
-    return create_model(name, classes, **dict(width=1 / 32, early_pools=2, dropout=False) | kw)
+    small = dict(depth=11, width=1 / 8) if name.startswith('resnet') else dict(early_pools=2, width=1 / 32)
+    return create_model(name, classes, **dict(dropout=False) | small | kw)
 
 
 def differing(a, b):

@@ -140,6 +140,16 @@ def test_options_reach_the_network_and_the_recipe(ltpa, here):
     assert record['net'] == net and recipe.items() <= record['recipe'].items()
 
 
+def test_a_resnet_has_sizes_of_its_own(ltpa, here):
+    target = f'{arrays(here / "set", size=32)}/resnet164_att2_concat_pc'
+    how = '--quiet --width .0625 --batch-size 8 --epochs 1 --device cpu'.split()
+    for out, more, depth in ('usual', [], 20), ('other', ['--depth', 11], 11):
+        assert ltpa('train', target, '--out', out, *how, *more)[::2] == (0, '')
+        net = result(here / out)['provenance']['net']
+        assert net == dict(num_classes=3, width=.0625, depth=depth, dropout=False)
+        assert load_weights(here / out / FILES[2]).config == net
+
+
 # Interrupted and resumed
 
 def same_run(a, b):
@@ -234,6 +244,8 @@ ZERO = np.zeros((28, 16, 16, 3), np.float32)
     (['set/vgg_gap', '--early-pools', '3'], ('3', '0', '1', '2')),
     (['set/vgg_att1_pc', '--image-size', '32', '--temperature', '0'], ('temperature 0', 'above 0')),
     (['set/vgg_gap', '--temperature', '2'], ('vgg_gap', 'temperature', 'known')),
+    (['set/resnet164'], ('resnet164: early_pools is not one of its settings', 'known: depth')),
+    (['set/vgg_gap', '--depth', '11'], ('vgg_gap: depth is not one of its settings', 'known: width')),
     (['set/vgg_gap', '--scale', '.5'], ('scale can be set for cluttered_fashion only',)),
     (['cluttered_fashion/vgg_gap', '--scale', '2'], ('scale 2.0', '<= 1')),
     (['set/vgg_gap', '--colour', 'red'], ('--colour',)),
