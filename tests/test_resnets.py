@@ -155,11 +155,11 @@ def test_gradients(name):
 @pytest.mark.parametrize('name, kw, words', [
     *(('resnet164', dict(depth=d), (f'depth {d!r}', 'expected 9n+2', '11, 20, 29'))
       for d in (2, 10, 12, 163, -7, 20., '20', True, None)),
-    ('resnet164', dict(early_pools=3), ('early_pools is not one of its settings', 'known: depth, width')),
-    ('resnet164', dict(norm='sigmoid'), ('norm is not one of its settings', 'known: depth, width, dropout')),
-    (f'{ATT}pc', dict(score='dp'), ('score is part of the name', 'known: depth, width, dropout, norm, temp')),
+    ('resnet164', dict(early_pools=3), ("unknown switch 'early_pools'", 'known: width, depth')),
+    ('resnet164', dict(norm='sigmoid'), ("unknown switch 'norm'", 'known: width, depth, dropout')),
+    (f'{ATT}pc', dict(score='dp'), ('score is part of the name',)),
     (f'{ATT}pc', dict(norm='sofmax'), ("normalisation 'sofmax'", "'softmax'")),
-    ('vgg_gap', dict(depth=11), ('depth is not one of its settings', 'known: width, early_pools, dropout')),
+    ('vgg_gap', dict(depth=11), ("unknown switch 'depth'", 'known: width, early_pools, dropout')),
     ('resnet164_att2_pc', {}, ("unknown model 'resnet164_att2_pc'", f"'{ATT}pc'")),
 ], ids=words_id)
 def test_refused_settings(name, kw, words):
