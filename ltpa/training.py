@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['CHOICES', 'RECIPES', 'ex_swap', 'ex_patience', 'predict', 'accuracy', 'pointing_hits', 'evaluate', 'Recipe',
-           'get_recipe', 'Callback', 'Stop', 'make_optimizer', 'train_step', 'check_loss', 'diverged', 'Learner',
-           'Progress', 'Checkpoint', 'save_checkpoint', 'read_checkpoint', 'load_checkpoint']
+           'get_recipe', 'Callback', 'Stop', 'make_optimizer', 'train_step', 'check_loss', 'diverged', 'Interrupted',
+           'orderly_stop', 'random_states', 'set_random_states', 'Learner', 'make_scaler', 'compiled', 'Progress',
+           'Checkpoint', 'save_checkpoint', 'read_checkpoint', 'load_checkpoint']
 
-# %% ../nbs/05_training.ipynb #890e7e22
-import json, math, sys, time
+# %% ../nbs/05_training.ipynb #ffd460ae
+import contextlib, json, math, signal, sys, threading, time
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 import torch
@@ -79,8 +80,8 @@ def evaluate(
             result[f'pointing_{k}'] = pointing_hits(m, masks).double().mean().item()
     return result
 
-# %% ../nbs/05_training.ipynb #5d497fc8
-CHOICES = dict(optimizer=('sgd', 'adamw'), schedule=('onecycle', 'halve'), precision=('auto', 'bf16', 'fp32'))
+# %% ../nbs/05_training.ipynb #093d6274
+CHOICES = dict(optimizer=('sgd', 'adamw'), schedule=('onecycle', 'halve'), precision=('auto', *PRECISIONS))
 
 @dataclass(frozen=True)
 class Recipe:
@@ -98,7 +99,8 @@ class Recipe:
     flip: bool = True
     crop: int = 0                 # Padding of the random crop, in pixels
     clip: float = 0.              # Largest norm of the gradient; 0: no limit
-    precision: str = 'auto'       # 'auto' (bfloat16 where the hardware has it), 'bf16', 'fp32'
+    precision: str = 'auto'       # 'auto' (the fastest that the device has), 'bf16', 'fp16', 'fp32'
+    compile: bool = False         # Compile the network; for GPUs, and for trainings of an hour or more
 
     def __post_init__(self):
         def need(ok, what, name):
@@ -150,21 +152,28 @@ class Stop(Exception):
 
 # %% ../nbs/05_training.ipynb #987cb1d4
 def make_optimizer(recipe, params):
-    "The recipe's optimiser"
-    r = recipe
-    if r.optimizer == 'sgd': return torch.optim.SGD(params, r.lr, r.momentum, weight_decay=r.weight_decay)
-    return torch.optim.AdamW(params, r.lr, (r.momentum, .98), weight_decay=r.weight_decay)
+    "The recipe's optimiser, fused into one kernel where that is safe"
+    r, params = recipe, list(params)
+    device = params[0].device
+    fused = device.type in ('cpu', 'cuda') or None                    # None: torch chooses
+    if r.optimizer == 'sgd':
+        # Should the scaler skip the first step, fused SGD would go on from an uninitialised momentum.
+        if pick_precision(device, r.precision) == 'fp16': fused = None
+        return torch.optim.SGD(params, r.lr, r.momentum, weight_decay=r.weight_decay, fused=fused)
+    return torch.optim.AdamW(params, r.lr, (r.momentum, .98), weight_decay=r.weight_decay, fused=fused)
 
 def train_step(learn, x, y):
     "Predict, measure, step: one batch"
-    r = learn.recipe
+    r, scaler = learn.recipe, learn.scaler
     for group in learn.opt.param_groups: group['lr'] = r.lr_at(learn.step, len(learn.loader))
     with autocast(learn.device, r.precision):
-        logits = learn.net.logits(x.contiguous(memory_format=torch.channels_last))
+        logits = learn.logits(x.contiguous(memory_format=torch.channels_last))
     loss = F.cross_entropy(logits.float(), y, label_smoothing=r.label_smoothing)
-    learn.opt.zero_grad(); loss.backward()
-    if r.clip: torch.nn.utils.clip_grad_norm_(learn.net.parameters(), r.clip)
-    learn.opt.step()
+    learn.opt.zero_grad(); scaler.scale(loss).backward()
+    if r.clip:
+        scaler.unscale_(learn.opt)
+        torch.nn.utils.clip_grad_norm_(learn.net.parameters(), r.clip)
+    scaler.step(learn.opt); scaler.update()
     learn.losses.append(loss.detach())
     learn.step += 1
     if learn.step % 25 == 0: check_loss(learn)
@@ -185,6 +194,47 @@ def diverged(learn, what, step):
                      'or limit the gradient with clip=1'
                      + ''.join(f'; the last good checkpoint is {path}' for path in saved[:1]))
 
+# %% ../nbs/05_training.ipynb #e865a1c9
+class Interrupted(KeyboardInterrupt):
+    "Raised when a signal has stopped a training in good order: `fit()` or a checkpoint goes on from there"
+    def __init__(self, what, signum):
+        super().__init__(f'{what}; fit() goes on from here')
+        self.what, self.signum = what, signum
+
+@contextlib.contextmanager
+def orderly_stop(learn):
+    "Note Ctrl-C and SIGTERM in the list that this gives, raise `Interrupted` at the end, restore the handlers"
+    asked, usual = [], {}
+    def note(signum, frame):
+        if not asked: print('\nFinishing this step; Ctrl-C again stops at once', file=sys.stderr, flush=True)
+        asked.append(signum)
+        if signum == signal.SIGINT: signal.signal(signum, usual[signum])
+    if threading.current_thread() is threading.main_thread():             # elsewhere Python sets no handlers
+        for s in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(s) not in (signal.SIG_IGN, None): usual[s] = signal.signal(s, note)
+    try: yield asked
+    finally:
+        for s, handler in usual.items(): signal.signal(s, handler)
+    if not asked: return
+    name = 'Ctrl-C' if asked[0] == signal.SIGINT else signal.Signals(asked[0]).name
+    paths = [str(cb.path) for cb in learn.callbacks if isinstance(cb, Checkpoint)]
+    saved = f'saved in {", ".join(paths)}' if paths else 'not saved'
+    raise Interrupted(f'stopped by {name} after step {learn.step} of {learn.steps}, {saved}', asked[0])
+
+# %% ../nbs/05_training.ipynb #9e1e2b8f
+def random_states(device):
+    "The random states that Dropout draws from: the CPU's and, on a GPU, the device's"
+    states = dict(cpu=torch.get_rng_state())
+    if device.type == 'cuda': states['cuda'] = torch.cuda.get_rng_state(device)
+    if device.type == 'mps': states['mps'] = torch.mps.get_rng_state()
+    return states
+
+def set_random_states(states, device):
+    "Go on from `random_states`; those of another kind of device are left out"
+    torch.set_rng_state(states['cpu'])
+    if device.type == 'cuda' and 'cuda' in states: torch.cuda.set_rng_state(states['cuda'], device)
+    if device.type == 'mps' and 'mps' in states: torch.mps.set_rng_state(states['mps'])
+
 # %% ../nbs/05_training.ipynb #24fe656b
 class Learner:
     "Trains a network by a recipe; the seed decides the result to the bit (on a CPU)"
@@ -204,8 +254,10 @@ class Learner:
         net.to(self.device, memory_format=torch.channels_last)
         self.loader = Loader(data, r.batch_size, flip=r.flip, crop=r.crop, seed=seed, device=self.device)
         self.opt = make_optimizer(r, net.parameters())
+        self.scaler = make_scaler(self.device, r.precision)
+        self.logits = compiled(net) if r.compile else net.logits
         self.step, self.losses = 0, []            # steps done; losses as tensors, so that a GPU need not wait
-        seed_everything(seed); self.rng, self.fitting = torch.get_rng_state(), False
+        seed_everything(seed); self.rng, self.fitting = random_states(self.device), False
 
     @property
     def steps(self): return self.recipe.epochs * len(self.loader)
@@ -216,24 +268,43 @@ class Learner:
         for cb in self.callbacks: getattr(cb, opening)(self)
 
     def fit(self):
-        "Train to the end of the recipe, from wherever `step` stands"
+        "Train to the end of the recipe, from wherever `step` stands; Ctrl-C or SIGTERM ends it in good order"
+        if self.device.type == 'cpu': keep_buffers()
         self.net.train()
-        torch.set_rng_state(self.rng); self.fitting = True
-        self.call('before_fit')
-        try:
-            while self.step < self.steps:
-                epoch, start = divmod(self.step, len(self.loader))
-                for x, y in self.loader.epoch(epoch, start):
-                    train_step(self, x, y)
-                    self.call('after_step')
-                check_loss(self)
-                self.call('after_epoch')
-        except Stop: pass
-        finally: self.rng = torch.get_rng_state(); self.fitting = False; self.net.eval()
-        self.call('after_fit')
+        set_random_states(self.rng, self.device); self.fitting = True
+        with orderly_stop(self) as asked:
+            self.call('before_fit')
+            try:
+                while self.step < self.steps:
+                    epoch, start = divmod(self.step, len(self.loader))
+                    for x, y in self.loader.epoch(epoch, start):
+                        train_step(self, x, y)
+                        self.call('after_step')
+                        if asked: raise Stop
+                    check_loss(self)
+                    self.call('after_epoch')
+            except Stop: pass
+            finally: self.rng = random_states(self.device); self.fitting = False; self.net.eval()
+            self.call('after_fit')
         return self
 
-    def loss_curve(self): return [l.item() for l in self.losses]
+    def loss_curve(self): return torch.stack(self.losses).tolist() if self.losses else []
+
+# %% ../nbs/05_training.ipynb #b80b3dc3
+def make_scaler(device, precision):
+    "The loss scaler that float16 needs; for other precisions one that does nothing"
+    on = pick_precision(device, precision) == 'fp16'
+    return torch.amp.GradScaler(device.type if on else 'cpu', enabled=on)
+
+# %% ../nbs/05_training.ipynb #494faed7
+def compiled(net):
+    "`net.logits` as a compiled function; raises if nothing can be compiled here"
+    try: torch.compile(lambda x: x.sin() + 1)(torch.zeros(2, device=net.mean.device))
+    except Exception as e:
+        why = (str(e).strip() or type(e).__name__).splitlines()[0]
+        raise LtpaError(f'compile=True cannot be used: torch.compile fails here ({why}); install a C++ '
+                        'compiler such as g++ or clang (for a GPU triton as well), or leave compile off') from e
+    return torch.compile(net.logits)
 
 # %% ../nbs/05_training.ipynb #f61cf684
 class Progress(Callback):
@@ -308,13 +379,14 @@ def save_checkpoint(
     if bad: raise diverged(learn, f'{bad[0]} became NaN or infinite, {path} is not written', learn.step)
     for name, p in learn.net.named_parameters():
         for k, v in learn.opt.state[p].items(): state[f'opt.{k}.{name}'] = v
-    state['rng'] = torch.get_rng_state() if learn.fitting else learn.rng
-    if learn.device.type == 'cuda': state['rng_cuda'] = torch.cuda.get_rng_state(learn.device)
+    rng = random_states(learn.device) if learn.fitting else learn.rng
+    state |= {f'rng.{k}': v for k, v in rng.items()}
     state['losses'] = torch.stack(learn.losses).float() if learn.losses else torch.zeros(0)
     data = learn.loader.data
     meta = dict(kind='checkpoint', model=learn.net.name, config=learn.net.config,
                 recipe=asdict(learn.recipe), seed=learn.seed, step=learn.step,
-                data=data.name, fingerprint=data.fingerprint, classes=list(data.classes), **info)
+                scaler=learn.scaler.state_dict(), data=data.name, fingerprint=data.fingerprint,
+                classes=list(data.classes), **info)
     return write_tensors(path, state, meta)
 
 # %% ../nbs/05_training.ipynb #da3a625d
@@ -347,10 +419,13 @@ def load_checkpoint(
     load_state(learn.net, part('net.'), path)
     for key, v in part('opt.').items():
         k, name = key.split('.', 1)
-        learn.opt.state[params[name]][k] = v if k == 'step' else v.to(params[name].device)
-    learn.rng, learn.step = state['rng'], meta['step']
-    if 'rng_cuda' in state and learn.device.type == 'cuda':
-        torch.cuda.set_rng_state(state['rng_cuda'], learn.device)
+        p = params[name]
+        # Laid out as the weights are: a fused kernel runs through the memory of both side by side.
+        if v.shape == p.shape: v = torch.empty_like(p, dtype=v.dtype).copy_(v)
+        elif learn.opt.defaults['fused']: v = v.to(p.device)
+        learn.opt.state[p][k] = v
+    if meta['scaler']: learn.scaler.load_state_dict(meta['scaler'])
+    learn.rng, learn.step = part('rng.'), meta['step']
     learn.losses = list(state['losses'].to(learn.device))
     return learn
 
