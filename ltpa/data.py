@@ -740,7 +740,7 @@ def random_crops(
 )->torch.Tensor:
     "A crop of the original size from each zero-padded image, at its own random place: [B,C,H,W]"
     B, C, H, W = x.shape
-    corner = torch.randint(0, 2 * pad + 1, (2, B), generator=rng).to(x.device)
+    corner = torch.randint(0, 2 * pad + 1, (2, B), generator=rng).to(x.device, non_blocking=x.is_cuda)
     padded = F.pad(x, (pad,) * 4).contiguous()
     runs = padded.view(-1).as_strided((padded.numel() - W + 1, W), (1, 1))     # every run of W pixels: a view
     line = torch.arange(B * C, device=x.device).view(B, C, 1) * (H + 2 * pad)  # where each channel begins
@@ -753,7 +753,7 @@ def random_flips(
     rng,   # CPU generator
 )->torch.Tensor:
     "Mirror each image left to right with probability one half"
-    flip = (torch.rand(len(x), generator=rng) < .5).to(x.device)
+    flip = (torch.rand(len(x), generator=rng) < .5).to(x.device, non_blocking=x.is_cuda)
     both = torch.cat([x, x.flip(3)])                  # copying whole pictures is faster than choosing pixels
     return both.index_select(0, torch.arange(len(x), device=x.device) + len(x) * flip)
 

@@ -6,8 +6,8 @@
 __all__ = ['SIZES', 'PAPER', 'SETS', 'EXAMPLES', 'COMMANDS', 'ex_budget', 'default_size', 'Plan', 'plan', 'recipe_table',
            'train_side', 'open_source', 'StopAfter', 'run_training', 'evaluate_weights', 'build_parser', 'main']
 
-# %% ../nbs/06_scaling.ipynb #a293ebf6
-import argparse, json, math, os, sys, time
+# %% ../nbs/06_scaling.ipynb #1f415d91
+import argparse, json, math, os, signal, sys, time
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import NamedTuple
@@ -320,13 +320,20 @@ def build_parser():
 def main(
     argv=None,  # Arguments; None: those of the command line
 )->int:
-    "The command `ltpa`; returns the exit code: 0, or 2 with one line for what the user can put right"
+    "The command `ltpa`; the exit code: 0; 2 and a line for what the user can put right; 128 + the signal"
     a = build_parser().parse_args(argv)
     try: return COMMANDS[a.command](a) or 0
     except LtpaError as e: print(f'ltpa: {e}', file=sys.stderr); return 2
+<<<<<<< HEAD
     except KeyboardInterrupt:
         way_on = 'go on with --resume' if a.command == 'train' else 'run it again'
         print(f'ltpa: interrupted; {way_on}', file=sys.stderr); return 130
+=======
+    except KeyboardInterrupt as e:                            # 130 for Ctrl-C, 143 for SIGTERM, as shells have it
+        go_on = '; go on with --resume' if a.command == 'train' else ''
+        print(f'ltpa: {getattr(e, "what", "interrupted")}{go_on}', file=sys.stderr)
+        return 128 + getattr(e, 'signum', signal.SIGINT)
+>>>>>>> h-faults
     except BrokenPipeError: return 0                          # the reader of our output has left
     except OSError as e: print(f'ltpa: {e}; check that path and its permissions', file=sys.stderr); return 2
 

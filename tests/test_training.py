@@ -3,12 +3,13 @@ import json
 import math
 import pickle
 from dataclasses import asdict, replace
+from functools import partial
 
 import pytest
 import torch
 from helpers import Touch, differing, pictures, refuses, tiny_net, words_id
 
-from ltpa.core import LtpaError
+from ltpa.core import PRECISIONS, LtpaError, pick_precision
 from ltpa.data import ClutteredFashion
 from ltpa.models import load_weights, save_weights
 from ltpa.training import (RECIPES, Callback, Checkpoint, Learner, Stop, accuracy, evaluate, get_recipe,
@@ -25,7 +26,7 @@ def learner(*callbacks, name='vgg_gap', seed=0, size=16, net=(), n=28, classes=3
 def everything(learn):
     "All that the rest of a training depends on, as one dict of tensors."
     opt = {f'{k}.{n}': v for n, p in learn.net.named_parameters() for k, v in learn.opt.state[p].items()}
-    return dict(learn.net.state_dict()) | opt | dict(losses=torch.stack(learn.losses), rng=learn.rng)
+    return dict(learn.net.state_dict()) | opt | dict(losses=torch.stack(learn.losses), **learn.rng)
 
 
 class Do(Callback):
@@ -48,7 +49,8 @@ def kill(learn): raise Kill
 
 ATT = dict(name='vgg_att2_concat_dp', size=32, net=dict(dropout=True), crop=3, optimizer='adamw')
 SGD = dict(net=dict(dropout=True), crop=2, optimizer='sgd', schedule='halve', clip=.5, precision='fp32')
-HOW = dict(sgd=SGD, adamw=ATT)
+HALF = ATT | dict(precision='fp16', clip=1.)
+HOW = dict(sgd=SGD, adamw=ATT, half=HALF, half_sgd=HALF | dict(optimizer='sgd'))
 
 
 @pytest.mark.parametrize('how', [SGD, ATT, ATT | dict(name='vgg_pan'), dict(optimizer='sgd', momentum=0.)],
@@ -131,6 +133,107 @@ def test_checkpoint_serves_as_weights(tmp_path):
     assert not differing(done.net.state_dict(), net.state_dict()) and net.info['source'] == 'here'
 
 
+# Speed changes nothing
+
+def test_scaler_leaves_out_steps_that_overflow_and_resumes_with_its_factor(tmp_path):
+    how, path, factors = HALF | dict(epochs=4), tmp_path / 'c.safetensors', []
+    def learn(*callbacks):
+        learn = learner(*callbacks, **how)
+        learn.scaler = torch.amp.GradScaler('cpu', init_scale=2.**20, growth_interval=3)
+        return learn
+    class Watch(Callback):
+        def after_step(self, learn): factors.append(learn.scaler.get_scale())
+    whole = everything(learn(Watch()).fit())
+    changes = [b / a for a, b in zip([2.**20, *factors], factors)]
+    assert {.5, 1., 2.} <= set(changes), 'it should have shrunk, stayed and grown'
+    assert not factors[4] == factors[11]
+    learn(Do(5, stop), Checkpoint(path)).fit()
+    assert read_checkpoint(path)[1]['scaler']['scale'] == factors[4]
+    resumed = load_checkpoint(learn(), path)
+    assert not differing(whole, everything(resumed.fit())) and resumed.scaler.get_scale() == factors[11]
+
+
+@pytest.mark.parametrize('optimizer', ['sgd', 'adamw'])
+def test_first_step_that_overflows_leaves_no_trace(optimizer):
+    learn = learner(optimizer=optimizer, precision='fp16', net=dict(dropout=False), epochs=1)
+    before = {k: v.clone() for k, v in learn.net.named_parameters()}
+    learn.scaler = torch.amp.GradScaler('cpu', init_scale=2.**100)
+    junk = [torch.full_like(p, 1e9) for p in learn.net.parameters() for _ in range(9)]      # what lies in memory
+    del junk
+    learn.fit()
+    assert not differing(before, dict(learn.net.named_parameters()))
+    assert all(not v.any() for state in learn.opt.state.values() for v in state.values())
+
+
+@pytest.mark.parametrize('bf16, kind, want', [
+    (True, 'cuda', 'bf16'), (False, 'cuda', 'fp16'), (True, 'cpu', 'bf16'), (False, 'cpu', 'fp32'),
+    (False, 'mps', 'fp32')])
+def test_auto_precision(bf16, kind, want, monkeypatch):
+    monkeypatch.setattr('ltpa.core.has_bf16', lambda device: bf16)
+    assert pick_precision(kind) == pick_precision(torch.device(kind), 'auto') == want
+    assert [pick_precision(kind, name) for name in PRECISIONS] == list(PRECISIONS)
+
+
+@pytest.mark.parametrize('optimizer', ['sgd', 'adamw'])
+def test_fused_optimiser_is_the_plain_one(optimizer, monkeypatch):
+    fused = learner(optimizer=optimizer)
+    assert fused.opt.defaults['fused']
+    plain = learner(optimizer=optimizer)
+    for group in plain.opt.param_groups: group['fused'] = False
+    fused.fit(), plain.fit()
+    torch.testing.assert_close(dict(fused.net.named_parameters()), dict(plain.net.named_parameters()))
+
+
+def test_loaded_means_lie_in_memory_as_their_weights_do(tmp_path):
+    path = tmp_path / 'c.safetensors'
+    learner(Do(2, stop), Checkpoint(path), **ATT).fit()
+    learn = load_checkpoint(learner(**ATT), path)
+    assert any(not p.is_contiguous() for p in learn.net.parameters()), 'nothing is channels_last'
+    for p in learn.net.parameters():
+        assert {v.stride() for v in learn.opt.state[p].values() if v.ndim} == {p.stride()}
+
+
+@pytest.fixture
+def quick_compiler(monkeypatch):
+    "Everything that torch.compile does except writing kernels, which takes a minute."
+    monkeypatch.setattr(torch, 'compile', partial(torch.compile, backend='aot_eager'))
+
+
+@pytest.mark.slow
+def test_compiled_training_changes_neither_maps_nor_names_nor_resuming(quick_compiler, tmp_path):
+    how, path = ATT | dict(compile=True, precision='fp32'), tmp_path / 'c.safetensors'
+    runs = CompileCounter()
+    whole = learner(runs, **how).fit()
+    assert runs.graphs and not runs.breaks, 'the step is one graph'
+    plain = learner(**how | dict(compile=False)).fit()
+    assert plain.losses[0] == pytest.approx(whole.losses[0].item(), rel=1e-4)
+    assert list(whole.net.state_dict()) == list(plain.net.state_dict())
+    x = pictures(5, 32).images / 255
+    maps = whole.net(x).maps
+    copy = tiny_net(ATT['name'], **ATT['net']).eval()
+    copy.load_state_dict(whole.net.state_dict())
+    assert [tuple(m.shape) for m in maps] == [(5, 4, 4), (5, 2, 2)]
+    for a, b in zip(maps, copy(x).maps): torch.testing.assert_close(a, b)
+    learner(Do(4, stop), Checkpoint(path), **how).fit()
+    assert not differing(everything(whole), everything(load_checkpoint(learner(**how), path).fit()))
+    with refuses('another recipe: compile=True, not False'):
+        load_checkpoint(learner(**how | dict(compile=False)), path)
+
+
+class CompileCounter(Callback):
+    "How many graphs dynamo made of the step, and how often it gave up in between."
+    def before_fit(self, learn): torch._dynamo.reset(); torch._dynamo.utils.counters.clear()
+    def after_fit(self, learn):
+        counters = torch._dynamo.utils.counters
+        self.graphs, self.breaks = counters['stats']['unique_graphs'], dict(counters['graph_break'])
+
+
+def test_nothing_to_compile_with(monkeypatch):
+    def no_compiler(f): raise RuntimeError('No working C++ compiler found in g++\nand a long explanation')
+    monkeypatch.setattr(torch, 'compile', no_compiler)
+    with refuses('compile=True', 'No working C++ compiler', 'install', 'leave compile off'): learner(compile=True)
+
+
 # Learning
 
 def test_learns_sixteen_pictures_by_heart():
@@ -141,8 +244,8 @@ def test_learns_sixteen_pictures_by_heart():
 
 
 @pytest.mark.parametrize('optimizer, make', [
-    ('sgd', lambda p: torch.optim.SGD(p, momentum=.9, weight_decay=5e-4)),
-    ('adamw', lambda p: torch.optim.AdamW(p, betas=(.9, .98), weight_decay=5e-4))], ids=['sgd', 'adamw'])
+    ('sgd', partial(torch.optim.SGD, momentum=.9, weight_decay=5e-4, fused=True)),
+    ('adamw', partial(torch.optim.AdamW, betas=(.9, .98), weight_decay=5e-4, fused=True))], ids=['sgd', 'adamw'])
 def test_matches_a_loop_written_by_hand(optimizer, make):
     learn = learner(optimizer=optimizer, clip=.7, label_smoothing=.1, weight_decay=5e-4, precision='fp32')
     net, norms = tiny_net().train().to(memory_format=torch.channels_last), []
@@ -309,7 +412,7 @@ def test_description_of_a_checkpoint_is_plain_text(tmp_path):
     learn = learner(Do(2, stop), Checkpoint(tmp_path / 'c.safetensors', source='here')).fit()
     meta = read_checkpoint(tmp_path / 'c.safetensors')[1]
     want = dict(kind='checkpoint', model='vgg_gap', config=learn.net.config, recipe=asdict(learn.recipe),
-                seed=0, step=2, data='noise', fingerprint=learn.loader.data.fingerprint,
+                seed=0, step=2, scaler={}, data='noise', fingerprint=learn.loader.data.fingerprint,
                 classes=['class0', 'class1', 'class2'], source='here')
     assert meta == json.loads(json.dumps(want))
 
