@@ -160,7 +160,7 @@ def train_step(learn, x, y):
     r = learn.recipe
     for group in learn.opt.param_groups: group['lr'] = r.lr_at(learn.step, len(learn.loader))
     with autocast(learn.device, r.precision):
-        logits = learn.net.logits(x.contiguous(memory_format=torch.channels_last))
+        logits = learn.model(x.contiguous(memory_format=torch.channels_last)).logits
     loss = F.cross_entropy(logits.float(), y, label_smoothing=r.label_smoothing)
     learn.opt.zero_grad(); loss.backward()
     if r.clip: torch.nn.utils.clip_grad_norm_(learn.net.parameters(), r.clip)
@@ -195,6 +195,7 @@ class Learner:
         seed=0,           # Order, augmentation and dropout (the initial weights are the network's own)
         device='cpu',     # Where to train
         callbacks=(),     # `Callback`s
+        shard=(0, 1),     # (r, R): train on the r-th of R equal parts of every batch, as `Loader` does
     ):
         r = self.recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
         self.net, self.seed, self.device, self.callbacks = net, seed, torch.device(device), list(callbacks)
@@ -202,7 +203,9 @@ class Learner:
             raise LtpaError(f'{net.name} has {k} outputs but {data.name} has {len(data.classes)} classes; '
                             f'create it with num_classes={len(data.classes)}')
         net.to(self.device, memory_format=torch.channels_last)
-        self.loader = Loader(data, r.batch_size, flip=r.flip, crop=r.crop, seed=seed, device=self.device)
+        self.model = net                          # what a step calls: the network, or something around it
+        self.loader = Loader(data, r.batch_size, flip=r.flip, crop=r.crop, seed=seed,
+                             device=self.device, shard=shard)
         self.opt = make_optimizer(r, net.parameters())
         self.step, self.losses = 0, []            # steps done; losses as tensors, so that a GPU need not wait
         seed_everything(seed); self.rng, self.fitting = torch.get_rng_state(), False
