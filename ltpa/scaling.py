@@ -60,7 +60,7 @@ def own_device(
 
 # %% ../nbs/06_scaling.ipynb #87d07ebc
 NO_DISTRIBUTED = 'this build of torch has no torch.distributed; train in one process, or install another'
-TIMEOUT = timedelta(minutes=10)       # for one exchange: a machine that hangs; one that dies is noticed at once
+TIMEOUT = timedelta(minutes=10)          # of one exchange, for what hangs; what dies is noticed at once
 
 @contextlib.contextmanager
 def process_group(
@@ -216,7 +216,8 @@ def launch(
     if not dist.is_available(): raise LtpaError(NO_DISTRIBUTED)
     store = dist.TCPStore('localhost', 0, is_master=True, wait_for_workers=False)
     with tempfile.TemporaryDirectory() as folder:
-        # as bytes: tensors handed over by torch would be shared, and trained by all processes at once
+        # As bytes: tensors handed over by torch would be shared, and trained by all processes at once.
+        # (Pickles from elsewhere are never opened; these are ours, in a folder that nobody else can write.)
         Path(folder, 'call').write_bytes(pickle.dumps((function, args, kw)))
         group = torch.multiprocessing.spawn(_child, (processes, store.port, folder), processes, join=False)
         try:

@@ -16,8 +16,8 @@ from test_cli import FILES, TINY, arrays, result
 from ltpa import scaling
 from ltpa.data import Loader
 from ltpa.models import load_weights, read_tensors
-from ltpa.scaling import (SyncBatchNorm, first_gradients, launch, main, own_device, process_group, synchronise,
-                          together)
+from ltpa.scaling import (SyncBatchNorm, first_gradients, launch, main, own_device, process_group,
+                          synchronise, together)
 from ltpa.training import Callback, get_recipe, read_checkpoint
 
 
@@ -184,13 +184,16 @@ def test_resumed_by_as_many_processes_by_more_and_by_fewer(tmp_path, monkeypatch
         patch.setattr(scaling, 'Progress', Interrupt)
         assert main([how[0], how[1], *how[3:], '--out', 'one']) == 130
     jobs = [(0, *how, '--out', 'whole'), (1, *how, '--out', 'run'), (0, *how, '--out', 'run', '--resume'),
-            (1, *how, '--out', 'two'), (0, *how, '--out', 'one', '--resume')]
+            (1, *how, '--out', 'two'), (0, *how, '--out', 'one', '--resume'),
+            (0, *how, '--out', 'local', '--batch-norm', 'local')]
     done = torchrun('script.py', json.dumps(jobs))
     assert done.returncode == 0, done.stderr
     whole, again = result(Path('whole')), result(Path('run'))
     assert again['provenance']['resumed_at_step'] == 3 and whole['losses'] == again['losses']
     for name in FILES[0], FILES[2]:
         assert not differing(read_tensors(f'whole/{name}')[0], read_tensors(f'run/{name}')[0])
+    local = result(Path('local'))
+    assert local['provenance']['batch_norm'] == 'local' and local['losses'] != whole['losses']
     assert main([*how, '--out', 'two', '--resume']) == 0
     for out, processes in ('one', 2), ('two', 1):
         record = result(Path(out))['provenance']
