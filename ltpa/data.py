@@ -734,13 +734,16 @@ def _published(name, split, size, fetch_it):
 
 # %% ../nbs/02_data.ipynb #44322371
 def random_crops(
-    x,     # Images [B,C,H,W]
-    pad,   # Zeros added on each side before the crop
-    rng,   # CPU generator
+    x,           # Images [B,C,H,W]
+    pad,         # Zeros added on each side before the crop
+    rng,         # CPU generator
+    part=None,   # (first, of): `x` stands at `first` in a batch of `of`, and gets what it would get there
 )->torch.Tensor:
     "A crop of the original size from each zero-padded image, at its own random place: [B,C,H,W]"
     B, C, H, W = x.shape
-    corner = torch.randint(0, 2 * pad + 1, (2, B), generator=rng).to(x.device, non_blocking=x.is_cuda)
+    first, of = part or (0, B)
+    corner = torch.randint(0, 2 * pad + 1, (2, of), generator=rng)[:, first:first + B]
+    corner = corner.to(x.device, non_blocking=x.is_cuda)
     padded = F.pad(x, (pad,) * 4).contiguous()
     runs = padded.view(-1).as_strided((padded.numel() - W + 1, W), (1, 1))     # every run of W pixels: a view
     line = torch.arange(B * C, device=x.device).view(B, C, 1) * (H + 2 * pad)  # where each channel begins
@@ -749,11 +752,14 @@ def random_crops(
 
 # %% ../nbs/02_data.ipynb #5989725f
 def random_flips(
-    x,     # Images [B,C,H,W]
-    rng,   # CPU generator
+    x,           # Images [B,C,H,W]
+    rng,         # CPU generator
+    part=None,   # As in `random_crops`
 )->torch.Tensor:
     "Mirror each image left to right with probability one half"
-    flip = (torch.rand(len(x), generator=rng) < .5).to(x.device, non_blocking=x.is_cuda)
+    first, of = part or (0, len(x))
+    flip = torch.rand(of, generator=rng)[first:first + len(x)] < .5
+    flip = flip.to(x.device, non_blocking=x.is_cuda)
     both = torch.cat([x, x.flip(3)])                  # copying whole pictures is faster than choosing pixels
     return both.index_select(0, torch.arange(len(x), device=x.device) + len(x) * flip)
 
@@ -768,13 +774,17 @@ class Loader:
         crop=4,            # Padding for random crops, in pixels; 0: none
         seed=0,            # Decides order and augmentation
         device='cpu',      # Where the set lives
+        shard=(0, 1),      # (r, R): of every batch, the r-th of R equal parts
     ):
         if batch_size < 1: raise LtpaError(f'batch size {batch_size}; expected at least 1')
         if train and len(data) < batch_size:
             raise LtpaError(f'{data.name} has {len(data)} images, fewer than one batch of {batch_size}; '
                             'choose a smaller batch size')
+        if train and batch_size % shard[1]:
+            raise LtpaError(f'a batch of {batch_size} cannot be shared equally by {shard[1]} processes; '
+                            f'choose a batch size that is a multiple of {shard[1]}')
         self.data, self.batch_size, self.train, self.flip, self.crop = data, batch_size, train, flip, crop
-        self.seed, self.device, self._held = seed, torch.device(device), (None, None)
+        self.seed, self.device, self.shard, self._held = seed, torch.device(device), shard, (None, None)
 
     def __len__(self):
         n = len(self.data) / self.batch_size
@@ -793,14 +803,16 @@ class Loader:
         images, labels = self._tensors(epoch)
         order = torch.arange(len(labels))
         if self.train: order = torch.randperm(len(labels), generator=keyed_rng(self.seed, 'order', epoch))
-        order = order.to(self.device)
+        order, (r, R) = order.to(self.device), self.shard
         for step in range(start, len(self)):
             rows = order[step * self.batch_size:(step + 1) * self.batch_size]
+            part = len(rows) * r // R, len(rows)
+            rows = rows[part[0]:len(rows) * (r + 1) // R]
             x = images.index_select(0, rows)
             if self.train:
                 rng = keyed_rng(self.seed, 'augment', epoch, step)
-                if self.flip: x = random_flips(x, rng)
-                if self.crop: x = random_crops(x, self.crop, rng)
+                if self.flip: x = random_flips(x, rng, part)
+                if self.crop: x = random_crops(x, self.crop, rng, part)
             yield x.float().div_(255), labels[rows]
 
     def __iter__(self): return self.epoch()
