@@ -38,10 +38,10 @@ STUDIES = {
                       'cluttered_fashion', 'small', [dict(model=m) for m in ATT3], [0, 1, 2]),
     'clutter': Study('ClutteredFashion, size small, by side of the object over side of the picture',
                      'cluttered_fashion', 'small', [dict(model=m, scale=s) for s in (.4, .6, .9) for m in ATT3], [0, 1, 2]),
-    'fidelity': Study('ClutteredFashion, two passes: each difference between paper and authors\' code alone',
+    'fidelity': Study('ClutteredFashion, eighth of the width, two passes: each difference between paper and code alone',
                       'cluttered_fashion', 'small',
-                      [dict(model=ATT3[0], net=net, changes=dict(epochs=2)) for net in SWITCHED]
-                      + [dict(model='vgg_att3_indep_pc', net=net, changes=dict(epochs=2))
+                      [dict(model=ATT3[0], net=dict(width=1/8) | net, changes=dict(epochs=2)) for net in SWITCHED]
+                      + [dict(model='vgg_att3_indep_pc', net=dict(width=1/8) | net, changes=dict(epochs=2))
                          for net in (dict(), dict(indep='product'))], [0, 1, 2]),
     'cifar10': Study('CIFAR-10 in full, size cifar: accuracy after the last epoch',
                      'cifar10', 'cifar', [dict(model='vgg_att2_concat_pc')], [0]),
