@@ -180,7 +180,7 @@ def adamw(params, lr, momentum, weight_decay, fused=None):
 class Muon:
     "PyTorch's Muon for convolutions, AdamW for the rest; used like one optimiser"
     def __init__(self, params, lr, momentum, weight_decay, fused=None):
-        self.param_groups = [dict(params=params, lr=lr)]
+        self.param_groups, self.defaults = [dict(params=params, lr=lr)], dict(fused=fused)
         self.convs = [p for p in params if p.ndim == 4]
         self.flat = [torch.nn.Parameter(p.detach().flatten(1)) for p in self.convs]
         rest = adamw([p for p in params if p.ndim != 4], lr, momentum, weight_decay, fused)
@@ -463,7 +463,7 @@ def load_checkpoint(
         p = params[name]
         # Laid out as the weights are: a fused kernel runs through the memory of both side by side.
         if v.shape == p.shape: v = torch.empty_like(p, dtype=v.dtype).copy_(v)
-        elif learn.opt.defaults['fused']: v = v.to(p.device)
+        elif v.ndim or learn.opt.defaults['fused']: v = v.to(p.device)
         learn.opt.state[p][k] = v
     if meta['scaler']: learn.scaler.load_state_dict(meta['scaler'])
     learn.rng, learn.step = part('rng.'), meta['step']

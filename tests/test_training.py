@@ -7,13 +7,13 @@ from functools import partial
 
 import pytest
 import torch
-from helpers import Touch, differing, pictures, refuses, tiny_net, words_id
+from helpers import Touch, differing, pictures, random, refuses, tiny_net, words_id
 
 from ltpa.core import PRECISIONS, LtpaError, pick_precision
 from ltpa.data import ClutteredFashion
 from ltpa.models import load_weights, save_weights
 from ltpa.training import (RECIPES, Callback, Checkpoint, Learner, Stop, accuracy, evaluate, get_recipe,
-                           load_checkpoint, pointing_hits, predict, read_checkpoint, save_checkpoint)
+                           load_checkpoint, make_optimizer, pointing_hits, predict, read_checkpoint, save_checkpoint)
 
 SHORT = dict(epochs=2, batch_size=8, lr=.01)                  # on 28 pictures: 2 passes of 3 steps
 
@@ -50,11 +50,11 @@ def kill(learn): raise Kill
 ATT = dict(name='vgg_att2_concat_dp', size=32, net=dict(dropout=True), crop=3, optimizer='adamw')
 SGD = dict(net=dict(dropout=True), crop=2, optimizer='sgd', schedule='halve', clip=.5, precision='fp32')
 HALF = ATT | dict(precision='fp16', clip=1.)
-HOW = dict(sgd=SGD, adamw=ATT, half=HALF, half_sgd=HALF | dict(optimizer='sgd'))
+HOW = dict(sgd=SGD, adamw=ATT, muon=ATT | dict(optimizer='muon'), half=HALF, half_sgd=HALF | dict(optimizer='sgd'))
 
 
-@pytest.mark.parametrize('how', [SGD, ATT, ATT | dict(name='vgg_pan'), dict(optimizer='sgd', momentum=0.)],
-                         ids=['sgd', 'adamw', 'pan', 'no momentum'])
+@pytest.mark.parametrize('how', [SGD, ATT, HOW['muon'], ATT | dict(name='vgg_pan'), dict(optimizer='sgd', momentum=0.)],
+                         ids=['sgd', 'adamw', 'muon', 'pan', 'no momentum'])
 def test_same_seed_same_bits(how):
     first = everything(learner(**how).fit())
     torch.rand(7)
@@ -153,7 +153,28 @@ def test_scaler_leaves_out_steps_that_overflow_and_resumes_with_its_factor(tmp_p
     assert not differing(whole, everything(resumed.fit())) and resumed.scaler.get_scale() == factors[11]
 
 
-@pytest.mark.parametrize('optimizer', ['sgd', 'adamw'])
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+def test_muon_sees_a_convolution_as_a_matrix(layout):
+    "Equal to PyTorch's Muon on the flattened kernel and to AdamW on the rest, whatever the memory layout."
+    kernel, bias = torch.nn.Parameter(random(6, 4, 3, 3).to(memory_format=layout)), torch.nn.Parameter(random(6))
+    matrix, vector = torch.nn.Parameter(kernel.detach().flatten(1)), torch.nn.Parameter(bias.detach().clone())
+    ours = make_optimizer(get_recipe('fast', optimizer='muon', weight_decay=.1), [kernel, bias])
+    theirs = (torch.optim.Muon([matrix], .1, weight_decay=.1, adjust_lr_fn='match_rms_adamw'),
+              torch.optim.AdamW([vector], .1, (.9, .98), weight_decay=.1, fused=True))
+    for step in range(3):
+        grads = random(6, 4, 3, 3, seed=step), random(6, seed=10 + step)
+        kernel.grad, bias.grad = grads[0].to(memory_format=layout), grads[1].clone()
+        matrix.grad, vector.grad = grads[0].flatten(1), grads[1].clone()
+        for opt in (ours, *theirs):
+            for group in opt.param_groups: group['lr'] = .1 / (step + 1)
+            opt.step()
+    assert kernel.detach().flatten(1).equal(matrix) and bias.equal(vector)
+    assert kernel.is_contiguous(memory_format=layout)
+    ours.zero_grad()
+    assert kernel.grad is None and bias.grad is None
+
+
+@pytest.mark.parametrize('optimizer', ['sgd', 'adamw', 'muon'])
 def test_first_step_that_overflows_leaves_no_trace(optimizer):
     learn = learner(optimizer=optimizer, precision='fp16', net=dict(dropout=False), epochs=1)
     before = {k: v.clone() for k, v in learn.net.named_parameters()}
