@@ -546,7 +546,7 @@ def main(
     a = build_parser().parse_args(argv)
     who = f'process {rank()} of {ranks()}: ' if ranks() > 1 else ''
     try: return COMMANDS[a.command](a) or 0
-    except FailedElsewhere: return 2
+    except FailedElsewhere: time.sleep(2); return 2     # torchrun ends all with the first: let that one speak
     except LtpaError as e: print(f'ltpa: {who}{e}', file=sys.stderr); return 2
     except KeyboardInterrupt as e:                            # 130 for Ctrl-C, 143 for SIGTERM, as shells have it
         go_on = 'go on with --resume' if a.command == 'train' else 'run it again'

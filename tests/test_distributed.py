@@ -3,7 +3,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -129,7 +128,7 @@ def test_dropout_differs_by_process_and_step(monkeypatch):
 
 # Whole runs
 
-def torchrun(script, *args, limit=100):
+def torchrun(script, *args, limit=240):
     "Two processes that run `script`, a file or `-m` and a module: what `subprocess.run` returns."
     command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2']
     path = os.pathsep.join([str(Path(scaling.__file__).parents[1]), str(Path(__file__).parent)])
@@ -203,7 +202,7 @@ def test_resumed_by_as_many_processes_by_more_and_by_fewer(tmp_path, monkeypatch
 # One fate
 
 FAILING = '''
-import os, signal, sys, time
+import os, signal, sys
 from ltpa import scaling
 from ltpa.training import Callback
 how, late = sys.argv.pop(1), scaling.rank() == 1
@@ -211,7 +210,6 @@ class Fail(Callback):
     def after_step(self, learn):
         if learn.step != 4 or not late: return
         if how == 'raise': raise ZeroDivisionError('boom')
-        print(time.time(), flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
 run = scaling.run_training
 scaling.run_training = lambda *a, callbacks=(), **kw: run(*a, callbacks=[*callbacks, Fail()], **kw)
@@ -222,14 +220,14 @@ sys.exit(scaling.main(sys.argv[1:]))
 
 @pytest.fixture
 def failing(tmp_path, monkeypatch):
-    "Runs two processes of which the second fails: output and errors, once it is sure that both have ended."
+    "Runs two processes of which the second fails, until both have ended: what they print as errors."
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'script.py').write_text(FAILING)
     arrays(tmp_path / 'set')
     def run(how):
         done = torchrun('script.py', how, 'train', 'set/vgg_gap', *TINY, '--out', 'run')
         assert done.returncode != 0 and not (tmp_path / 'run' / 'result.json').exists()
-        return done.stdout, done.stderr
+        return done.stderr
     return run
 
 
@@ -237,7 +235,7 @@ def failing(tmp_path, monkeypatch):
 def test_another_set_on_another_machine(failing, tmp_path):
     (tmp_path / 'elsewhere').mkdir()
     arrays(tmp_path / 'elsewhere' / 'set', n=29)
-    out, err = failing('data')
+    err = failing('data')
     said = [line for line in err.splitlines() if line.startswith('ltpa: ')]
     assert len(said) == 1, err
     one_line(said[0], 'process 1 on', 'another data', 'same command, data')
@@ -246,15 +244,15 @@ def test_another_set_on_another_machine(failing, tmp_path):
 
 @pytest.mark.slow
 def test_exception_in_one_process_ends_both(failing):
-    out, err = failing('raise')
+    err = failing('raise')
     assert 'ZeroDivisionError: boom' in err and '[rank1]' in err
     assert read_checkpoint('run/checkpoint.safetensors')[1]['step'] == 3
 
 
 @pytest.mark.slow
 def test_process_that_is_killed_ends_both(failing):
-    out, err = failing('kill')
-    assert time.time() - float(out.split()[0]) < 30 and 'SIGKILL' in err
+    "At once (`torchrun` above has a limit), and not after the ten minutes that an exchange may take."
+    assert 'SIGKILL' in failing('kill')
     assert read_checkpoint('run/checkpoint.safetensors')[1]['step'] == 3
 
 
