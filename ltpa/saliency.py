@@ -29,10 +29,10 @@ class Logits(nn.Module):
     def forward(self, x):
         out = getattr(self.net, 'logits', self.net)(x)
         if isinstance(out, torch.Tensor) and out.ndim == 2: return out
-        what = (f'shape {tuple(out.shape)}' if isinstance(out, torch.Tensor) else
-                f'{type(out).__name__} of {len(out)}' if isinstance(out, (tuple, list, dict)) else type(out).__name__)
-        raise LtpaError(f'{type(self.net).__name__} returns a {what}; expected logits [B,classes] alone: '
-                        'give it a method logits(x) that returns them, or wrap it in a module that does')
+        what = f' of {len(out)}' if isinstance(out, (tuple, list, dict)) else f' {[*getattr(out, "shape", ())]}'
+        raise LtpaError(f'{type(self.net).__name__} returns a {type(out).__name__}{what}; '
+                        'expected logits [B,classes] alone: give it a method logits(x) that returns them, '
+                        'or wrap it in a module that does')
 
 # %% ../nbs/09_saliency.ipynb #528a1a16
 @contextlib.contextmanager
@@ -63,8 +63,9 @@ def method(explain):
     def run(net, images, target=None, channels='sum', internal_batch_size=64, **options):
         if channels not in CHANNELS: raise unknown('reduction of channels', channels, CHANNELS)
         size = at_least_one('internal_batch_size', internal_batch_size)
-        x, logits = _floats(images), Logits(net)
+        logits = Logits(net)
         with untouched(logits):
+            x = _floats(images)
             target = _targets(logits, x, target, size)
             parts = [explain(logits, xs, ts, size, **options).detach()
                      for xs, ts in zip(x.split(size), target.split(size))]
@@ -81,9 +82,9 @@ def at_least_one(name, value):
     raise LtpaError(f'{name} {value!r}; expected a whole number, at least 1')
 
 def _floats(images):
-    if not (isinstance(images, torch.Tensor) and images.ndim == 4 and images.is_floating_point() and len(images)):
-        what = (f'{images.dtype} of shape {tuple(images.shape)}' if isinstance(images, torch.Tensor) else
-                type(images).__name__)
+    tensor = isinstance(images, torch.Tensor)
+    if not (tensor and images.ndim == 4 and images.is_floating_point() and len(images)):
+        what = f'{images.dtype} of shape {tuple(images.shape)}' if tensor else type(images).__name__
         raise LtpaError(f'images: {what}; expected floats [B,3,H,W] in 0..1: '
                         'divide bytes by 255; one image is images[None]')
     return images.detach().clone()
@@ -96,8 +97,9 @@ def _targets(logits, x, target, size):
     t = torch.as_tensor(target, device=x.device)
     whole = not (t.is_floating_point() or t.dtype == torch.bool) and t.shape in ((), (len(x),))
     if not (whole and ((0 <= t) & (t < classes)).all()):
-        raise LtpaError(f'target {t.tolist() if t.numel() < 9 else tuple(t.shape)}; expected None (the predicted '
-                        f'class), a class from 0 to {classes - 1}, or one for each of the {len(x)} images')
+        given = t.tolist() if t.numel() < 9 else f'of shape {tuple(t.shape)}'
+        raise LtpaError(f'target {given}; expected None (the predicted class), a class from 0 to {classes - 1}, '
+                        f'or one for each of the {len(x)} images')
     return t.long().expand(len(x))
 
 # %% ../nbs/09_saliency.ipynb #0fa613ed
@@ -154,7 +156,7 @@ def integrated_gradients(logits, x, target, size, *,
     baseline=0.,           # A number, or a tensor that broadcasts to one image; 0 is black
     rule='gausslegendre',  # Or 'riemann_middle'
 ):
-    "Gradients collected on the way from a baseline (Sundararajan et al. 2017); signed, sums to the logit's rise"
+    "Gradients collected on the way from a baseline (Sundararajan et al. 2017); signed, adds up to the rise"
     if rule not in RULES: raise unknown('rule', rule, RULES)
     where, weights = RULES[rule](at_least_one('steps', steps))
     b = one_image(baseline, x)
@@ -190,9 +192,9 @@ def occlusion(logits, x, target, size, *,
     return total / squares.sum(0)
 
 def _tiles(x, window, stride):
-    if not at_least_one('stride', stride) <= at_least_one('window', window) <= min(x.shape[2:]): raise LtpaError(
-        f'squares of {window} pixels every {stride} on images of {x.shape[2]}x{x.shape[3]} leave gaps or do not fit; '
-        'expected stride <= window <= side of the image')
+    if at_least_one('stride', stride) <= at_least_one('window', window) <= min(x.shape[2:]): return
+    raise LtpaError(f'squares of {window} pixels every {stride} on images of {x.shape[2]}x{x.shape[3]} leave gaps '
+                    'or do not fit; expected stride <= window <= side of the image')
 
 # %% ../nbs/09_saliency.ipynb #d154990e
 def get_layer(
@@ -355,7 +357,11 @@ def _guided_grad_cam(attr, logits, x, target, size, *, layer=None, mode='bilinea
 @from_captum
 def _deep_lift(attr, logits, x, target, size, *, baseline=0.):
     "Captum's `DeepLift`: differences to a baseline carried back through ReLUs and pools; signed"
-    return attr.DeepLift(logits).attribute(x, one_image(baseline, x).expand_as(x), target)
+    apart = lambda m, args: (args[0].clone(), *args[1:])
+    with contextlib.ExitStack() as hooks:             # see "A ReLU before a pool" below
+        for m in logits.modules():
+            if not [*m.children()]: hooks.enter_context(m.register_forward_pre_hook(apart))
+        return attr.DeepLift(logits).attribute(x, one_image(baseline, x).expand_as(x), target)
 
 @from_captum
 def _cam(attr, logits, x, target, size, *, layer=None, mode='bilinear'):
