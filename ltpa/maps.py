@@ -28,7 +28,7 @@ def as_weights(
 )->torch.Tensor:
     "Attention weights, detached, as float32 [B,h,w]; NaN, infinite and negative ones are refused"
     if not isinstance(maps, torch.Tensor) or maps.ndim != 3 or 0 in maps.shape:
-        what = f'shape {tuple(maps.shape)}' if isinstance(maps, torch.Tensor) else f'type {type(maps).__name__}'
+        what = f'shape {tuple(maps.shape)}' if hasattr(maps, 'shape') else f'type {type(maps).__name__}'
         raise LtpaError(f'maps of {what}; expected a tensor [B,h,w], e.g. one level of out.maps')
     a = maps.detach().float()
     bad = (~a.isfinite()).flatten(1).any(1)
@@ -85,7 +85,7 @@ def shade(
 def overlay(
     image,        # uint8 [3,H,W]
     shades,       # [H,W] from 0 to 1
-    strength=.7,  # Share of the colour; the rest is the picture in grey
+    strength=.6,  # Share of the colour; the rest is the picture in grey
 )->np.ndarray:
     "The picture in grey under the shades in colour: RGB uint8 [H,W,3]"
     if shades.shape != image.shape[1:]:
@@ -136,7 +136,8 @@ def fit_side(
     "The middle of the picture that the network sees: in its own resolution, and scaled; both uint8 [3,h,w]"
     H, W = image.shape[1:]
     if not (isinstance(side, int) and side >= stride):
-        raise LtpaError(f'side {side!r}; expected a whole number of pixels, at least {stride} for this network')
+        raise LtpaError(f'side {side!r}; expected a whole number of pixels, '
+                        f'at least {stride} for this network')
     zoom = side / min(H, W)
     h, w = (int(n * zoom + 1e-6) // stride * stride for n in (H, W))
     if h * w > MOST_PIXELS:
@@ -190,10 +191,10 @@ def draw_grid(
     import matplotlib.pyplot as plt
     from matplotlib.cm import ScalarMappable
     width = min(1.9, 10.2 / len(titles))
-    tall = [max(row[0][0].shape[0] / row[0][0].shape[1], .3) for row in rows]
-    lines = max(text.count('\n') + 1 for row in rows for _, text in row)
+    tall = [max(row[0][0].shape[0] / row[0][0].shape[1], .3) for row in rows]     # over its width
+    lines = len(rows) * max(text.count('\n') + 1 for row in rows for _, text in row)
     fig, axs = plt.subplots(len(rows), len(titles), squeeze=False, layout='constrained', height_ratios=tall,
-                            figsize=(width * len(titles) + .8, width * sum(tall) + .2 * lines * len(rows) + .7))
+                            figsize=(width * len(titles) + .8, width * sum(tall) + .16 * lines + .5))
     for line, row in zip(axs, rows):
         for ax, (rgb, text) in zip(line, row):
             ax.imshow(rgb, interpolation='none')
@@ -201,7 +202,7 @@ def draw_grid(
             ax.set_xlabel(text, fontsize=8, linespacing=1.2)
     for ax, title in zip(axs[0], titles): ax.set_title(title, fontsize=9)
     bar = fig.colorbar(ScalarMappable(cmap=COLOURS), ax=axs, ticks=[0, 1], aspect=25, fraction=.02, pad=.01)
-    bar.set_label(scale, fontsize=8); bar.ax.tick_params(labelsize=8)
+    bar.set_label(scale, fontsize=8, labelpad=-12); bar.ax.tick_params(labelsize=8)
     bar.ax.set_yticklabels(['0', 'most'])
     fig.suptitle(name, fontsize=10)
     plt.close(fig)                                  # it is returned; a notebook would show it twice
@@ -213,7 +214,8 @@ SCALE = "weight, of each map's largest\n(enlarged bilinearly)"
 def _spread(a, unit='cells'):
     "How concentrated a map [1,h,w] is, in two lines"
     size = f'{a.shape[1]}×{a.shape[2]}'
-    if not _sums_to_one(a).all(): return f'{size} gates, {a.min():.2f} to {a.max():.2f}\n(sum {a.sum():.3g}, not 1)'
+    if not _sums_to_one(a).all():
+        return f'{size} gates, {a.min():.2f} to {a.max():.2f}\n(sum {a.sum():.3g}, not 1)'
     k = effective_cells(a).item()
     return f'{k:.{int(k < 100)}f} of {size} {unit}\nentropy {math.log(k):.2f} nats'
 
@@ -226,7 +228,8 @@ def class_names(net, classes=None)->list:
     "Names of what `net` tells apart: given, stored with its weights, or 'class 0' and so on"
     known = classes or getattr(net, 'info', {}).get('classes')
     n = net.config['num_classes']
-    if known and len(known) != n: raise LtpaError(f'{len(known)} class names; expected {n}, one an output of {net.name}')
+    if known and len(known) != n:
+        raise LtpaError(f'{len(known)} class names; expected {n}, one an output of {net.name}')
     return list(known or (f'class {k}' for k in range(n)))
 
 def _verdict(v, names, label=None):
@@ -245,7 +248,8 @@ def show_attention(
 ):
     "A matplotlib figure: for each picture what the network says, each level's map, and all levels combined"
     one = isinstance(images, (str, Path, Image.Image)) or getattr(images, 'ndim', 4) < 4
-    return draw_looks(net, [look(net, im, side) for im in ([images] if one else images)], labels, classes, how)
+    looks = [look(net, im, side) for im in ([images] if one else images)]
+    return draw_looks(net, looks, labels, classes, how)
 
 def draw_looks(net, looks, labels=None, classes=None, how='product'):
     "What `show_attention` draws, from a list of `Look`s"
@@ -263,7 +267,8 @@ def _row(v, verdict, how):
     "The cells of one picture"
     both = combine(v.maps, v.seen, how)
     cells = [(_coloured(v.picture, a), _spread(a)) for a in v.maps]
-    return [(v.picture.permute(1, 2, 0).numpy(), verdict), *cells, (_coloured(v.picture, both), _spread(both, 'pixels'))]
+    cells.append((_coloured(v.picture, both), _spread(both, 'pixels')))
+    return [(v.picture.permute(1, 2, 0).numpy(), verdict), *cells]
 
 # %% ../nbs/07_maps.ipynb #5af0c294
 class Film(Callback):
@@ -291,16 +296,19 @@ def show_film(
     most=8,    # Frames at most; the first and the last are among them
 ):
     "A matplotlib figure of one level over time: rows are pictures, columns are frames"
-    if not film.frames: raise LtpaError('this film has no frames; train with it: Learner(…, callbacks=[film]).fit()')
+    if not film.frames:
+        raise LtpaError('this film has no frames; train with it: Learner(…, callbacks=[film]).fit()')
     n = len(film.frames[0][1])
     if not (isinstance(level, int) and 1 <= level <= n):
         raise LtpaError(f'level {level!r}; expected a number from 1 to {n}' if n else
                         'the network of this film has no attention maps')
     pick = torch.linspace(0, len(film.frames) - 1, min(most, len(film.frames))).round().int().tolist()
     frames = [film.frames[k] for k in pick]
-    rows = [[(im.permute(1, 2, 0).numpy(), '')] + [(_coloured(im, a), _spread(a).split('\n')[0])
-             for a in (maps[level - 1][i:i + 1] for _, maps in frames)] for i, im in enumerate(film.images)]
-    return draw_grid(rows, ['picture', *(f'epoch {e:.1f}' for e, _ in frames)], f'level {level} during training', SCALE)
+    def row(i, im):
+        maps = (levels[level - 1][i:i + 1] for _, levels in frames)
+        return [(im.permute(1, 2, 0).numpy(), ''), *((_coloured(im, a), _spread(a).split('\n')[0]) for a in maps)]
+    titles = ['picture', *(f'epoch {e:.1f}' for e, _ in frames)]
+    return draw_grid([row(*x) for x in enumerate(film.images)], titles, f'level {level} during training', SCALE)
 
 # %% ../nbs/07_maps.ipynb #c52feb05
 FORMATS = 'png', 'svg', 'pdf'
@@ -314,7 +322,8 @@ def save_figure(
     kind = _format(path)
     no_date = dict(png={}, svg=dict(Date=None), pdf=dict(CreationDate=None))[kind]
     buffer = io.BytesIO()
-    with matplotlib.rc_context({'svg.hashsalt': 'ltpa'}): fig.savefig(buffer, format=kind, dpi=200, metadata=no_date)
+    with matplotlib.rc_context({'svg.hashsalt': 'ltpa'}):
+        fig.savefig(buffer, format=kind, dpi=200, metadata=no_date)
     return write_atomic(path, buffer.getvalue())
 
 def _format(path):
@@ -338,12 +347,12 @@ def explain(
         raise LtpaError(f'{out} is the picture itself; name another file with --out')
     net = _open_network(model, pick_device(str(device)))
     v = look(net, picture, side)
-    print(f'{"network":>10}  {model}\n{"picture":>10}  {image}, {picture.shape[2]}x{picture.shape[1]} pixels, '
-          f'its middle seen as {v.seen[1]}x{v.seen[0]}\n{"says":>10}  {_verdict(v, class_names(net))}')
-    for k, a in enumerate(v.maps, 1): print(f'{f"level {k}":>10}  {", ".join(_spread(a).splitlines())}')
+    size = f'{picture.shape[2]}x{picture.shape[1]} pixels, its middle seen as {v.seen[1]}x{v.seen[0]}'
+    facts = dict(network=model, picture=f'{image}, {size}', says=_verdict(v, class_names(net)))
+    facts |= {f'level {k}': ', '.join(_spread(a).splitlines()) for k, a in enumerate(v.maps, 1)}
     done = 'replaced' if out.exists() else 'written'
-    save_figure(draw_looks(net, [v]), out)
-    print(f'{done:>10}  {out}')
+    facts[done] = save_figure(draw_looks(net, [v]), out)
+    for k, text in facts.items(): print(f'{k:>16}  {text}')
     return out
 
 def _open_network(model, device):

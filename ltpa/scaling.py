@@ -528,7 +528,7 @@ def build_parser():
     e.add_argument('--data', metavar='SET', help='another set (a name or a path) with the same classes')
     e.add_argument('--device', default='auto', help='auto, cpu, mps, cuda or cuda:N; default auto')
     e.add_argument('--json', action='store_true', help='print the scores as JSON')
-    x = new('explain', 'draw where a network looks in a picture, say what it sees and how concentrated its maps are')
+    x = new('explain', 'draw where a network looks in a picture, and say what it sees')
     x.add_argument('image', metavar='IMAGE', help='a picture of any size')
     x.add_argument('--model', metavar='SET/MODEL|WEIGHTS', default='cluttered_fashion/vgg_att3_concat_pc',
                    help='a bundled network, or the weights or checkpoint of a run; default %(default)s')
