@@ -101,12 +101,13 @@ def overlay(
 MIXES = 'product', 'mean'
 
 def combine(
-    maps,           # Levels, each [B,h,w]
+    maps,           # Levels, each [B,h,w]; or one alone
     size,           # (H, W) in pixels, or one number for a square
     how='product',  # 'product': where all levels look; 'mean': where any does
 )->torch.Tensor:
     "One map [B,H,W] that sums to one; uniform where nothing is left"
     if how not in MIXES: raise unknown('way to combine', how, MIXES)
+    maps = [maps] if isinstance(maps, torch.Tensor) else list(maps)
     if not maps or len({len(m) for m in maps}) > 1:
         raise LtpaError(f'levels of {[len(m) for m in maps]} maps; expected at least one level, '
                         'and the same number in each')
@@ -212,8 +213,8 @@ def draw_grid(
 SCALE = "weight, of each map's largest\n(enlarged bilinearly)"
 
 def _spread(a, unit='cells'):
-    "How concentrated a map [1,h,w] is, in two lines"
-    size = f'{a.shape[1]}×{a.shape[2]}'
+    "How concentrated a map [1,h,w] is, in two lines; sizes as of photographs, width first"
+    size = f'{a.shape[2]}×{a.shape[1]}'
     if not _sums_to_one(a).all():
         return f'{size} gates, {a.min():.2f} to {a.max():.2f}\n(sum {a.sum():.3g}, not 1)'
     k = effective_cells(a).item()
