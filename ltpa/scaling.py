@@ -9,8 +9,8 @@ __all__ = ['SIZES', 'PAPER', 'SETS', 'NO_DISTRIBUTED', 'TIMEOUT', 'BATCH_NORMS',
            'first_gradients', 'launch', 'train_side', 'open_source', 'StopAfter', 'run_training', 'evaluate_weights',
            'build_parser', 'main']
 
-# %% ../nbs/06_scaling.ipynb #6c6f13cb
-import argparse, contextlib, json, math, os, pickle, re, signal, socket, sys, tempfile, time
+# %% ../nbs/06_scaling.ipynb #8c0c8a5a
+import argparse, contextlib, importlib, json, math, os, pickle, re, signal, socket, sys, tempfile, time
 from dataclasses import asdict, fields
 from datetime import timedelta
 from pathlib import Path
@@ -453,6 +453,7 @@ EXAMPLES = """examples:
   ltpa train cluttered_fashion/vgg_gap --epochs 2 --lr 0.05    change any field of the recipe
   ltpa download cub                                            fetch, check and unpack CUB-200-2011
   ltpa evaluate runs/cluttered_fashion-vgg_gap-seed0/weights.safetensors
+  ltpa explain photo.jpg --out attention.png                   where the bundled network looks in your picture
 """
 
 def _add_train(t):
@@ -514,7 +515,7 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser():
     p = _Parser(
-        'ltpa', description='Learn To Pay Attention: train and evaluate the networks of the course.',
+        'ltpa', description='Learn To Pay Attention: train, evaluate and explain the networks of the course.',
         epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     sub = p.add_subparsers(dest='command', required=True, metavar='COMMAND')
     new = lambda name, what: sub.add_parser(
@@ -527,6 +528,14 @@ def build_parser():
     e.add_argument('--data', metavar='SET', help='another set (a name or a path) with the same classes')
     e.add_argument('--device', default='auto', help='auto, cpu, mps, cuda or cuda:N; default auto')
     e.add_argument('--json', action='store_true', help='print the scores as JSON')
+    x = new('explain', 'draw where a network looks in a picture, and say what it sees')
+    x.add_argument('image', metavar='IMAGE', help='a picture of any size')
+    x.add_argument('--model', metavar='SET/MODEL|WEIGHTS', default='cluttered_fashion/vgg_att3_concat_pc',
+                   help='a bundled network, or the weights or checkpoint of a run; default %(default)s')
+    x.add_argument('--side', type=int, metavar='N',
+                   help='shorter side in pixels at which the network sees the picture; default: as in training')
+    x.add_argument('--out', metavar='FILE', help='ends in .png, .svg or .pdf; default: IMAGE-attention.png here')
+    x.add_argument('--device', default='auto', help='auto, cpu, mps, cuda or cuda:N; default auto')
     r = new('recipes', 'list every row of the paper\'s Tables 1 and 2: its recipe, its cost, the paper\'s error')
     r.add_argument('pattern', nargs='?', default='', help='only recipes that contain this, e.g. cifar10/')
     r.add_argument('--size', metavar='|'.join(SIZES), default='paper', help='default: paper')
@@ -572,6 +581,9 @@ def _evaluate(a):
     row = evaluate_weights(a.path, a.device, a.data)[1]
     print(json.dumps(row)) if a.json else _print_row(row)
 
+def _explain(a):                                             # a later lesson's, so imported only when asked for
+    importlib.import_module('ltpa.maps').explain(a.image, a.model, a.side, a.out, a.device)
+
 def _download(a):
     if a.set is None:
         for name in DOWNLOADS:
@@ -599,7 +611,7 @@ def _recipes(a):
     print(f'\nSize {a.size}. GMAC: multiplications and additions of one picture, forward, in billions; PMAC: of the '
           f'training,\nforward and backward, in millions of billions. Run one: ltpa train RECIPE --size {a.size}')
 
-COMMANDS = dict(train=_train, evaluate=_evaluate, recipes=_recipes, download=_download)
+COMMANDS = dict(train=_train, evaluate=_evaluate, explain=_explain, recipes=_recipes, download=_download)
 
 # %% ../nbs/06_scaling.ipynb #89caf383
 def _as_module(argv):

@@ -1,0 +1,323 @@
+"""Maps: enlarging, combining, drawing on pictures of any size, and the command `ltpa explain`."""
+import math
+import os
+
+import matplotlib.figure
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import MODELS, differing, one_line, pictures, refuses, tiny_net, words_id
+from PIL import Image
+
+from ltpa import show_attention
+from ltpa.maps import (Film, as_weights, combine, effective_cells, explain, fit_side, look, overlay,
+                       save_figure, shade, show_film, trained_side, upsample)
+from ltpa.models import save_weights
+from ltpa.scaling import main
+from ltpa.training import Learner, get_recipe
+
+WITH_MAPS = [name for name in MODELS if 'att' in name or name == 'vgg_pan']
+NAN, INF = math.nan, math.inf
+
+
+def uniform(*shape): return torch.full((1, *shape), 1 / math.prod(shape))
+
+
+def peak(h, w, r, c):
+    a = torch.zeros(1, h, w)
+    a[0, r, c] = 1
+    return a
+
+
+def photo(H, W): return pictures(1, max(H, W)).images[0][:, :H, :W]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def ltpa(capsys, here):
+    def run(*argv):
+        try: code = main([str(a) for a in argv])
+        except SystemExit as e: code = e.code
+        return code, *capsys.readouterr()
+    return run
+
+
+# Maps as numbers
+
+@pytest.mark.parametrize('cells, size', [((8, 8), (32, 32)), ((3, 5), (7, 11)), ((1, 1), (4, 6)), ((4, 6), (4, 6))])
+def test_upsample_is_torchs_bilinear(cells, size):
+    a = torch.rand(2, *cells)
+    assert upsample(a, size).equal(F.interpolate(a[:, None], size, mode='bilinear', align_corners=False)[:, 0])
+
+
+def test_upsample_moves_no_peak_and_takes_half_precision():
+    a = upsample(peak(5, 7, 3, 1), (50, 70))
+    y, x = ((a * n).sum() / a.sum() + .5 for n in (torch.arange(50.)[:, None], torch.arange(70.)))
+    assert abs(y - 35) < 1e-3 and abs(x - 15) < 1e-3
+    assert upsample(torch.rand(1, 4, 4).bfloat16(), 8).dtype == torch.float32
+
+
+@pytest.mark.parametrize('how', ['product', 'mean'])
+def test_combined_maps_sum_to_one(how):
+    levels = [torch.rand(3, n, n).flatten(1).softmax(1).view(3, n, n) for n in (16, 8, 4)]
+    m = combine(levels, (32, 48), how)
+    assert m.shape == (3, 32, 48) and (m >= 0).all()
+    assert m.sum((1, 2)).allclose(torch.ones(3), atol=1e-4)
+    assert combine([a[1:2] for a in levels], (32, 48), how)[0].allclose(m[1], atol=1e-7), 'maps mix over the batch'
+
+
+def test_product_and_mean():
+    a, b = torch.tensor([[[.5, .5, 0, 0]]]), torch.tensor([[[0, .75, .25, 0]]])
+    assert combine([a, b], (1, 4)).allclose(torch.tensor([[[0, 1., 0, 0]]]))
+    assert combine([a, b], (1, 4), 'mean').allclose(torch.tensor([[[.25, .625, .125, 0]]]))
+    tiny = combine([torch.tensor([[[.75, .25]]]) * 1e-30] * 3, (1, 2))
+    assert tiny.allclose(torch.tensor([[[27 / 28, 1 / 28]]])), 'the product has underflowed'
+
+
+def test_nothing_left_is_uniform():
+    assert combine([peak(4, 4, 0, 0), peak(4, 4, 3, 3)], 4).allclose(uniform(4, 4))
+    assert combine([torch.zeros(1, 4, 4)], 4, 'mean').allclose(uniform(4, 4))
+    both = combine([torch.cat([peak(4, 4, 0, 0)] * 2), torch.cat([peak(4, 4, 0, 0), peak(4, 4, 3, 3)])], 4)
+    assert both[0, 0, 0] == 1 and both[1].allclose(uniform(4, 4)[0]), 'one map decides for the batch'
+
+
+def test_effective_cells():
+    a = torch.cat([uniform(4, 4), peak(4, 4, 1, 2)])
+    assert effective_cells(a).allclose(torch.tensor([16., 1.]))
+
+
+def test_shades_of_equal_weights_stand_in_the_middle():
+    assert shade(uniform(4, 6)).equal(torch.full((1, 4, 6), .5))
+    assert shade(torch.zeros(1, 4, 4)).equal(torch.zeros(1, 4, 4))
+    a = shade(torch.cat([peak(4, 4, 1, 2), torch.rand(1, 4, 4) * 1e-20]))
+    assert a.isfinite().all() and a.amax() == 1 and (a >= 0).all()
+
+
+def test_overlay():
+    white, nothing = torch.full((3, 4, 6), 255, dtype=torch.uint8), torch.zeros(4, 6)
+    out = overlay(white, nothing, strength=.25)
+    assert out.shape == (4, 6, 3) and out.dtype == np.uint8 and abs(int(out[0, 0, 0]) - 191) < 3
+    assert overlay(white, nothing + 1).sum() > overlay(white, nothing).sum()
+
+
+@pytest.mark.parametrize('call, words', [
+    (lambda: as_weights([[1.]]), ('type list', '[B,h,w]')),
+    (lambda: as_weights(torch.ones(4, 4)), ('(4, 4)', '[B,h,w]')),
+    (lambda: as_weights(torch.ones(0, 4, 4)), ('(0, 4, 4)', '[B,h,w]')),
+    (lambda: upsample(torch.ones(1, 8, 8), (7, 32)), ('8x8 cells', '7x32 pixels', 'at least')),
+    (lambda: effective_cells(torch.ones(1, 4, 4)), ('map 0 sums to 16', 'expected 1')),
+    (lambda: effective_cells(torch.zeros(1, 4, 4)), ('sums to 0', 'expected 1')),
+    (lambda: combine([uniform(4, 4)], 8, 'sum'), ("'sum'", 'product', 'mean')),
+    (lambda: combine([], 8), ('at least one level',)),
+    (lambda: combine([uniform(4, 4), torch.cat([uniform(2, 2)] * 2)], 8), ('[1, 2]', 'same number')),
+    (lambda: overlay(photo(32, 32), torch.zeros(8, 8)), ('(8, 8)', '(32, 32)', 'upsample')),
+    (lambda: overlay(photo(32, 32), torch.full((32, 32), 1.5)), ('1.5', '0 to 1'))], ids=words_id)
+def test_refused(call, words):
+    with refuses(*words): call()
+
+
+@pytest.mark.parametrize('value, words', [(NAN, 'NaN'), (INF, 'infinite'), (-.1, 'weight of -0.1')])
+@pytest.mark.parametrize('use', [upsample, combine, effective_cells, shade, overlay])
+def test_no_silent_nan(use, value, words):
+    a = torch.cat([uniform(8, 8), uniform(8, 8)])
+    a[1, 2, 3] = value
+    call = dict(upsample=lambda: upsample(a, 32), combine=lambda: combine([a, a.abs()], 32),
+                overlay=lambda: overlay(photo(8, 8), a[1])).get(use.__name__, lambda: use(a))
+    with refuses('map 0' if use is overlay else 'map 1', words): call()
+
+
+# Pictures of any size
+
+@pytest.mark.parametrize('H, W, side, cut, seen', [
+    (32, 32, 32, (32, 32), (32, 32)), (300, 451, 224, (300, 428), (224, 320)), (451, 300, 32, (300, 300), (32, 32)),
+    (64, 96, 64, (64, 96), (64, 96)), (20, 20, 32, (20, 20), (32, 32)), (100, 100, 100, (96, 96), (96, 96)),
+    (33, 32, 32, (32, 32), (32, 32)), (8, 500, 32, (8, 496), (32, 1984))])
+def test_fit_side(H, W, side, cut, seen):
+    part, small = fit_side(photo(H, W), side, 32)
+    assert part.shape[1:] == small.shape[1:] if seen == cut else True
+    assert tuple(small.shape[1:]) == seen and max(abs(a - b) for a, b in zip(part.shape[1:], cut)) <= 1
+    assert abs(part.shape[1] / part.shape[2] - seen[0] / seen[1]) < .05
+
+
+def test_the_middle_is_kept():
+    image = torch.zeros(3, 32, 96, dtype=torch.uint8)
+    image[:, 16, 48] = 255
+    part, _ = fit_side(image[:, :, :90], 32, 32)
+    assert part.shape == (3, 32, 64) and part[0].nonzero().tolist() == [[16, 48 - 13]]
+
+
+@pytest.mark.parametrize('side, words', [
+    (16, ('side 16', 'at least 32')), (32.5, ('side 32.5',)), (9000, ('9000', 'smaller side')), ('32', ("'32'",))])
+def test_sides_refused(side, words):
+    with refuses(*words): fit_side(photo(40, 40), side, 32)
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_every_network_is_shown_or_refused(name):
+    net = tiny_net(name)
+    if name not in WITH_MAPS:
+        with refuses(name, 'no attention maps', 'vgg_att3_concat_pc'): show_attention(net, photo(32, 32))
+        return
+    fig = show_attention(net, photo(40, 66))
+    labels = [ax.get_xlabel() for ax in fig.axes]
+    assert isinstance(fig, matplotlib.figure.Figure) and fig.get_size_inches()[0] <= 11
+    assert len(labels) == len(look(net, photo(32, 32)).maps) + 3              # picture, combined, colour bar
+    assert ('not 1' in labels[1]) == (name == 'vgg_pan') and 'pixels' in labels[-2]
+    if 'uniform' in name:
+        h, w = look(net, photo(40, 66)).maps[0].shape[1:]
+        assert labels[1].startswith(str(h * w)) and f'{w}×{h} cells' in labels[1]
+
+
+@pytest.mark.parametrize('H, W', [(32, 32), (32, 64), (96, 32), (64, 96)])
+def test_maps_follow_the_picture(H, W):
+    net = tiny_net('vgg_att3_concat_pc')
+    v = look(net, photo(H, W), side=min(H, W))
+    assert v.seen == (H, W) and [tuple(a.shape) for a in v.maps] == [(1, H // d, W // d) for d in (4, 8, 16)]
+    assert abs(v.picture.shape[1] / v.picture.shape[2] - H / W) < .02 and max(v.picture.shape) == 256
+    with torch.no_grad(): assert v.maps[0].allclose(net.eval()(photo(H, W)[None] / 255).maps[0], atol=1e-2)
+
+
+def test_pictures_of_every_kind(here):
+    net, x = tiny_net('vgg_att1_pc'), photo(40, 48)
+    hwc = x.permute(1, 2, 0).numpy()
+    Image.fromarray(hwc).save('x.png')
+    want = look(net, x)
+    for form in 'x.png', here / 'x.png', hwc, x.float() / 255, Image.fromarray(hwc), np.float32(hwc / 255):
+        assert look(net, form).maps[0].equal(want.maps[0])
+        assert len(show_attention(net, form).axes) == 4
+    assert len(show_attention(net, [x, 'x.png', photo(64, 32)]).axes) == 3 * 3 + 1
+    assert len(show_attention(net, torch.stack([x, x])).axes) == 2 * 3 + 1
+    assert look(net, hwc[:, :, 0]).seen == (32, 32), 'a grey picture'
+
+
+def test_verdicts():
+    net = tiny_net('vgg_att1_pc')
+    says = int(look(net, photo(32, 32)).probs.argmax())
+    first = lambda **kw: show_attention(net, photo(32, 32), **kw).axes[0].get_xlabel()
+    assert first().startswith(f'class {says}, ') and first(labels=[says]) == first()
+    names = ['ant', 'bee', 'cow']
+    assert f'but is {names[says - 1]}' in first(labels=[(says - 1) % 3], classes=names)
+    with refuses('2 class names', 'expected 3'): first(classes=['a', 'b'])
+    with refuses('2 labels for 1 pictures'): first(labels=[0, 1])
+    with refuses('label 3', '0 to 2'): first(labels=[3])
+    with refuses('at least one'): show_attention(net, [])
+    with refuses("'sum'", 'product'): first(how='sum')
+
+
+def test_a_look_changes_nothing():
+    net = tiny_net('vgg_att2_concat_dp').train()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    show_attention(net, photo(32, 32))
+    assert net.training and not differing(before, net.state_dict()) and state.equal(torch.get_rng_state())
+    assert not plt.get_fignums(), 'a figure stays open'
+
+
+def test_trained_side():
+    net = tiny_net('vgg_att1_pc')
+    assert trained_side(net) == 32
+    for source, side in ((dict(source='stl10', size=None), 96), (dict(source='photos', size=64), 64),
+                         (dict(source='cluttered_fashion', size=None), 32), (None, 32)):
+        net.info = dict(source=source)
+        assert trained_side(net) == side
+    assert trained_side(tiny_net('vgg_att2_concat_pc', layout='cub')) == 80
+
+
+# Over a training
+
+@pytest.mark.parametrize('every, epochs', [(None, [0, 1, 2]), (3, [0, .75, 1.5, 2])])
+def test_film(every, epochs):
+    data = pictures(32)
+    def train(*callbacks):
+        net = tiny_net('vgg_att2_concat_pc', dropout=True)
+        Learner(net, data, get_recipe('fast', epochs=2, batch_size=8), callbacks=callbacks).fit()
+        return net.state_dict()
+    data.images = F.interpolate(data.images, (32, 32))
+    film = Film(data.images[:2], every)
+    assert not differing(train(film), train()), 'the film has changed the training'
+    assert [e for e, _ in film.frames] == epochs
+    fig = show_film(film, level=2)
+    assert len(fig.axes) == 2 * (1 + len(epochs)) + 1
+    assert len(show_film(film, most=2).axes) == 2 * 3 + 1
+    with refuses('level 3', '1 to 2'): show_film(film, 3)
+
+
+def test_film_without_frames_or_maps():
+    with refuses('no frames'): show_film(Film(photo(32, 32)[None]))
+    film = Film(photo(32, 32)[None])
+    film.frames = [(0., ())]
+    with refuses('no attention maps'): show_film(film)
+
+
+# The command
+
+START = dict(png=b'\x89PNG', svg=b'<?xml', pdf=b'%PDF')
+
+
+@pytest.fixture
+def weights(here):
+    Image.fromarray(photo(48, 70).permute(1, 2, 0).numpy()).save(here / 'cat.png')
+    return save_weights(tiny_net('vgg_att2_concat_pc'), here / 'w.safetensors', classes=['ant', 'bee', 'cow'])
+
+
+@pytest.mark.parametrize('kind', START)
+def test_explain(kind, weights, ltpa):
+    out = f'new/map.{kind}'
+    code, text, err = ltpa('explain', 'cat.png', '--model', weights, '--out', out, '--side', 64, '--device', 'cpu')
+    assert (code, err) == (0, '') and all(w in text for w in ('70x48', '64x64', 'level 2', 'cells', f'written  {out}'))
+    assert any(name in text for name in ('ant', 'bee', 'cow'))
+    first = open(out, 'rb').read()
+    assert first.startswith(START[kind])
+    assert 'replaced' in ltpa('explain', 'cat.png', '--model', weights, '--out', out, '--side', 64)[1]
+    assert open(out, 'rb').read() == first, 'the same picture gives another file'
+
+
+def test_explain_with_the_bundled_network(ltpa, here):
+    (here / 'photos').mkdir()
+    Image.fromarray(photo(40, 50).permute(1, 2, 0).numpy()).save('photos/a.b.jpg')
+    code, text, err = ltpa('explain', 'photos/a.b.jpg')
+    assert (code, err) == (0, '') and 'level 3' in text and os.listdir(here) != ['photos']
+    assert Image.open('a.b-attention.png').size[0] > 1000
+
+
+@pytest.mark.parametrize('argv, words', [
+    (['no.png'], ('no.png', 'no such file')),
+    (['w.safetensors'], ('w.safetensors', 'not an image')),
+    (['cat.png', '--out', 'x.gif'], ("'gif'", 'png, svg')),
+    (['cat.png', '--out', 'x'], ('picture format', 'png')),
+    (['cat.png', '--out', 'cat.png'], ('is the picture itself', '--out')),
+    (['cat.png', '--model', 'vgg_att9'], ("'vgg_att9'", '.safetensors')),
+    (['cat.png', '--model', 'no.safetensors'], ('no such file',)),
+    (['cat.png', '--model', 'cat.png'], ('not a safetensors file',)),
+    (['cat.png', '--model', 'cluttered_fashion/vgg_gap'], ('vgg_gap', 'no attention maps')),
+    (['cat.png', '--side', '16'], ('side 16', 'at least 32')),
+    (['cat.png', '--side', 'big'], ('big',)), ([], ('IMAGE',)),
+    (['cat.png', '--device', 'tpu'], ("'tpu'",))], ids=lambda v: '-'.join(v) if isinstance(v, list) else '')
+def test_explain_refuses(argv, words, weights, ltpa, here):
+    before = sorted(os.listdir(here))
+    code, out, err = ltpa('explain', *argv)
+    assert (code, out) == (2, '') and err.startswith('ltpa: ')
+    one_line(err.rstrip('\n'), *words)
+    assert sorted(os.listdir(here)) == before, 'something is left behind'
+
+
+def test_explain_leaves_the_old_file_when_it_cannot_write(weights, ltpa, here, monkeypatch):
+    (here / 'map.png').write_bytes(b'old')
+    def full(fd): raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(os, 'fsync', full)
+    code, _, err = ltpa('explain', 'cat.png', '--model', weights, '--out', 'map.png')
+    assert code == 2 and 'No space left' in err and (here / 'map.png').read_bytes() == b'old'
+    assert sorted(os.listdir(here)) == ['cat.png', 'map.png', 'w.safetensors']
+
+
+def test_figures_are_saved_in_three_formats_only(here):
+    with refuses("'jpg'", 'png'): save_figure(None, 'x.jpg')
+    assert callable(explain)
