@@ -169,7 +169,7 @@ def look(
 )->Look:
     "Run `net` on one picture of any size"
     if isinstance(image, (str, Path)): image = read_image(image)
-    image = as_images((image if isinstance(image, torch.Tensor) else np.asarray(image))[None], 'picture')[0]
+    image = as_images((image if isinstance(image, torch.Tensor) else np.array(image))[None], 'picture')[0]
     part, seen = fit_side(image, trained_side(net) if side is None else side, net.stride)
     logits, maps = predict(net, seen[None], net.mean.device)
     if not maps:
