@@ -11,8 +11,8 @@ import torch
 from helpers import refuses
 
 from ltpa.core import (Exercise, LtpaError, NotAttempted, WrongAnswer, attempt, check, expect, fingerprint,
-                       git_commit, keyed_rng, pick_device, provenance, save_result, seed_everything, unknown,
-                       write_atomic)
+                       git_commit, keep_buffers, keyed_rng, pick_device, provenance, save_result,
+                       seed_everything, unknown, write_atomic)
 
 
 @pytest.mark.parametrize('name, words', [
@@ -52,6 +52,26 @@ def test_keyed_rng_is_the_same_in_another_process():
     assert json.loads(other) == torch.rand(3, generator=keyed_rng(3, 'x')).tolist()
 
 
+@pytest.mark.parametrize('libc', [OSError, TypeError, AttributeError])
+def test_nothing_to_keep_buffers_with(libc, monkeypatch):
+    "On Windows there is no such library, elsewhere it may lack the function."
+    def library(name): raise libc
+    monkeypatch.setattr('ctypes.CDLL', library)
+    assert keep_buffers() is False
+
+
+@pytest.mark.parametrize('calls, kept', [
+    ({-3: 1, -1: 1}, True), ({-3: 0, -4: 1, -1: 1}, True), ({-3: 0, -4: 0}, False)],
+    ids=['glibc', 'glibc before 2.35', 'refused'])
+def test_what_glibc_is_asked_to_keep(calls, kept, monkeypatch):
+    asked = []
+    class Library:
+        def __init__(self, name): pass
+        def mallopt(self, option, value): asked.append(option); return calls[option]
+    monkeypatch.setattr('ctypes.CDLL', Library)
+    assert keep_buffers() is kept and asked == list(calls)
+
+
 @pytest.mark.parametrize('call', ['fsync', 'replace'])
 def test_full_disk_keeps_the_old_file(call, tmp_path, monkeypatch):
     path = tmp_path / 'file'
@@ -59,7 +79,8 @@ def test_full_disk_keeps_the_old_file(call, tmp_path, monkeypatch):
     def full(*args, **kw): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     monkeypatch.setattr(os, call, full)
     monkeypatch.setattr('pathlib.os.' + call, full)
-    with refuses(f'cannot write {path}', 'No space left', 'free some space'): write_atomic(path, b'new')
+    words = f'cannot write {path}', 'No space left', 'what was there stays', 'free some space'
+    with refuses(*words): write_atomic(path, b'new')
     assert path.read_bytes() == b'old' and os.listdir(tmp_path) == ['file']
 
 
