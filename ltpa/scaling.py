@@ -6,8 +6,8 @@
 __all__ = ['SIZES', 'PAPER', 'SETS', 'NO_DISTRIBUTED', 'TIMEOUT', 'BATCH_NORMS', 'EXAMPLES', 'COMMANDS', 'ex_parts', 'ex_budget',
            'default_size', 'Plan', 'plan', 'recipe_table', 'rank', 'ranks', 'own_device', 'process_group',
            'FailedElsewhere', 'together', 'first_alone', 'SyncBatchNorm', 'synchronise', 'Distributed',
-           'first_gradients', 'launch', 'train_side', 'open_source', 'StopAfter', 'run_training', 'evaluate_weights',
-           'build_parser', 'main']
+           'first_gradients', 'leave', 'launch', 'train_side', 'open_source', 'StopAfter', 'run_training',
+           'evaluate_weights', 'build_parser', 'main']
 
 # %% ../nbs/06_scaling.ipynb #8c0c8a5a
 import argparse, contextlib, importlib, json, math, os, pickle, re, signal, socket, sys, tempfile, time
@@ -291,13 +291,19 @@ def first_gradients(
         learn = Learner(net, data, recipe, 0, device, [*several, _OneStep()], (rank(), ranks())).fit()
         return {n: p.grad for n, p in learn.net.named_parameters()}
 
-# %% ../nbs/06_scaling.ipynb #69f198b0
+# %% ../nbs/06_scaling.ipynb #e8a5f6e4
+def leave(code):
+    "End this process at once: torch's threads of communication, if torn down while they run, may abort it"
+    sys.stdout.flush(); sys.stderr.flush()
+    os._exit(code)
+
 def _child(r, processes, port, folder):
     place = dict(RANK=r, LOCAL_RANK=r, WORLD_SIZE=processes, LOCAL_WORLD_SIZE=processes, MASTER_PORT=port)
     os.environ.update({k: str(v) for k, v in place.items()}, MASTER_ADDR='localhost',
                       TORCHELASTIC_USE_AGENT_STORE='True')     # the store is there already, nobody opens one
     function, args, kw = pickle.loads(Path(folder, 'call').read_bytes())
     Path(folder, str(r)).write_bytes(pickle.dumps(function(*args, **kw)))
+    leave(0)
 
 def launch(
     function,      # From a module, not from a notebook's cell
@@ -317,7 +323,7 @@ def launch(
         group = torch.multiprocessing.spawn(_child, (processes, store.port, folder), processes, join=False)
         try:
             while not group.join(): pass
-        except torch.multiprocessing.ProcessException as e:
+        except (torch.multiprocessing.ProcessRaisedException, torch.multiprocessing.ProcessExitedException) as e:
             why = e.msg.strip().splitlines()[-1]
             raise LtpaError(f'process {e.error_index} of {processes} failed: {why}') from e
         finally:
@@ -619,7 +625,9 @@ def _as_module(argv):
     return argv if not argv or argv[0] in (*COMMANDS, '-h', '--help') else ['train', *argv]
 
 # `python -m ltpa.scaling`, but not in a notebook
-if __name__ == '__main__' and '__file__' in globals(): sys.exit(main(_as_module(sys.argv[1:])))
+if __name__ == '__main__' and '__file__' in globals():
+    code = main(_as_module(sys.argv[1:]))
+    leave(code) if ranks() > 1 else sys.exit(code)
 
 # %% ../nbs/06_scaling.ipynb #16711729
 #| code-fold: true
