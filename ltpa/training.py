@@ -321,9 +321,10 @@ class Learner:
                     for x, y in self.loader.epoch(epoch, start):
                         train_step(self, x, y)
                         self.call('after_step')
-                        if asked: raise Stop
+                        if asked and self.step % len(self.loader): raise Stop
                     check_loss(self)
                     self.call('after_epoch')
+                    if asked: raise Stop
             except Stop: pass
             finally: self.rng = random_states(self.device); self.fitting = False; self.net.eval()
             self.call('after_fit')
@@ -441,6 +442,7 @@ def read_checkpoint(
                         'training can only go on from a checkpoint')
     return state, meta
 
+# %% ../nbs/05_training.ipynb #5e27df93
 def load_checkpoint(
     learn,  # A `Learner` with the same network, recipe, seed and data
     path,   # The checkpoint

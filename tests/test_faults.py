@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch._dynamo  # an optimiser's first step loads it: a second, which each child would spend
 from helpers import Touch, differing, one_line, pictures, refuses, tiny_net
 
 import ltpa
@@ -262,6 +263,17 @@ def test_signal_finishes_the_step_and_saves(signum, name, whole, tmp_path, capsy
     assert not differing(whole, state(learn.fit()))
     resumed = load_checkpoint(learner(), path)
     assert not differing(whole, state(resumed.fit())) and signal.getsignal(signum) is usual
+
+
+def test_signal_in_the_last_step_of_an_epoch():
+    "What is due after an epoch is not lost."
+    epochs = []
+    class Count(Callback):
+        def after_epoch(self, learn): epochs.append(learn.epoch)
+    learn = learner(Do(3, press()), Count())
+    with pytest.raises(Interrupted, match='after step 3 of 12'): learn.fit()
+    learn.fit()
+    assert epochs == [1, 2, 3, 4]
 
 
 def test_second_ctrl_c_stops_at_once(tmp_path):
