@@ -1,7 +1,11 @@
 """What all tests share."""
+import signal
 import threading
 
 import pytest
+
+# A shell that starts us in the background has Ctrl-C ignored, here and in all that we start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):
