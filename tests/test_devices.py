@@ -70,8 +70,8 @@ def test_training_and_evaluation_on_meta(name):
     evaluation(learn.net, x)
 
 
-@pytest.mark.parametrize('changes', [dict(optimizer='sgd'), dict(clip=0.), dict(label_smoothing=.1)],
-                         ids=lambda changes: next(iter(changes)))
+@pytest.mark.parametrize('changes', [dict(optimizer='sgd'), dict(optimizer='muon'), dict(clip=0.),
+                                     dict(label_smoothing=.1)], ids=str)
 def test_other_recipes_on_meta(changes):
     steps(small('vgg_att2_concat_dp'), 'meta', **changes)
 
