@@ -1,8 +1,9 @@
 """A training step with its data, against the plain one: float32, NCHW, a DataLoader that augments image by image.
 
 The plain side has the same network, with the same attention, and a stock optimiser; the better of none and two
-workers counts. Also here: what the three attention levels add to the same trunk's step, and, by turns in processes
-of their own, what `keep_buffers` brings.
+workers counts. Then it takes over our parts one after another, to show what each brings. Also here: what bfloat16
+brings to a bare matrix product, which is the most that can be had from it; what the three attention levels add to the
+same trunk's step; compilation; and, by turns in processes of their own, what `keep_buffers` brings.
 """
 import itertools
 import json
@@ -15,6 +16,7 @@ from common import arguments, interleaved, report, seconds, spread
 NET, TRUNK = 'vgg_att3_concat_pc', 'vgg_trunk'
 WIDE, NARROW = dict(width=1., early_pools=0), dict(width=.25, early_pools=1)
 CASES = (WIDE, 16, 2), (NARROW, 64, 8)                 # network, batch, steps a round
+PARTS = 'our loader', 'channels_last', 'bfloat16', 'fused optimiser'
 KEEP = (WIDE, 64, 3), (NARROW, 64, 20)                 # blocks above 32 MiB, and none
 
 
@@ -30,12 +32,13 @@ def network(name, size):
     return create_model(name, **size)
 
 
-def ours(name, size, batch, steps):
+def ours(name, size, batch, steps, **changes):
     "A function that trains for so many steps as `Learner.fit` does, and its network."
     from ltpa.data import ImageSet
     from ltpa.training import Learner, get_recipe, train_step
     data = ImageSet(*images(2_000), [str(k) for k in range(10)])
-    learn = Learner(network(name, size), data, get_recipe('fast', batch_size=batch, crop=4, epochs=10**6))
+    learn = Learner(network(name, size), data, get_recipe(
+        'fast', batch_size=batch, crop=4, epochs=10**6, **changes))
     batches = (b for epoch in itertools.count() for b in learn.loader.epoch(epoch))
     learn.net.train()
     def run():
@@ -43,21 +46,28 @@ def ours(name, size, batch, steps):
     return run, learn.net
 
 
-def plain(size, batch, steps, workers):
-    "The same with a DataLoader, in float32 and NCHW."
+def climb(size, batch, steps, parts=(), workers=0):
+    "The plain step, with some of `PARTS` taken over from ours."
     import torch
     import torch.nn.functional as F
     from loader import Images
+    from ltpa.core import autocast
+    from ltpa.data import ImageSet, Loader
     from torch.utils.data import DataLoader
     array, labels = images(2_000)
-    loader = DataLoader(Images(array, labels.tolist()), batch, shuffle=True, drop_last=True, num_workers=workers,
-                        persistent_workers=workers > 0)
-    net = network(NET, size).train()
-    opt = torch.optim.AdamW(net.parameters(), lr=1e-3, betas=(.9, .98), weight_decay=.05)
+    layout = torch.channels_last if 'channels_last' in parts else torch.contiguous_format
+    precision = 'auto' if 'bfloat16' in parts else 'fp32'
+    if 'our loader' in parts: loader = Loader(ImageSet(array, labels, [str(k) for k in range(10)]), batch)
+    else: loader = DataLoader(Images(array, labels.tolist()), batch, shuffle=True, drop_last=True,
+                              num_workers=workers, persistent_workers=workers > 0)
+    net = network(NET, size).train().to(memory_format=layout)
+    opt = torch.optim.AdamW(net.parameters(), lr=1e-3, betas=(.9, .98), weight_decay=.05,
+                            fused='fused optimiser' in parts or None)
     batches = (b for epoch in itertools.count() for b in loader)
     def run():
         for x, y in itertools.islice(batches, steps):
-            loss = F.cross_entropy(net(x).logits, y)
+            with autocast('cpu', precision): logits = net(x.contiguous(memory_format=layout)).logits
+            loss = F.cross_entropy(logits.float(), y)
             opt.zero_grad(); loss.backward(); opt.step()
     return run, net
 
@@ -72,26 +82,52 @@ def agree(fast, slow):
     torch.testing.assert_close(fast.float(), slow, rtol=.05, atol=.05 * slow.std().item())
 
 
+def rate(images, seconds): return round(images / statistics.median(seconds), 1)
+
+
 def steps_against_plain(args):
+    "Our step against the plain one; then what each part brings, taken over one after another."
     for size, batch, steps in CASES:
-        (mine, net), *theirs = [ours(NET, size, batch, steps),
-                                *(plain(size, batch, steps, workers) for workers in (0, 2))]
-        agree(net, theirs[0][1])
-        for n in net, theirs[0][1]: n.train()
-        times = interleaved([mine, *(run for run, _ in theirs)], args.rounds)
-        rate = lambda t: round(batch * steps / statistics.median(t), 1)
-        yield dict(what=NET, width=size['width'], batch=batch, ours=rate([t for t, *_ in times]),
-                   opponent=rate([min(others) for _, *others in times]), against='plain step',
-                   **spread([min(others) / t for t, *others in times]))
+        (mine, net), *plain = [ours(NET, size, batch, steps), *(climb(size, batch, steps, workers=n) for n in (0, 2))]
+        rungs = [climb(size, batch, steps, PARTS[:k + 1])[0] for k in range(len(PARTS))]
+        agree(net, plain[0][1])
+        for n in net, plain[0][1]: n.train()
+        every = interleaved([mine, *(run for run, _ in plain), *rungs], args.rounds)
+        times = [(t[0], min(t[1:3]), *t[3:]) for t in every]
+        row = lambda what, a, b, against: dict(
+            what=what, width=size['width'], batch=batch, ours=rate(batch * steps, [t[a] for t in times]),
+            opponent=rate(batch * steps, [t[b] for t in times]), against=against,
+            **spread([t[b] / t[a] for t in times]))
+        yield row(NET, 0, 1, 'plain step')
+        for k, part in enumerate(PARTS): yield row(f'+ {part}', k + 2, k + 1, 'the step without')
+
+
+def products(args):
+    "What bfloat16 brings to a bare matrix product, in GFLOP/s: nothing made of products gains more."
+    import torch
+    n = 2048
+    pairs = [[torch.rand(n, n).to(dtype) for _ in range(2)] for dtype in (torch.bfloat16, torch.float32)]
+    times = interleaved([lambda p=p: p[0] @ p[1] for p in pairs], 5 * args.rounds)
+    half, full = [rate(2 * n**3 / 1e9, t) for t in zip(*times)]
+    return dict(what='matrix product', batch=n, ours=half, opponent=full, against='float32',
+                **spread([b / a for a, b in times]))
+
+
+def compiled_against_eager(args):
+    size, batch, steps = CASES[-1]
+    times = interleaved([ours(NET, size, batch, steps, compile=c)[0] for c in (True, False)], args.rounds)
+    return dict(what='compile', width=size['width'], batch=batch, ours=rate(batch * steps, [a for a, _ in times]),
+                opponent=rate(batch * steps, [b for _, b in times]), against='eager',
+                **spread([b / a for a, b in times]))
 
 
 def attention_against_trunk(args):
     for size, batch, steps in CASES:
         (mine, _), (trunk, _) = ours(NET, size, batch, steps), ours(TRUNK, size, batch, steps)
         times = interleaved([mine, trunk], args.rounds)
-        rate = lambda t: round(batch * steps / statistics.median(t), 1)
-        yield dict(what=NET, width=size['width'], batch=batch, ours=rate([a for a, _ in times]),
-                   opponent=rate([b for _, b in times]), against=TRUNK, **spread([b / a for a, b in times]))
+        yield dict(what=NET, width=size['width'], batch=batch, ours=rate(batch * steps, [a for a, _ in times]),
+                   opponent=rate(batch * steps, [b for _, b in times]), against=TRUNK,
+                   **spread([b / a for a, b in times]))
 
 
 def keeping(keep, size, batch, steps, threads):
@@ -121,7 +157,8 @@ def main():
     args = arguments(__doc__, rounds=7)
     import torch
     if args.threads: torch.set_num_threads(args.threads)
-    rows = [*steps_against_plain(args), *attention_against_trunk(args), *kept_against_returned(args)]
+    rows = [products(args), *steps_against_plain(args), *attention_against_trunk(args), *kept_against_returned(args),
+            compiled_against_eager(args)]
     report('Training step: images a second over those of the opponent', rows, args)
 
 

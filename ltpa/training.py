@@ -194,7 +194,8 @@ class Muon:
 
     @torch.no_grad()
     def step(self):
-        for p, q in zip(self.convs, self.flat): q.data, q.grad = p.flatten(1), p.grad.flatten(1)
+        for p, q in zip(self.convs, self.flat):
+            q.data, q.grad = p.flatten(1), None if p.grad is None else p.grad.flatten(1)
         for part in self.parts:
             part.param_groups[0]['lr'] = self.param_groups[0]['lr']
             part.step()

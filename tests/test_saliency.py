@@ -335,7 +335,8 @@ def test_refuses_unknown_layers_with_the_nearest(name):
 @pytest.mark.parametrize('options, words', [
     (dict(target=4), ['target 4', '0 to 3', '3 images']), (dict(target=-1), ['target -1']),
     (dict(target=[0, 1]), ['target [0, 1]']), (dict(target=1.5), ['target 1.5']), (dict(target=True), ['target']),
-    (dict(channels='mean'), ["'mean'", 'max']), (dict(internal_batch_size=0), ['internal_batch_size 0', 'at least 1'])])
+    (dict(channels='mean'), ["'mean'", 'max']),
+    (dict(internal_batch_size=0), ['internal_batch_size 0', 'at least 1'])])
 def test_refuses_options(nets, options, words):
     for f in gradient, CAPTUM['gradient']:
         with refuses(*words): f(nets['vgg_gap', torch.float32], images(), **options)

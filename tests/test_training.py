@@ -53,7 +53,8 @@ HALF = ATT | dict(precision='fp16', clip=1.)
 HOW = dict(sgd=SGD, adamw=ATT, muon=ATT | dict(optimizer='muon'), half=HALF, half_sgd=HALF | dict(optimizer='sgd'))
 
 
-@pytest.mark.parametrize('how', [SGD, ATT, HOW['muon'], ATT | dict(name='vgg_pan'), dict(optimizer='sgd', momentum=0.)],
+@pytest.mark.parametrize('how', [SGD, ATT, HOW['muon'], ATT | dict(name='vgg_pan'),
+                                 dict(optimizer='sgd', momentum=0.)],
                          ids=['sgd', 'adamw', 'muon', 'pan', 'no momentum'])
 def test_same_seed_same_bits(how):
     first = everything(learner(**how).fit())

@@ -61,7 +61,8 @@ def main():
             print(rows[-1], flush=True)
     record = provenance(device='cpu', net=net.config, recipe=asdict(run.recipe), train=len(train), held_out=len(held))
     path = save_result(ROOT / 'results' / f'choose_{a.set}.json',
-                       f'{a.set}/{model}: recipes compared on a tenth of the training part, never trained on', rows, record)
+                       f'{a.set}/{model}: recipes compared on a tenth of the training part, never trained on',
+                       rows, record)
     print(f'wrote {path.relative_to(ROOT)}')
 
 

@@ -31,14 +31,16 @@ class Study(NamedTuple):
     seeds: list
 
 
-SWITCHED = [dict(), dict(branch_grad='mean'), dict(project='l'), dict(head='plain'), dict(u='msr'), dict(bn_gain='uniform'),
-            dict(colour='yuv_lcn'), dict(dropout=True)]
+SWITCHED = [dict(), dict(branch_grad='mean'), dict(project='l'), dict(head='plain'), dict(u='msr'),
+            dict(bn_gain='uniform'), dict(colour='yuv_lcn'), dict(dropout=True)]
 STUDIES = {
     'controls': Study('ClutteredFashion, size small: attention against its controls, accuracy after the last epoch',
                       'cluttered_fashion', 'small', [dict(model=m) for m in ATT3], [0, 1, 2]),
     'clutter': Study('ClutteredFashion, size small, by side of the object over side of the picture',
-                     'cluttered_fashion', 'small', [dict(model=m, scale=s) for s in (.4, .6, .9) for m in ATT3], [0, 1, 2]),
-    'fidelity': Study('ClutteredFashion, eighth of the width, two passes: each difference between paper and code alone',
+                     'cluttered_fashion', 'small',
+                     [dict(model=m, scale=s) for s in (.4, .6, .9) for m in ATT3], [0, 1, 2]),
+    'fidelity': Study('ClutteredFashion, eighth of the width, two passes: '
+                      'each difference between paper and code alone',
                       'cluttered_fashion', 'small',
                       [dict(model=ATT3[0], net=dict(width=1/8) | net, changes=dict(epochs=2)) for net in SWITCHED]
                       + [dict(model='vgg_att3_indep_pc', net=dict(width=1/8) | net, changes=dict(epochs=2))
