@@ -84,14 +84,16 @@ class ResNetAttention(Net):
         dropout=True,       # Dropout where the authors' code has it
         norm='softmax',     # or 'sigmoid'
         temperature=1.,     # Divides the scores
+        project='g',        # Where widths differ: 'g' down (authors' code) or 'l' up (§3.1)
+        head='bn',          # 'bn' (authors' code) or 'plain' (the paper's figure)
     ):
         super().__init__()
         self.trunk = Stages(depth, width)
         C = self.trunk.channels
         self.glob = ResNetGlobal(C[-1], dropout)
         self.attention = nn.ModuleList(
-            Attention(c, C[-1], score, norm, temperature, .5 * dropout) for c in C[1:])
-        self.head = Head(C[1:], num_classes, dropout=dropout, share=.3)
+            Attention(c, C[-1], score, norm, temperature, .5 * dropout, project) for c in C[1:])
+        self.head = Head(C[1:], num_classes, dropout=dropout, head=head, share=.3)
 
     def features(self, x):
         _, *taps = self.trunk(x)

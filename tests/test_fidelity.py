@@ -216,3 +216,16 @@ def test_stairs():
         [.01, .01, .02, .04, .04, .02, .04 * .5**8])
     assert [at('resnet', e) for e in (0, 60, 120, 199)] == pytest.approx([.1, .02, .004, .0008])
     assert set(STEPS) == {'halve', 'cub', 'resnet'}
+
+
+def test_resnets_have_the_switches_of_attention_and_head():
+    def resnet(**kw):
+        seed_everything(0)
+        return create_model('resnet164_att2_concat_dp', 5, 1 / 4, depth=11, dropout=False, **kw).eval()
+    plain, up = resnet(head='plain'), resnet(project='l')
+    out = plain(X)
+    torch.testing.assert_close(out.logits, plain.head.linear[0](torch.cat(out.descriptors, 1)))
+    assert set(dict(up.named_parameters())) ^ set(dict(resnet().named_parameters())) == {
+        *(f'attention.0.up.{k}' for k in ('weight', 'bias')),
+        *(f'attention.0.project.{n}.{k}' for n in (0, 3) for k in ('weight', 'bias'))}
+    assert resnet(preset='paper').config['head'] == 'plain'
