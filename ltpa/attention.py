@@ -175,9 +175,16 @@ class Attention(nn.Module):
             if self.up is not None: q = no_grad_from(q @ self.up.weight, self.up.bias)      # <Wl, q> = <l, Wᵀq>
             ga, a = soft_attend(l, q / self.temperature)
             return ga, a.view(len(l), *l.shape[2:])
-        a = normalise(self.scores(l, g), self.norm, self.temperature)
-        ga = attend(l, a if self.norm == 'softmax' else a / a.shape[1])
-        return ga, a.view(len(l), *l.shape[2:])
+        a = normalise(self.scores(l, g), self.norm, self.temperature).view(len(l), *l.shape[2:])
+        return self.pool(l, a), a
+
+    def pool(self, l, a):
+        "Attended descriptor [B,C] of `l` for any map [B,H,W]: this level's own or another"
+        if a.shape != (len(l), *l.shape[2:]):
+            raise LtpaError(f'a map of shape {tuple(a.shape)} for local features {tuple(l.shape)}; '
+                            'expected [B,H,W] of the same batch, height and width')
+        a = a.flatten(1)
+        return attend(l, a if self.norm == 'softmax' else a / a.shape[1])
 
     def extra_repr(self): return f'score={self.score!r}, norm={self.norm!r}, temperature={self.temperature}'
 

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['TRUNK', 'TAPS', 'FIRST_POOL', 'MODELS', 'SWITCHES', 'COMMON', 'PRESETS', 'FAMILIES', 'YUV', 'ex_field', 'ex_product',
-           'block', 'Trunk', 'scaled', 'scale_grad', 'GlobalVector', 'Output', 'Net', 'Head', 'VGGAttention', 'VGG',
-           'VGGTrunk', 'VGGGAP', 'VGGPAN', 'switches', 'list_models', 'create_model', 'yuv_lcn', 'measure', 'gmac',
-           'write_tensors', 'read_tensors', 'save_weights', 'load_weights', 'start_from', 'load_state',
-           'list_pretrained', 'load_pretrained']
+           'block', 'Trunk', 'scaled', 'scale_grad', 'GlobalVector', 'Output', 'Net', 'Head', 'AttentionNet',
+           'VGGAttention', 'VGG', 'VGGTrunk', 'VGGGAP', 'VGGPAN', 'switches', 'list_models', 'create_model', 'yuv_lcn',
+           'measure', 'gmac', 'write_tensors', 'read_tensors', 'save_weights', 'load_weights', 'start_from',
+           'load_state', 'list_pretrained', 'load_pretrained']
 
 # %% ../nbs/03_models.ipynb #113a571d
 import importlib, inspect, json, re
@@ -160,8 +160,40 @@ class Head(nn.Module):
         if self.indep == 'product': return log_p.sum(0)
         return log_p.logsumexp(0) - torch.tensor(float(len(d))).log()
 
-# %% ../nbs/03_models.ipynb #b9d193af
-class VGGAttention(Net):
+# %% ../nbs/03_models.ipynb #e233541e
+class AttentionNet(Net):
+    "A network whose classifier sees attended descriptors and nothing else; made of `parts`, `attention`, `head`"
+    def parts(self, x): raise NotImplementedError     # a normalised picture's local features and global vector
+
+    def encode(self, x):
+        "Local features of pictures [B,3,H,W], a tuple of [B,C,h,w], shallow to deep, and the global vector [B,G]"
+        self._admit(x)
+        l, g = self.parts(self.normalise(x))
+        return tuple(l), g
+
+    def scores(self, l, g):
+        "Compatibilities, a tuple of [B,h,w], of local features with global vectors, also with another picture's"
+        return tuple(att.scores(x, g).view(len(x), *x.shape[2:]) for att, x in zip(self.attention, l))
+
+    def attend(self, l, g):
+        "`Output` for local features and global vectors, also with another picture's"
+        descriptors, maps = zip(*(att(x, g) for att, x in zip(self.attention, l)))
+        return Output(self.classify(descriptors), maps, descriptors)
+
+    def pool(self, l, maps):
+        "`Output` for local features and maps [B,h,w], also with maps of one's own"
+        descriptors = tuple(att.pool(x, a) for att, x, a in zip(self.attention, l, maps))
+        return Output(self.classify(descriptors), tuple(maps), descriptors)
+
+    def features(self, x):
+        l, g = self.parts(x)
+        descriptors, maps = zip(*(att(x, g) for att, x in zip(self.attention, l)))
+        return maps, descriptors
+
+    def classify(self, descriptors): return self.head(descriptors)
+
+# %% ../nbs/03_models.ipynb #1db2054d
+class VGGAttention(AttentionNet):
     "VGG with attention at the last `levels` taps (paper Fig. 2); only attended descriptors are classified"
     def __init__(self,
         num_classes=10,
@@ -189,15 +221,12 @@ class VGGAttention(Net):
         self.stride = 16 * FIRST_POOL[layout]
         self.layout, self.averaged = layout, levels if branch_grad == 'mean' else 0
 
-    def features(self, x):
+    def parts(self, x):
         taps = self.trunk(x, self.averaged)
         g = self.glob(taps[-1])
         if self.averaged: g = scale_grad(g, 1 / self.averaged)
         if self.layout == 'cub': taps[0] = F.interpolate(F.max_pool2d(taps[0], 5), scale_factor=2.)
-        descriptors, maps = zip(*(att(l, g) for att, l in zip(self.attention, taps[-len(self.attention):])))
-        return maps, descriptors
-
-    def classify(self, descriptors): return self.head(descriptors)
+        return taps[-len(self.attention):], g
 
 # %% ../nbs/03_models.ipynb #4b79ceba
 class VGG(Net):

@@ -73,8 +73,8 @@ class ResNetGlobal(nn.Module):
 
     def forward(self, l): return self.fc(self.convs(l))
 
-# %% ../nbs/04_resnets.ipynb #ec32fbad
-class ResNetAttention(Net):
+# %% ../nbs/04_resnets.ipynb #ecc1bf0e
+class ResNetAttention(AttentionNet):
     "Pre-activation ResNet with attention to the sums at the end of stages 2 and 3; levels are concatenated"
     def __init__(self,
         num_classes=10,
@@ -95,13 +95,9 @@ class ResNetAttention(Net):
             Attention(c, C[-1], score, norm, temperature, .5 * dropout, project) for c in C[1:])
         self.head = Head(C[1:], num_classes, dropout=dropout, head=head, share=.3)
 
-    def features(self, x):
+    def parts(self, x):
         _, *taps = self.trunk(x)
-        g = self.glob(taps[-1])
-        descriptors, maps = zip(*(att(l, g) for att, l in zip(self.attention, taps)))
-        return maps, descriptors
-
-    def classify(self, descriptors): return self.head(descriptors)
+        return taps, self.glob(taps[-1])
 
 # %% ../nbs/04_resnets.ipynb #1efd208d
 class ResNet(Net):

@@ -9,6 +9,7 @@ import torch.nn as nn
 from helpers import MODELS, Touch, differing, refuses, tiny_net, words_id
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ltpa.attention import normalise
 from ltpa.core import LtpaError, keyed_rng
 from ltpa.data import ASSETS, ClutteredFashion
 from ltpa.models import (create_model, list_models, list_pretrained, load_pretrained, load_state,
@@ -370,3 +371,22 @@ def test_bundled_weights_score_what_their_record_says(name):
     assert not net.training and net.info['classes'] == list(test.classes) and scores['images'] == 4000
     assert evaluate(net, test)['accuracy'] == pytest.approx(scores['accuracy'], abs=.07)
     if 'att3' in name: assert scores['accuracy'] >= .8 and scores['pointing_2'] >= .85
+
+
+@pytest.mark.parametrize('name', ['vgg_att3_concat_pc', 'vgg_att2_indep_dp', 'resnet164_att2_concat_dp'])
+@pytest.mark.parametrize('norm', ['softmax', 'sigmoid'])
+def test_taken_apart_and_put_together(name, norm):
+    net, x = narrow(name, norm=norm).eval(), rgb(3)
+    with torch.no_grad():
+        whole, (l, g) = net(x), net.encode(x)
+        for again in (net.attend(l, g), net.pool(l, whole.maps)):
+            torch.testing.assert_close(again.logits, whole.logits)
+            for a, b in zip(again.maps, whole.maps, strict=True): torch.testing.assert_close(a, b)
+        scores = net.scores(l, g)
+        assert [c.shape for c in scores] == [a.shape for a in whole.maps]
+        for c, a in zip(scores, whole.maps):
+            torch.testing.assert_close(normalise(c.flatten(1), norm).view_as(a), a)
+        asked = net.attend(l, g.roll(1, 0)).maps                       # under pc and softmax g cancels
+        assert ('_pc' in name and norm == 'softmax') == all(a.equal(b) for a, b in zip(asked, whole.maps))
+        with refuses('a map of shape (3, 5, 5)', 'same batch'): net.pool(l, [a.new_ones(3, 5, 5) for a in whole.maps])
+        with refuses('height and width'): net.encode(x[..., :31])
