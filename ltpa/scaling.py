@@ -29,7 +29,7 @@ from .training import _difference
 NARROW = dict(vgg=dict(width=1/4, early_pools=1, dropout=False), resnet=dict(width=1/2, depth=20, dropout=False))
 SIZES = {
     'small': dict(NARROW, changes={}),
-    'cifar': dict(NARROW, changes=dict(epochs=16, batch_size=128, optimizer='muon', crop=4, label_smoothing=.1)),
+    'cifar': dict(NARROW, changes=dict(epochs=16, batch_size=128, lr=.004, crop=4, label_smoothing=.1)),
     'paper': dict(vgg=dict(width=1.), resnet=dict(width=1.), changes={})}
 
 # %% ../nbs/06_scaling.ipynb #0dfda3b8
@@ -511,7 +511,7 @@ def _add_train(t):
 def _add_recipe(g):
     "An option for each field of a recipe"
     g.add_argument('--recipe', metavar='|'.join(RECIPES),
-                   help='paper, svhn, cub, resnet (the authors\' SGD in stairs) or fast (AdamW, one cycle)')
+                   help='paper, svhn, cub, resnet (the authors\' SGD in stairs) or fast (Muon, one cycle)')
     for f in fields(Recipe):
         if f.name == 'name': continue
         kind = (dict(action=argparse.BooleanOptionalAction) if f.type is bool else

@@ -137,7 +137,7 @@ RECIPES = {r.name: r for r in (
     Recipe('svhn', epochs=300, schedule='halve', lr=.01, flip=False),
     Recipe('cub', epochs=320, schedule='cub', lr=.01),
     Recipe('resnet', epochs=200, batch_size=64, schedule='resnet', nesterov=True, crop=4),
-    Recipe('fast', epochs=6, batch_size=64, optimizer='adamw', lr=.004, weight_decay=.05))}
+    Recipe('fast', epochs=6, batch_size=64, optimizer='muon', lr=.008, weight_decay=.05))}
 
 # %% ../nbs/05_training.ipynb #ad042e0c
 def get_recipe(
@@ -195,7 +195,8 @@ class Muon:
     @torch.no_grad()
     def step(self):
         for p, q in zip(self.convs, self.flat):
-            q.data, q.grad = p.flatten(1), None if p.grad is None else p.grad.flatten(1)
+            # A copy: of 1x1 kernels `flatten` is a view, whose strides need not be the kernel's own.
+            q.data, q.grad = p.flatten(1).clone(), None if p.grad is None else p.grad.flatten(1)
         for part in self.parts:
             part.param_groups[0]['lr'] = self.param_groups[0]['lr']
             part.step()

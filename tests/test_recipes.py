@@ -43,7 +43,7 @@ def test_presets_reach_network_and_optimiser():
     p = plan('cifar10/vgg_att2_concat_pc', 'paper', 'modern')
     assert (p.recipe.name, p.net['dropout'], p.net['width']) == ('fast', False, 1.)
     p = plan('cifar10/vgg_att2_concat_pc', 'small', 'official_code', net=dict(u='small'), changes=dict(lr=.5))
-    assert (p.net['dropout'], p.net['u'], p.recipe.lr, p.recipe.optimizer) == (True, 'small', .5, 'adamw')
+    assert (p.net['dropout'], p.net['u'], p.recipe.lr, p.recipe.optimizer) == (True, 'small', .5, 'muon')
 
 
 def test_small_has_pictures_that_stand_in():

@@ -154,16 +154,17 @@ def test_scaler_leaves_out_steps_that_overflow_and_resumes_with_its_factor(tmp_p
     assert not differing(whole, everything(resumed.fit())) and resumed.scaler.get_scale() == factors[11]
 
 
+@pytest.mark.parametrize('side', [1, 3])
 @pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
-def test_muon_sees_a_convolution_as_a_matrix(layout):
+def test_muon_sees_a_convolution_as_a_matrix(layout, side):
     "Equal to PyTorch's Muon on the flattened kernel and to AdamW on the rest, whatever the memory layout."
-    kernel, bias = torch.nn.Parameter(random(6, 4, 3, 3).to(memory_format=layout)), torch.nn.Parameter(random(6))
+    kernel, bias = torch.nn.Parameter(random(6, 4, side, side).to(memory_format=layout)), torch.nn.Parameter(random(6))
     matrix, vector = torch.nn.Parameter(kernel.detach().flatten(1)), torch.nn.Parameter(bias.detach().clone())
     ours = make_optimizer(get_recipe('fast', optimizer='muon', weight_decay=.1), [kernel, bias])
     theirs = (torch.optim.Muon([matrix], .1, weight_decay=.1, adjust_lr_fn='match_rms_adamw'),
               torch.optim.AdamW([vector], .1, (.9, .98), weight_decay=.1, fused=True))
     for step in range(3):
-        grads = random(6, 4, 3, 3, seed=step), random(6, seed=10 + step)
+        grads = random(6, 4, side, side, seed=step), random(6, seed=10 + step)
         kernel.grad, bias.grad = grads[0].to(memory_format=layout), grads[1].clone()
         matrix.grad, vector.grad = grads[0].flatten(1), grads[1].clone()
         for opt in (ours, *theirs):
