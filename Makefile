@@ -3,6 +3,8 @@ PYTHON ?= python3
 ARGS   ?=
 BIN    := .venv/bin
 STAMP  := .venv/.installed
+# A library that tests compare with. Its own requirements would bring a second OpenCV over ours; what it needs is here.
+PEER   := quantus==0.6.0
 # Commands of the environment first on the path, for what the tools start by name.
 RUN    := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python
 
@@ -31,6 +33,8 @@ $(STAMP): settings.ini setup.py constraints.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]' || { \
 	  echo "Installing failed, for the reason above: mend it and repeat the command."; \
 	  echo "If a package has no version for this Python: rm -r .venv, then add PYTHON=python3.12"; exit 1; }
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps $(PEER) || \
+	  echo "Could not install $(PEER): the tests that compare with it will be skipped"
 	@touch $@
 
 course: $(STAMP)  ## run every notebook into build/course, print the results (ARGS='01 03' picks some)
