@@ -2,6 +2,7 @@
 """Choose a recipe without looking at test data: train on nine tenths of a training set, compare on the last tenth.
 
     python tools/choose.py cluttered_fashion          # optimisers and learning rates, att3 pc, size small
+    python tools/choose.py cluttered_fashion --model vgg_att2_concat_dp        # temperatures of dp
     python tools/choose.py cifar10 --passes 8         # LTPA_DATA says where CIFAR-10 is
 
 In ClutteredFashion the tenth that is held out has objects and photographs of its own, as the test part has.
@@ -20,6 +21,7 @@ from measure import ROOT
 
 CANDIDATES = [dict(optimizer='sgd', lr=.1, weight_decay=5e-4, nesterov=True), dict(optimizer='adamw', lr=.004),
               dict(optimizer='muon', lr=.002), dict(optimizer='muon', lr=.004), dict(optimizer='muon', lr=.008)]
+TEMPERATURES = 1., 8.
 MODEL = dict(cluttered_fashion='vgg_att3_concat_pc', cifar10='vgg_att2_concat_pc')
 
 
@@ -51,17 +53,19 @@ def main():
     a = p.parse_args()
     model, rows = a.model or MODEL[a.set], []
     train, held = hold_out(open_data(a.set, 'train'))
-    for candidate in CANDIDATES:
+    dp = model.endswith('_dp')
+    for candidate in [dict(temperature=t) for t in TEMPERATURES] if dp else CANDIDATES:
         for seed in a.seeds:
-            run = plan(f'{a.set}/{model}', changes=candidate | ({'epochs': a.passes} if a.passes else {}))
+            run = plan(f'{a.set}/{model}', net=candidate if dp else {},
+                       changes=({} if dp else candidate) | ({'epochs': a.passes} if a.passes else {}))
             seed_everything(seed)
             net = create_model(model, len(train.classes), **run.net)
             Learner(net, train, run.recipe, seed).fit()
             rows.append(candidate | dict(seed=seed, passes=run.recipe.epochs) | evaluate(net, held))
             print(rows[-1], flush=True)
     record = provenance(device='cpu', net=net.config, recipe=asdict(run.recipe), train=len(train), held_out=len(held))
-    path = save_result(ROOT / 'results' / f'choose_{a.set}.json',
-                       f'{a.set}/{model}: recipes compared on a tenth of the training part, never trained on',
+    path = save_result(ROOT / 'results' / f'choose_{a.set}{"_dp" * dp}.json',
+                       f'{a.set}/{model}: {"temperatures" if dp else "recipes"} compared on a tenth of the training part, never trained on',
                        rows, record)
     print(f'wrote {path.relative_to(ROOT)}')
 
