@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BESIDE', 'PANEL', 'ex_seen', 'ex_heat', 'State', 'heated', 'can_be_taken_apart', 'Scene', 'query_note', 'field_steps',
            'receptive_field', 'influence', 'Drawing', 'enlarged', 'strength', 'framed', 'draw_state',
-           'first_of_each_class', 'Gallery', 'controls', 'CellGrid', 'png', 'bars', 'Panes', 'read_upload', 'sync',
-           'Window', 'Explorer']
+           'first_of_each_class', 'Gallery', 'line_up', 'with_none', 'controls', 'CellGrid', 'png', 'bars', 'Panes',
+           'read_upload', 'sync', 'Window', 'Explorer']
 
 # %% ../nbs/08_explorer.ipynb #6d591150
 import contextlib, html, io
@@ -56,9 +56,11 @@ def heated(
 def can_be_taken_apart(net):
     "`net` if it is an `AttentionNet`; others have no query to exchange"
     if isinstance(net, AttentionNet): return net
-    raise LtpaError(f'{getattr(net, "name", type(net).__name__)} cannot be taken apart; expected an attention '
-                    "network, with 'att' in its name, e.g. vgg_att3_concat_pc")
+    name = getattr(net, 'name', type(net).__name__)
+    raise LtpaError(f"{name} cannot be taken apart; expected an attention network, with 'att' in its name, "
+                    'e.g. vgg_att3_concat_pc')
 
+# %% ../nbs/08_explorer.ipynb #e80d51c8
 class Scene:
     "One picture before one network; what is dear is computed when first asked for, and kept"
     def __init__(self,
@@ -79,11 +81,11 @@ class Scene:
         if not eps: return self.x
         return (self.x + eps / 255 * self.once('uphill', self._uphill)).clamp(0, 1)
 
+    @torch.enable_grad()
     def _uphill(self):
         x = self.x.clone().requires_grad_()
-        with torch.enable_grad():
-            logits = self.net.logits(x)
-            loss = F.cross_entropy(logits, logits.argmax(1))
+        logits = self.net.logits(x)
+        loss = F.cross_entropy(logits, logits.argmax(1))
         return torch.autograd.grad(loss, x)[0].sign()
 
     def encoded(self, eps=0):
@@ -93,19 +95,20 @@ class Scene:
     def out(self, eps=0, temperature=1., g=None):
         "The network's `Output`; with `g` [1,G], that of another picture, in place of its own"
         l, own = self.encoded(eps)
-        with torch.no_grad(), heated(self.net, temperature): return self.net.attend(l, own if g is None else g)
+        with torch.no_grad(), heated(self.net, temperature):
+            return self.net.attend(l, own if g is None else g)
 
 # %% ../nbs/08_explorer.ipynb #a4fe912f
 def query_note(
-    net,   # A network with attention
-    level, # From 1
+    net,    # A network with attention
+    level,  # From 1
 ):
     "Why another picture's g changes nothing at this level; '' where it does change something"
     att = net.attention[level - 1]
-    if att.score == 'uniform': return 'Nothing changes: this control weighs every cell alike, whatever is asked.'
+    if att.score == 'uniform': return 'Nothing changes: this control weighs every cell alike, always.'
     if att.score == 'pc' and att.norm == 'softmax':
-        return ('Nothing changes, and nothing can: a pc score is ⟨u, l⟩ + ⟨u, g⟩, and the second part, the same '
-                'for every cell, cancels in the softmax. Try a dp network.')
+        return ('Nothing changes, and nothing can: a pc score is ⟨u, l⟩ + ⟨u, g⟩, and the second part, the '
+                'same for every cell, cancels in the softmax. Try a dp network.')
     return ''
 
 # %% ../nbs/08_explorer.ipynb #ebf389d2
@@ -113,10 +116,10 @@ def field_steps(
     net,    # A VGG or ResNet with attention
     level,  # From 1
 ):
-    "Receptive field of a level's cells along one side, in pixels: (its width, step per cell, start of cell 0)"
+    "Receptive field of a level's cells along one side, in pixels: (width, step, start of the first)"
     if getattr(net, 'layout', '') == 'cub' and level == len(net.attention) - 2:
-        raise LtpaError(f"{net.name}, layout 'cub': level {level} is pooled and enlarged again, which has no one "
-                        'field; take a deeper level')
+        raise LtpaError(f"{net.name}, layout 'cub': level {level} is pooled and enlarged again: its fields "
+                        'have no even steps; take a deeper level')
     trunk = dict(net.trunk.named_children())
     stages = trunk.pop('stages')
     width, step, start = 1, 1, 0
@@ -139,7 +142,8 @@ def receptive_field(
                                     for k, n in zip(cell, size))
     return top, bottom, left, right
 
-# %% ../nbs/08_explorer.ipynb #7ac5b4b9
+# %% ../nbs/08_explorer.ipynb #a54b1e79
+@torch.enable_grad()
 def influence(
     scene,   # A `Scene`
     level,   # From 1
@@ -148,7 +152,7 @@ def influence(
 ):
     "How strongly each pixel moves the squared length of a cell's features: [1,H,W], from 0"
     x = scene.attacked(eps).clone().requires_grad_()
-    with torch.enable_grad(): l = scene.net.encode(x)[0][level - 1][0, :, cell[0], cell[1]]
+    l = scene.net.encode(x)[0][level - 1][0, :, cell[0], cell[1]]
     return torch.autograd.grad(l.square().sum(), x)[0].abs().sum(1)
 
 # %% ../nbs/08_explorer.ipynb #e77e36e4
@@ -184,7 +188,7 @@ PANEL = 224       # Side of a panel in pixels, about
 
 class Drawing(NamedTuple):
     "A state, drawn"
-    panels: dict              # For 'picture', 'attention', 'method' (if there is one), 'cell': (title, RGB, caption)
+    panels: dict              # (title, RGB, caption) for 'picture', 'attention', 'cell' and, if set, 'method'
     probs: torch.Tensor       # What the network says: [num_classes]
     shades: torch.Tensor      # The map's cells as shades from 0 to 1: [h,w]
     cell: tuple               # (row, column) whose field is drawn
@@ -213,7 +217,8 @@ def framed(rgb, boxes, zoom):
         pen.rectangle(at, outline='black', width=4); pen.rectangle(at, outline=colour, width=2)
     return np.asarray(img)
 
-# %% ../nbs/08_explorer.ipynb #73b991b3
+# %% ../nbs/08_explorer.ipynb #2e1b7ff5
+@torch.enable_grad()             # wherever it is called: attributions need gradients
 def draw_state(
     scene,         # The picture before the network, a `Scene`
     state,         # A `State`
@@ -242,7 +247,7 @@ def draw_state(
 
 # %% ../nbs/08_explorer.ipynb #c08c9821
 def _method_panel(scene, state, method, picture):
-    k = scene.out(state.eps).logits.argmax(1).item()              # the network's own word, at its own temperature
+    k = scene.out(state.eps).logits.argmax(1).item()        # the network's word, at its own temperature
     m = scene.once((method, state.eps), lambda: strength(method(scene.net, scene.attacked(state.eps), k)))
     drawn = overlay(picture, upsample(m, picture.shape[1:])[0])
     return state.method or 'other', drawn, f'for “{class_names(scene.net)[k]}”; signs left out'
@@ -275,7 +280,8 @@ def first_of_each_class():
 def _named(images):
     "Pictures by name, uint8 [3,H,W], from a dict, or anything with several: paths, pictures, a tensor"
     if not hasattr(images, 'items'):
-        images = {Path(im).name if isinstance(im, (str, Path)) else f'picture {k}': im for k, im in enumerate(images, 1)}
+        name = lambda k, im: Path(im).name if isinstance(im, (str, Path)) else f'picture {k}'
+        images = {name(k, im): im for k, im in enumerate(images, 1)}
     if not images: raise LtpaError('no pictures; expected at least one')
     return {name: read_image(im) if isinstance(im, (str, Path)) else as_images(im[None], name)[0]
             for name, im in images.items()}
@@ -316,28 +322,30 @@ class Gallery:
     def draw(self, state)->Drawing:
         if state.method is not None and state.method not in self.methods:
             raise unknown('method', state.method, self.methods)
-        return draw_state(self.scene(state.model, state.image), state,
-                          state.query and self.scene(state.model, state.query), self.methods.get(state.method))
+        query = state.query and self.scene(state.model, state.query)
+        return draw_state(self.scene(state.model, state.image), state, query, self.methods.get(state.method))
 
-    def figure(self,
-        states,            # Rows of them
-        what='attention',  # Which panel of each, or one a row
-        titles=None,       # One a column
-        name='',           # Above it all
-        scale=SCALE,       # What the colours mean
-    ):
-        "A matplotlib figure of one panel of each state, with what the network says"
-        what = [what] * len(states) if isinstance(what, str) else what
-        rows = [[self._told(s, panel) for s in row] for row, panel in zip(states, what)]
-        return draw_grid(rows, titles or [''] * len(rows[0]), name, scale)
+# %% ../nbs/08_explorer.ipynb #5e6588c7
+def line_up(
+    gallery,           # A `Gallery`
+    states,            # Rows of states
+    what='attention',  # Which panel of each, or one a row
+    titles=None,       # One a column
+    name='',           # Above it all
+    scale=SCALE,       # What the colours mean
+):
+    "A matplotlib figure: one panel of each state, and what the network says"
+    def cell(state, panel):
+        drawing, names = gallery.draw(state), class_names(gallery.net(state.model))
+        _, rgb, caption = drawing.panels[panel]
+        return rgb, f'{caption}\nsays {names[drawing.probs.argmax()]}, {drawing.probs.max():.0%}'
+    what = [what] * len(states) if isinstance(what, str) else what
+    rows = [[cell(s, panel) for s in row] for row, panel in zip(states, what)]
+    return draw_grid(rows, titles or [''] * len(rows[0]), name, scale)
 
-    def _told(self, state, what):
-        d = self.draw(state)
-        k = int(d.probs.argmax())
-        _, rgb, caption = d.panels[what]
-        return rgb, f'{caption}\nsays {class_names(self.net(state.model))[k]}, {d.probs[k]:.0%}'
+# %% ../nbs/08_explorer.ipynb #2bc30761
+def with_none(none, names): return [(none, None), *((n, n) for n in names)]
 
-# %% ../nbs/08_explorer.ipynb #6484ba82
 def controls(
     gallery,  # A `Gallery`
 )->dict:
@@ -346,14 +354,14 @@ def controls(
     look = dict(layout=w.Layout(width='310px'), style=dict(description_width='90px'))
     pictures = list(gallery.images)
     return dict(
-        image=w.Dropdown(options=pictures, description='picture', **look),
+        image=w.Dropdown(options=with_none('', pictures)[1:], description='picture', **look),
         model=w.Dropdown(options=list(gallery.models), description='network', **look),
         level=w.Dropdown(options=[1], description='level', **look),
-        query=w.Dropdown(options=[('its own', None), *((p, p) for p in pictures)], description='g from', **look),
-        temperature=w.FloatLogSlider(1, base=2, min=-3, max=4, step=.25, description='temperature',
+        query=w.Dropdown(options=with_none('its own', pictures), description='g from', **look),
+        temperature=w.FloatLogSlider(1, base=2, min=-3, max=6, step=.25, description='temperature',
                                      readout_format='.2f', **look),
         eps=w.IntSlider(0, 0, 32, description='attack, /255', **look),
-        method=w.Dropdown(options=[('none', None), *((m, m) for m in gallery.methods)], description='beside it', **look),
+        method=w.Dropdown(options=with_none('none', gallery.methods), description='beside it', **look),
         upload=w.FileUpload(accept='image/*', description='your own picture', layout=w.Layout(width='310px')))
 
 # %% ../nbs/08_explorer.ipynb #c0841ae8
@@ -414,7 +422,8 @@ def bars(
     line = ('<tr><td style="padding-right:8px">{}</td><td style="width:110px"><div style="background:#8856a7;'
             'height:10px;width:{:.0f}px"></div></td><td style="text-align:right">{:.0%}</td></tr>')
     top = probs.topk(min(most, len(probs)))
-    rows = (line.format(html.escape(names[k]), 110 * p, p) for p, k in zip(top.values.tolist(), top.indices.tolist()))
+    top = zip(top.values.tolist(), top.indices.tolist())
+    rows = (line.format(html.escape(names[k]), 110 * p, p) for p, k in top)
     return f'<b>what it says</b><table style="line-height:1.3">{"".join(rows)}</table>'
 
 # %% ../nbs/08_explorer.ipynb #65090845
@@ -426,10 +435,11 @@ class Panes:
         self.bars, self.note = w.HTML(layout=w.Layout(width='290px')), w.HTML(layout=w.Layout(width='330px'))
         self.panels = {k: (w.HTML(), w.Image(layout=w.Layout(width=f'{PANEL}px')), w.HTML())
                        for k in ('picture', 'attention', 'method', 'cell')}
-        self.columns = {k: w.VBox(p, layout=w.Layout(width=f'{PANEL + 12}px')) for k, p in self.panels.items()}
-        cells = w.VBox([w.HTML('<b>the map’s cells</b>: click one'), grid.box],
-                       layout=w.Layout(width=f'{PANEL + 12}px'))
-        self.box = w.VBox([self.status, w.HBox(list(self.columns.values())), w.HBox([cells, self.bars, self.note])])
+        wide = w.Layout(width=f'{PANEL + 12}px')
+        self.columns = {k: w.VBox(p, layout=w.Layout(width=wide.width)) for k, p in self.panels.items()}
+        cells = w.VBox([w.HTML('<b>the map’s cells</b>: click one'), grid.box], layout=wide)
+        below = w.HBox([cells, self.bars, self.note])
+        self.box = w.VBox([self.status, w.HBox([*self.columns.values()]), below])
 
     def put(self, drawing, names):
         self.columns['method'].layout.display = '' if 'method' in drawing.panels else 'none'
@@ -440,7 +450,8 @@ class Panes:
         self.grid.show(drawing.shades, drawing.cell)
         self.bars.value, self.note.value = bars(drawing.probs, names), html.escape(drawing.note)
 
-    def say(self, text): self.status.value = f'<span style="color:#b2182b">{html.escape(text)}</span>'
+    def say(self, text):
+        self.status.value = text and f'<span style="color:#b2182b">{html.escape(text)}</span>'
 
 # %% ../nbs/08_explorer.ipynb #50f23dc6
 class _Upload(io.BytesIO):
@@ -455,7 +466,8 @@ def read_upload(
     image = read_image(_Upload(file))
     H, W = image.shape[1:]
     if max(H, W) > 4 * min(H, W):
-        raise LtpaError(f'{file["name"]} is {W}x{H} pixels; expected at most four times as long as wide: crop it')
+        raise LtpaError(f'{file["name"]} is {W}x{H} pixels; expected one side at most four times the other: '
+                        'crop it')
     return image
 
 # %% ../nbs/08_explorer.ipynb #1c645b30
@@ -467,8 +479,7 @@ def sync(
 ):
     "Set all widgets to `state`"
     for name in ('image', 'query'):
-        options = [(p, p) for p in pictures]
-        if name == 'query': options.insert(0, ('its own', None))
+        options = with_none('its own', pictures)[name == 'image':]
         if list(widgets[name].options) != options: widgets[name].options = options
     if len(widgets['level'].options) != levels: widgets['level'].options = list(range(1, levels + 1))
     for name, value in state._asdict().items():
@@ -486,7 +497,8 @@ class Window(Gallery):
         self._busy = False
         self.draw(self.state)                                      # raises where there is nothing to explore
         self.widgets, self.panes = controls(self), Panes(CellGrid(self._pick))
-        columns = [w.VBox(list(self.widgets.values())[k::2], layout=w.Layout(margin='0 24px 0 0')) for k in (0, 1)]
+        sets = [*self.widgets.values()]
+        columns = [w.VBox(sets[k::2], layout=w.Layout(margin='0 24px 0 0')) for k in (0, 1)]
         self.box = w.VBox([w.HBox(columns), self.panes.box])
         self.show(self.state)
 
@@ -502,7 +514,7 @@ class Window(Gallery):
             self.panes.put(self.draw(state), class_names(self.net(state.model)))
             self.state = state
         except LtpaError as e: why = str(e)
-        except Exception as e: why = f'{type(e).__name__}: {e}'                # methods and networks are anybody's
+        except Exception as e: why = f'{type(e).__name__}: {e}'         # methods and networks are anybody's
         self._busy = True
         try: sync(self.widgets, self.state, self.images, self.levels(self.state.model))
         finally: self._busy = False
@@ -532,7 +544,8 @@ class Explorer(Window):
         return self.state._replace(image=file['name'], cell=None)
 
     def _repr_mimebundle_(self, **kw):
-        return self.box._repr_mimebundle_(**kw) | {'text/plain': 'The explorer needs a running kernel; its figures do not.'}
+        plain = 'The explorer needs a running kernel; the figures do not.'
+        return self.box._repr_mimebundle_(**kw) | {'text/plain': plain}
 
 # %% ../nbs/08_explorer.ipynb #984aeffd
 #| code-fold: true
