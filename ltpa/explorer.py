@@ -351,7 +351,7 @@ def controls(
 )->dict:
     "A widget for each value of a `State` but the cell, and one for uploads, by name"
     import ipywidgets as w
-    look = dict(layout=w.Layout(width='310px'), style=dict(description_width='90px'))
+    look = dict(layout=w.Layout(width='370px'), style=dict(description_width='90px'))
     pictures = list(gallery.images)
     return dict(
         image=w.Dropdown(options=with_none('', pictures)[1:], description='picture', **look),
@@ -362,7 +362,7 @@ def controls(
                                      readout_format='.2f', **look),
         eps=w.IntSlider(0, 0, 32, description='attack, /255', **look),
         method=w.Dropdown(options=with_none('none', gallery.methods), description='beside it', **look),
-        upload=w.FileUpload(accept='image/*', description='your own picture', layout=w.Layout(width='310px')))
+        upload=w.FileUpload(accept='image/*', description='your own picture', layout=w.Layout(width='370px')))
 
 # %% ../nbs/08_explorer.ipynb #c0841ae8
 class CellGrid:
@@ -391,7 +391,7 @@ class CellGrid:
         marked = cell[0] // self.block * s.shape[1] + cell[1] // self.block
         for k, (button, tone) in enumerate(zip(self.buttons, s.flatten().tolist())):
             button.style = self.styles[round(tone * (len(self.styles) - 1))]
-            button.description = '●' if k == marked else ''
+            button.description = '●' if k == marked else ' '         # an empty one would not be redrawn
 
     def _arrange(self, buttons, cells):
         self.shape, (rows, self.columns) = (tuple(buttons), cells), buttons
@@ -448,7 +448,8 @@ class Panes:
             above.value, image.value = f'<b>{html.escape(title)}</b>', png(rgb)
             below.value = f'<div style="line-height:1.2">{html.escape(caption)}</div>'
         self.grid.show(drawing.shades, drawing.cell)
-        self.bars.value, self.note.value = bars(drawing.probs, names), html.escape(drawing.note)
+        self.bars.value = bars(drawing.probs, names)
+        self.note.value = drawing.note and f'<div style="line-height:1.3">{html.escape(drawing.note)}</div>'
 
     def say(self, text):
         self.status.value = text and f'<span style="color:#b2182b">{html.escape(text)}</span>'

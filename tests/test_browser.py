@@ -1,6 +1,7 @@
 """The explorer in a real browser: JupyterLab opens its notebook, runs it, and a slider moves the picture."""
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -36,7 +37,8 @@ def lab(tmp_path):
     settings.mkdir(parents=True)
     (settings / 'default_setting_overrides.json').write_text(json.dumps({
         '@jupyterlab/apputils-extension:notification':
-            {'fetchNews': 'false', 'checkForUpdates': False, 'doNotDisturbMode': True}}))
+            {'fetchNews': 'false', 'checkForUpdates': False, 'doNotDisturbMode': True},
+        '@jupyterlab/notebook-extension:tracker': {'windowingMode': 'none'}}))     # cells out of sight stay there
     port = free_port()
     own = {f'JUPYTER_{k}_DIR': str(tmp_path / k.lower()) for k in ('CONFIG', 'DATA', 'RUNTIME')}
     env = os.environ | own | dict(PYTHONPATH=str(ROOT), JUPYTER_PREFER_ENV_PATH='1', IPYTHONDIR=str(tmp_path / 'ipython'),
@@ -91,9 +93,14 @@ def shoot(page, name, folder):
         page.screenshot(path=Path(place) / f'{name}.png')
 
 
+PIXELS = """all => all.map(img => { const c = document.createElement("canvas");
+    c.width = img.naturalWidth; c.height = img.naturalHeight; c.getContext("2d").drawImage(img, 0, 0);
+    return c.toDataURL() })"""
+
+
 def pictures(explorer):
-    "The bytes behind the shown pictures: each is a blob of the page, and its address changes with them."
-    return explorer.locator('img').evaluate_all('all => all.map(img => img.src)')
+    "The pixels of the pictures that the explorer shows."
+    return explorer.locator('img.widget-image').evaluate_all(PIXELS)
 
 
 def wait_for(page, test, what):
@@ -103,10 +110,49 @@ def wait_for(page, test, what):
         page.wait_for_timeout(200)
 
 
+def run_all(page):
+    "Run every cell, and wait until the last has a number; no cell may fail."
+    prompts = page.locator('.jp-Notebook .jp-CodeCell .jp-InputPrompt')
+    failed = page.locator('[data-mime-type="application/vnd.jupyter.error"]')
+    begun = lambda: re.search(r'\[[\d*]', ''.join(prompts.all_inner_texts()))
+    done = lambda: all(re.fullmatch(r'\[\d+\]:', text) for text in prompts.all_inner_texts())
+
+    def start():                               # what is run before the kernel is ready is sometimes lost
+        page.get_by_role('menuitem', name='Run', exact=True).click()
+        page.get_by_role('menuitem', name='Run All Cells', exact=True).click()
+        page.wait_for_timeout(5000)
+        return begun()
+    wait_for(page, start, 'the first cell')
+    wait_for(page, lambda: failed.count() or done(), 'the last cell')
+    assert not failed.count(), failed.first.inner_text()[-1000:]
+
+
 def test_a_slider_moves_the_picture(page, lab, tmp_path):
     page.goto(f'{lab}/lab/tree/{NOTEBOOK}?token={TOKEN}&reset')
     page.locator('.jp-Notebook').wait_for()
-    # The kernel must be there before all is run, or the command is lost.
     page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').wait_for()
-    page.get_by_role('menuitem', name='Run', exact=True).click()
-    page.get_by_role('menuitem', name='Run All Cells', exact=True).click()
+    run_all(page)
+    explorer = page.locator('.jp-OutputArea-output .widget-vbox', has=page.locator('.widget-gridbox')).first
+    explorer.scroll_into_view_if_needed()
+    slider = explorer.locator('.widget-hslider', has_text='attack')
+    wait_for(page, lambda: len(pictures(explorer)) == 4, 'four pictures')
+    explorer.locator('.widget-dropdown', has_text='beside it').locator('select').select_option('grad_cam')
+    explorer.get_by_text('signs left out').wait_for()
+    shoot(page, 'explorer', tmp_path)
+
+    before = pictures(explorer)
+    handle = slider.locator('.noUi-handle')
+    handle.focus()
+    for _ in range(8): handle.press('ArrowRight')
+    wait_for(page, lambda: all(a != b for a, b in zip(pictures(explorer)[:2], before)), 'another picture and map')
+    assert 'moved by' in explorer.inner_text()
+    shoot(page, 'attacked', tmp_path)
+
+    cell = explorer.locator('.widget-gridbox button').first
+    cell.click()
+    wait_for(page, lambda: 'what cell (0, 0) sees' in explorer.inner_text(), 'the field of the clicked cell')
+    (tmp_path / 'notes.txt').write_text('no picture')
+    with page.expect_file_chooser() as chooser: explorer.get_by_role('button', name='your own picture').click()
+    chooser.value.set_files(tmp_path / 'notes.txt')
+    wait_for(page, lambda: 'notes.txt is not an image' in explorer.inner_text(), 'the refusal')
+    shoot(page, 'refused', tmp_path)

@@ -235,7 +235,7 @@ def test_a_clicked_cell(explorer):
     e.widgets['level'].value = 2
     e.panes.grid.buttons[6].click()
     assert e.state.cell == (1, 2) and '(1, 2)' in e.panes.panels['cell'][0].value
-    assert [b.description for b in e.panes.grid.box.children] == [''] * 6 + ['●'] + [''] * 9
+    assert [b.description for b in e.panes.grid.box.children] == [' '] * 6 + ['●'] + [' '] * 9
     e.widgets['eps'].value = 3
     assert e.state.cell == (1, 2)
     e.widgets['image'].value = 'b'
