@@ -374,7 +374,7 @@ class CellGrid:
         tones = np.linspace(0, 1, shades)
         self.styles = [w.ButtonStyle(button_color=to_hex(colormaps[COLOURS](t)), font_size='11px',
                                      text_color='black' if t > .6 else 'white') for t in tones]
-        self.pick, self.buttons, self.shape = pick, [], None
+        self.pick, self.buttons, self.cells = pick, [], None
         self.cell_layout = w.Layout(width='auto', height='auto', margin='0', padding='0', min_width='0')
         self.box = w.GridBox(layout=w.Layout(width=f'{PANEL}px', height=f'{PANEL}px', grid_gap='1px'))
 
@@ -387,17 +387,16 @@ class CellGrid:
             button = w.Button(layout=self.cell_layout, style=self.styles[0])
             button.on_click(partial(self._clicked, len(self.buttons)))
             self.buttons.append(button)
-        if (tuple(s.shape), shades.shape) != self.shape: self._arrange(s.shape, shades.shape)
+        if shades.shape != self.cells: self._arrange(shades.shape, *s.shape)
         marked = cell[0] // self.block * s.shape[1] + cell[1] // self.block
         for k, (button, tone) in enumerate(zip(self.buttons, s.flatten().tolist())):
             button.style = self.styles[round(tone * (len(self.styles) - 1))]
             button.description = '●' if k == marked else ' '         # an empty one would not be redrawn
 
-    def _arrange(self, buttons, cells):
-        self.shape, (rows, self.columns) = (tuple(buttons), cells), buttons
-        self.cells = cells
-        self.box.children = self.buttons[:rows * self.columns]
-        self.box.layout.grid_template_columns = f'repeat({self.columns}, 1fr)'
+    def _arrange(self, cells, rows, columns):
+        self.cells, self.columns = cells, columns
+        self.box.children = self.buttons[:rows * columns]
+        self.box.layout.grid_template_columns = f'repeat({columns}, 1fr)'
         self.box.layout.grid_template_rows = f'repeat({rows}, 1fr)'
 
     def _clicked(self, k, _):
