@@ -64,6 +64,8 @@ def output_offences(output):
     text = output_text(output)
     path = PATH.search(text)
     if path: yield f'stored output holds a path of one machine ("{path[0]}"): print a relative path'
+    if 'application/vnd.jupyter.widget-view+json' in output.get('data', {}):
+        yield 'stored widget, an error where there is no kernel: run tools/strip_widgets.py'
     if BAR.search(text): yield 'stored output holds a progress bar: turn it off or clear the output'
 
 
