@@ -53,6 +53,7 @@ lab: $(STAMP)  ## JupyterLab on nbs/ (ARGS=--no-browser, --port=..., as root --a
 
 export: $(STAMP)  ## clean the notebooks, then write ltpa/*.py from them
 	@$(RUN) $(BIN)/nbdev_clean
+	@$(RUN) tools/strip_widgets.py
 	@$(RUN) $(BIN)/nbdev_export
 	@$(RUN) tools/check_notebooks.py
 
