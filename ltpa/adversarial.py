@@ -7,8 +7,8 @@ __all__ = ['LOSSES', 'EPS', 'SHRINK', 'ATTACKS', 'ex_smallest', 'ex_toward', 'ba
            'loss_of', 'uphill', 'attack', 'fgsm', 'input_gradient', 'fgsm_answers', 'so_far', 'answer_of', 'lead',
            'noise', 'pgd', 'square']
 
-# %% ../nbs/13_fgsm.ipynb #b0d97e77
-import functools, inspect
+# %% ../nbs/13_fgsm.ipynb #ee148ab6
+import functools, inspect, warnings
 import torch
 import torch.nn.functional as F
 from .core import *
@@ -171,7 +171,9 @@ def pgd(logits, x, y, eps, *,
         for _ in range(at_least_one('restarts', restarts)):
             left = (lead(logits, best, y) <= 0).nonzero()[:, 0]
             if not len(left): break
-            found = captums.perturb(x[left], eps, length, steps, y[left], random_start=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter('ignore')                 # it tells that it sets requires_grad
+                found = captums.perturb(x[left], eps, length, steps, y[left], random_start=True)
             found = found.detach().clamp(low[left], high[left])
             worse = lead(logits, found, y[left]) > lead(logits, best[left], y[left])
             best[left[worse]] = found[worse]
