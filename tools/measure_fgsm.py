@@ -10,7 +10,6 @@ Networks that are missing under runs/studies are trained first. Files that name 
 import argparse
 import statistics
 import time
-from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -65,7 +64,7 @@ def curve(net, x, labels, masks):
         right = answers == labels
         if wrong.any(): right[wrong] = look(net, step(x[wrong], told.sign(), e))[0] == labels[wrong]
         row = dict(attack='fgsm', eps=round(e * 255), images=len(x), fooled=mean(now), right=mean(right),
-                   standing=mean(left), lost=1 - mean(left) / mean(~wrong))
+                   standing=mean(left), lost=0. if wrong.all() else mean(~left[~wrong]))
         if maps is not None and masks is not None: row['pointing_2'] = mean(pointing_hits(maps.cpu(), masks))
         rows.append(row)
     return [*rows, dict(attack='gradient', eps=0, images=len(x), zero=mean(g == 0), tiny=mean(g.abs() <= 1e-6))]
@@ -88,7 +87,7 @@ def mean(hits): return hits.float().mean().item()
 
 
 def other(nets, net):
-    "A network of another kind and the same seed, the trunk without attention if there is one: made its pictures for us"
+    "Whose pictures are tried on `net`: another kind of network of the same seed, the trunk if there is one"
     others = [n for n in nets if n.name != net.name and n.info.get('seed') == net.info.get('seed')]
     return min(others, key=lambda n: n.name != 'vgg_trunk', default=None)
 
@@ -96,10 +95,9 @@ def other(nets, net):
 def summary(rows):
     "Mean and standard deviation of every number over the seeds of a model"
     kept = 'model', 'attack', 'eps', 'few', 'images'
-    key = lambda r: tuple(str(r.get(k)) for k in kept)
-    table = []
-    for _, same in groupby(sorted(rows, key=key), key):          # the sort is stable: a group keeps its seeds' order
-        same = list(same)
+    groups, table = {}, []
+    for r in rows: groups.setdefault(tuple(r.get(k) for k in kept), []).append(r)
+    for same in groups.values():
         row = {k: same[0][k] for k in kept if k in same[0]} | dict(seeds=len(same))
         for k in (k for k in same[0] if k not in (*kept, 'seed')):
             values = [r[k] for r in same]
