@@ -40,8 +40,8 @@ def as_eps(eps):
 def _pictures(images):
     x = _floats(images)
     if ((0 <= x) & (x <= 1)).all(): return x
-    raise LtpaError(f'images from {x.min():.3g} to {x.max():.3g}; expected values in 0..1, before normalisation: '
-                    'the network normalises inside')
+    raise LtpaError(f'images from {x.min():.3g} to {x.max():.3g}; expected values in 0..1, '
+                    'before normalisation: the network normalises inside')
 
 def in_parts(net, images, labels, size, f):
     "`f(logits, x, y)` of `size` images at a time, `net` left as it was; without labels `y` is None"
@@ -187,7 +187,7 @@ def square(logits, x, y, eps, *,
     queries=200,  # Looks at each image
     seed=0,       # Of the squares
 ):
-    "Squares of random colour at the edge of the box, kept if they help; no gradients (Andriushchenko et al. 2020)"
+    "Random squares at the edge of the box, kept if they help; no gradients (Andriushchenko et al. 2020)"
     y, rng = answer_of(logits, x, y), keyed_rng(seed, 'square')
     (B, C, H, W), (low, high) = x.shape, ball(x, eps)
     colours = lambda *size: (torch.rand(size, generator=rng) < .5).to(x.device)

@@ -8,8 +8,7 @@ import torch
 import torch.nn as nn
 from helpers import differing, refuses, tiny_net
 
-from ltpa.adversarial import (ATTACKS, EPS, ball, fgsm, fgsm_answers, input_gradient, margin, noise, pgd, so_far, square,
-                              step)
+from ltpa.adversarial import ATTACKS, EPS, ball, fgsm, fgsm_answers, input_gradient, margin, noise, pgd, so_far, square
 from ltpa.core import keyed_rng
 from ltpa.models import load_pretrained, save_weights
 from ltpa.saliency import Logits
@@ -144,7 +143,8 @@ def test_margin():
     # Cross-entropy is silent where a network is sure; the margin speaks.
     class Sure(nn.Module):
         def forward(self, x): return torch.stack([x.sum((1, 2, 3)) * 1e4, torch.zeros(len(x))], 1)
-    assert (input_gradient(Sure(), images()) == 0).all() and (input_gradient(Sure(), images(), loss='margin') != 0).all()
+    assert (input_gradient(Sure(), images()) == 0).all()
+    assert (input_gradient(Sure(), images(), loss='margin') != 0).all()
 
 
 @pytest.mark.parametrize('size', [1, 3])
@@ -230,8 +230,8 @@ def test_tool(tmp_path, monkeypatch):
     for name in 'vgg_att2_concat_pc', 'vgg_trunk':
         for seed in 0, 1:
             files.append(tmp_path / f'{name}{seed}.safetensors')
-            save_weights(tiny_net(name, 10, seed), files[-1], source=dict(source='cluttered_fashion', size=32, scale=None),
-                         seed=seed)
+            how = dict(source='cluttered_fashion', size=32, scale=None)
+            save_weights(tiny_net(name, 10, seed), files[-1], source=how, seed=seed)
     measure_fgsm.main(['--weights', *map(str, files), '--images', '12', '--few', '4', '--steps', '2', '--restarts', '1',
                        '--queries', '2', '--device', 'cpu'])
     result = json.loads((tmp_path / 'results' / 'fgsm.json').read_text())
@@ -240,6 +240,7 @@ def test_tool(tmp_path, monkeypatch):
         curve = [rows[model, 'fgsm', e] for e in (0, 1, 2, 4, 8, 16, 32)]
         assert curve[0]['fooled'] == 0 and all(a['standing'] >= b['standing'] for a, b in zip(curve, curve[1:]))
         assert all(r['seeds'] == 2 and 'fooled_sd' in r and ('pointing_2' in r) == ('att' in model) for r in curve)
-        few = {k: rows[model, f'{k}_few', 2]['fooled'] for k in ('noise', 'fgsm', 'fgsm_margin', 'pgd', 'square', 'transfer')}
+        names = 'noise', 'fgsm', 'fgsm_margin', 'pgd', 'square', 'transfer'
+        few = {k: rows[model, f'{k}_few', 2]['fooled'] for k in names}
         assert rows[model, 'any_few', 2]['fooled'] >= max(few.values()) and few['pgd'] >= few['fgsm']
-    assert {(r['model'], r['seed']) for r in result['runs']} == {(m, s) for m in ('vgg_att2_concat_pc', 'vgg_trunk') for s in (0, 1)}
+        assert {r['seed'] for r in result['runs'] if r['model'] == model} == {0, 1}

@@ -73,8 +73,9 @@ def curve(net, x, labels, masks):
 def strong(net, source, x, labels, eps, a):
     "Every other attack at one size, on fewer pictures"
     clean, _ = look(net, x)
-    moved = dict(noise=noise(net, x, eps, draws=10), fgsm=fgsm(net, x, eps), fgsm_margin=fgsm(net, x, eps, loss='margin'),
-                 pgd=pgd(net, x, eps, steps=a.steps, restarts=a.restarts), square=square(net, x, eps, queries=a.queries))
+    moved = dict(noise=noise(net, x, eps, draws=10), square=square(net, x, eps, queries=a.queries),
+                 fgsm=fgsm(net, x, eps), fgsm_margin=fgsm(net, x, eps, loss='margin'),
+                 pgd=pgd(net, x, eps, steps=a.steps, restarts=a.restarts))
     if source is not None: moved['transfer'] = fgsm(source, x, eps, clean)
     fooled = {name: look(net, images)[0] != clean for name, images in moved.items()}
     fooled['any'] = torch.stack([*fooled.values()]).any(0)
@@ -135,7 +136,7 @@ def main(argv=None):
     record = provenance(device=device, data=test.fingerprint, seconds=round(time.time() - begun),
                         weights=[fingerprint(*n.state_dict().values()) for n in nets],
                         settings={k: getattr(a, k) for k in ('images', 'few', 'steps', 'restarts', 'queries')})
-    title = f'{test.name}: share of answers changed (fooled) and right ones left (standing), by attack and size in 1/255'
+    title = f'{test.name}: answers changed (fooled) and right ones left (standing), by attack and size in 1/255'
     path = save_result(ROOT / 'results' / f'{a.name}.json', title, summary(runs), record, runs=runs)
     print(f'wrote {path.relative_to(ROOT)}')
 
