@@ -3,6 +3,7 @@ __version__ = "0.1.0"
 # The names that most programs want, taken from their modules when first asked for: `import ltpa` stays instant.
 _HOME = {
     'core': 'LtpaError pick_device seed_everything',
+    'adversarial': 'fgsm pgd',
     'attention': 'Attention entropy',
     'data': 'ClutteredFashion ImageSet Loader load_arrays load_folder open_data read_image',
     'explorer': 'Explorer',
