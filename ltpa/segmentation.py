@@ -215,11 +215,14 @@ def posthoc_maps(
     labels,  # The true class of each
     size,    # (H, W) in pixels, or one number for a square
 )->dict:
-    "Maps [N,H,W] by name, made afterwards for the true class: CAM where the network has one, else Grad-CAM and gradient"
-    methods = {'CAM': cam} if hasattr(net, 'linear') else {'Grad-CAM': grad_cam, 'gradient': gradient}
-    x, options = images.float() / 255, dict(gradient=dict(channels='abs'))
-    return {f'{name} on {net.name}': blend(f(net, x, labels, **options.get(name, {})), size)
-            for name, f in methods.items()}
+    "Maps [N,H,W] by name, for the true class: CAM where the network has one, else Grad-CAM and gradient"
+    x = images.float() / 255
+    if hasattr(net, 'linear'): levels = {'CAM': cam(net, x, labels)}
+    else:
+        stages = [grad_cam(net, x, labels, layer=f'trunk.stages.{k}') for k in range(len(net.trunk.stages))]
+        levels = {'Grad-CAM': stages[-1], 'Grad-CAM, product of stages': stages,
+                  'gradient': gradient(net, x, labels, channels='abs')}
+    return {f'{name}, {net.name}': blend(m, size) for name, m in levels.items()}
 
 # %% ../nbs/12_segmentation.ipynb #0f1fcb04
 class UNet(nn.Module):
