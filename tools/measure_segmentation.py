@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Score masks made from maps: `results/segmentation.json`, the table of 12_segmentation.
 
-    python tools/measure_segmentation.py                          # the bundled set, a few minutes on two cores
+    python tools/measure_segmentation.py                          # the bundled set, about five minutes on two cores
     python tools/measure_segmentation.py --photos FOLDER          # and photographs of horses: images/ and masks/ there
     python tools/measure_segmentation.py --photos FOLDER --what ship
 
