@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TEMPERATURES', 'OBJECT_DISCOVERY', 'ex_honest', 'ex_piece', 'attention_parts', 'soften', 'blend', 'cut',
            'best_temperature', 'mean_jaccard', 'best_threshold', 'compare', 'attention_maps', 'by_class', 'largest',
-           'grabcut', 'opencv_saliency', 'centre', 'plain_maps', 'posthoc_maps', 'UNet', 'train_unet', 'draw',
+           'grabcut', 'opencv_saliency', 'centre', 'plain_maps', 'class_maps', 'UNet', 'train_unet', 'draw',
            'MaskedImages', 'load_pairs', 'load_object_discovery']
 
 # %% ../nbs/12_segmentation.ipynb #b1e90b9a
@@ -208,8 +208,8 @@ def plain_maps(
     maps = {'spectral residual': opencv_saliency(images), 'fine-grained': opencv_saliency(images, 'FineGrained')}
     return {name: blend(m, size) for name, m in maps.items()}
 
-# %% ../nbs/12_segmentation.ipynb #3618428a
-def posthoc_maps(
+# %% ../nbs/12_segmentation.ipynb #e928eaa1
+def class_maps(
     net,     # Any network of ours
     images,  # uint8 [N,3,H,W]
     labels,  # The true class of each

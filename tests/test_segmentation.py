@@ -7,7 +7,7 @@ from PIL import Image
 
 from ltpa.segmentation import (MaskedImages, UNet, attention_maps, attention_parts, best_temperature, blend, compare,
                                cut, draw, grabcut, largest, load_object_discovery, load_pairs, mean_jaccard,
-                               opencv_saliency, posthoc_maps, soften, train_unet)
+                               opencv_saliency, class_maps, soften, train_unet)
 
 
 def save(path, array, **kw):
@@ -179,7 +179,7 @@ def test_every_attention_network(name):
     assert all(m.shape == (4, 32, 40) for m in maps.values()) and len(maps) == 2 * (len(weights) + 2) + 1
     masks = torch.rand(4, 32, 32) > .5
     assert best_temperature(scores, masks) >= 1
-    assert all(m.shape == (4, 32, 32) for m in posthoc_maps(net, images, torch.zeros(4).long(), 32).values())
+    assert all(m.shape == (4, 32, 32) for m in class_maps(net, images, torch.zeros(4).long(), 32).values())
 
 
 def test_largest_agrees_with_scikit_image():

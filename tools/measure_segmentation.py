@@ -19,7 +19,7 @@ from ltpa.core import LtpaError, fingerprint, keyed_rng, provenance, save_result
 from ltpa.data import ClutteredFashion
 from ltpa.models import list_pretrained, load_pretrained, load_weights
 from ltpa.segmentation import (attention_maps, attention_parts, best_temperature, blend, centre, compare, cut, draw,
-                               grabcut, largest, load_pairs, mean_jaccard, plain_maps, posthoc_maps, soften, train_unet)
+                               grabcut, largest, load_pairs, mean_jaccard, plain_maps, class_maps, soften, train_unet)
 from ltpa.training import predict
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,7 +65,8 @@ def one_network(net, images, labels, masks, asides, refine=False):
     if hasattr(net, 'scores'):
         maps, scores = attention_maps(net, images, size), attention_parts(net, images)[1]
     elif net.name == 'vgg_pan': maps = {"PAN's gate": blend(predict(net, images)[1][0], size)}
-    maps |= posthoc_maps(net, images, labels, size)
+    after = class_maps(net, images, labels, size)
+    maps |= {way.removesuffix(f', {net.name}'): m for way, m in after.items()}
     runs = []
     for aside in asides:
         chosen = {}
