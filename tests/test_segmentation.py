@@ -1,0 +1,222 @@
+"""Segmentation: loaders on small archives of the published layout, damaged too; masks, noise, thresholds."""
+import numpy as np
+import pytest
+import torch
+from helpers import pictures, random, refuses, tiny_net
+from PIL import Image
+
+from ltpa.segmentation import (MaskedImages, UNet, attention_maps, attention_parts, best_temperature, blend, compare,
+                               cut, draw, grabcut, largest, load_object_discovery, load_pairs, mean_jaccard,
+                               opencv_saliency, class_maps, soften, train_unet)
+
+
+def save(path, array, **kw):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path, **kw)
+
+
+def truth(k, H=20, W=24):
+    m = np.zeros((H, W), bool)
+    m[4:12, 3 + k % 5:15] = True
+    return m
+
+
+def photo(k, H=20, W=24): return np.random.default_rng(k).integers(0, 255, (H, W, 3), np.uint8)
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    for k in range(4):
+        save(tmp_path / f'images/h{k}.png', photo(k, 20 + k))
+        save(tmp_path / f'masks/h{k}.png', truth(k, 20 + k))                      # one bit a pixel
+    return tmp_path
+
+
+@pytest.fixture(scope='module')
+def archive(tmp_path_factory):
+    root = tmp_path_factory.mktemp('Data')
+    for k in range(100):
+        save(root / f'Airplane100/{k:04}.jpg', photo(k))
+        save(root / f'Airplane100/GroundTruth/{k:04}.png', truth(k) & (k % 10 > 0))          # ten without object
+    return root
+
+
+@pytest.fixture
+def damaged(archive, tmp_path):
+    "The archive, with links in place of files, to be damaged"
+    for f in archive.rglob('*.*'):
+        new = tmp_path / f.relative_to(archive)
+        new.parent.mkdir(parents=True, exist_ok=True)
+        new.hardlink_to(f)
+    return tmp_path / 'Airplane100'
+
+
+def test_pairs_keep_their_sizes_and_belong_together(pairs):
+    data = load_pairs(pairs)
+    assert data.names == ['h0', 'h1', 'h2', 'h3'] and not data.noise.any()
+    for k, (x, m) in enumerate(zip(data.images, data.masks)):
+        assert x.numpy().transpose(1, 2, 0).tobytes() == photo(k, 20 + k).tobytes()
+        assert (m.numpy() == truth(k, 20 + k)).all()
+    x, m = data.fitted(32, 16)
+    assert x.shape == (4, 3, 32, 32) and m.shape == (4, 16, 16) and x.dtype == torch.uint8 and m.dtype == torch.bool
+    assert (m.float().mean((1, 2)) - torch.tensor([v.float().mean() for v in data.masks])).abs().max() < .05
+
+
+@pytest.mark.parametrize('values', [(0, 255), (0, 1), (3, 250)], ids=str)
+def test_masks_of_several_kinds(pairs, values):
+    for k in range(4): save(pairs / f'masks/h{k}.png', np.where(truth(k, 20 + k), *values[::-1]).astype(np.uint8))
+    assert (load_pairs(pairs).masks[2].numpy() == truth(2, 22)).all()
+
+
+def test_class_numbers_are_no_mask(pairs):
+    save(pairs / 'masks/h1.png', truth(1, 21).astype(np.uint8) * 7)
+    with refuses('h1.png', 'values up to 7', '0 and 255'): load_pairs(pairs)
+
+
+def test_a_mask_of_another_size(pairs):
+    save(pairs / 'masks/h3.png', truth(3, 20))
+    with refuses('h3', '24x23', '24x20', 'expected the same'): load_pairs(pairs)
+
+
+def test_what_is_missing_from_pairs(pairs):
+    (pairs / 'masks/h2.png').unlink()
+    with refuses('h2.png', 'has no mask', "missing='noise'"): load_pairs(pairs)
+    assert load_pairs(pairs, missing='noise').noise.tolist() == [False, False, True, False]
+    with refuses('unknown meaning of a missing mask', 'noise'): load_pairs(pairs, missing='nois')
+    (pairs / 'images/h1.png').unlink()
+    with refuses('masks/h1.png', 'mask of no image'): load_pairs(pairs)
+    for k in (0, 1, 3): (pairs / f'masks/h{k}.png').unlink()
+    with refuses('masks', 'holds no images'): load_pairs(pairs)
+    (pairs / 'masks').rmdir()
+    with refuses('masks', 'no such folder'): load_pairs(pairs)
+
+
+def test_two_files_of_one_name(pairs):
+    save(pairs / 'images/h1.jpg', photo(1, 21))
+    with refuses('h1.jpg', 'h1.png', 'remove one'): load_pairs(pairs)
+
+
+@pytest.mark.parametrize('file', ['images/h1.png', 'masks/h1.png'])
+@pytest.mark.parametrize('keep, words', [(.6, 'damaged'), (0, 'not an image')])
+def test_corrupt_members(pairs, file, keep, words):
+    path = pairs / file
+    path.write_bytes(path.read_bytes()[:int(keep * path.stat().st_size)])
+    with refuses(file, words): load_pairs(pairs)
+
+
+def test_object_discovery_as_published(archive):
+    data = load_object_discovery(archive, 'Airplane100')
+    assert len(data) == 100 and data.name == 'Airplane100'
+    assert data.noise.nonzero().flatten().tolist() == list(range(0, 100, 10))
+    assert (data.masks[7].numpy() == truth(7)).all()
+
+
+def test_object_discovery_damaged(damaged):
+    root = damaged.parent
+    with refuses('Car100', 'no such folder'): load_object_discovery(root, 'Car100')
+    with refuses('unknown subset', "'Airplane100'"): load_object_discovery(root, 'Airplane')
+    (damaged / 'GroundTruth/0012.png').unlink()
+    with refuses('0012.jpg', 'has no mask'): load_object_discovery(root, 'Airplane100')
+    assert load_object_discovery(root, 'Airplane100', missing='noise').noise.sum() == 11
+    (damaged / '0012.jpg').unlink()
+    with refuses('99 images', 'expected 100'): load_object_discovery(root, 'Airplane100')
+
+
+def test_counts_must_agree():
+    x, m = torch.zeros(3, 8, 8, dtype=torch.uint8), torch.ones(8, 8, dtype=torch.bool)
+    with refuses('2 images', '1 masks'): MaskedImages([x, x], [m], ['a', 'b'])
+
+
+def test_noise_is_reported_both_ways():
+    masks = torch.zeros(4, 4, 4, dtype=torch.bool)
+    masks[:2, :2] = True
+    drawn = masks.clone()
+    drawn[2, 0] = True                                         # something where there is nothing; the last is right
+    assert mean_jaccard(drawn, masks) == dict(jaccard=1., with_noise=.75, noise=2)
+    with refuses('all empty'): mean_jaccard(drawn[2:], masks[2:])
+
+
+def test_thresholds_know_nothing_of_scored_pictures():
+    maps = random(8, 6, 6)
+    masks, aside = random(8, 6, 6, seed=1) > .5, torch.arange(8) < 4
+    before = compare(dict(m=maps), masks, aside)[0]
+    masks[~aside] = random(4, 6, 6, seed=2) > -.5
+    after = compare(dict(m=maps), masks, aside)[0]
+    assert before['threshold'] == after['threshold'] and before['fixed'] != after['fixed']
+
+
+@pytest.mark.parametrize('how', ['product', 'mean'])
+def test_blend_does_not_see_scale_or_offset(how):
+    levels = [random(2, 8, 8), random(2, 4, 4, seed=1)]
+    moved = [3 * levels[0] - 7, levels[1] / 100 + 5]
+    a, b = (blend(x, (16, 24), how) for x in (levels, moved))
+    assert a.shape == (2, 16, 24) and a.aminmax() == (0, 1)
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    assert not blend(torch.ones(1, 4, 4), 8, how).any()
+    with refuses('unknown way to combine', 'product'): blend(levels, 16, 'sum')
+    with refuses('NaN'): blend(levels[0] * float('nan'), 16, how)
+
+
+def test_hot_softmax_is_the_scores():
+    scores = [random(3, 8, 8), random(3, 4, 4, seed=1)]
+    torch.testing.assert_close(blend(soften(scores, 1000.), 16), blend(scores, 16), rtol=0, atol=.01)
+
+
+def test_a_constant_map_draws_nothing():
+    assert not cut(torch.full((2, 5, 5), .3)).any()
+    row, = compare(dict(flat=torch.ones(4, 4, 4)), torch.ones(4, 4, 4, dtype=torch.bool), torch.arange(4) < 2)
+    assert row['otsu'] == 0
+
+
+@pytest.mark.parametrize('name', ['vgg_att1_dp', 'vgg_att3_indep_pc', 'resnet164_att2_concat_pc'])
+def test_every_attention_network(name):
+    net, images = tiny_net(name), pictures(4, 32).images
+    net.train()
+    weights, scores = attention_parts(net, images, batch_size=3)
+    assert net.training
+    for a, c in zip(weights, scores): torch.testing.assert_close(a.flatten(1), c.flatten(1).softmax(1))
+    maps = attention_maps(net, images, (32, 40), temperature=4)
+    assert all(m.shape == (4, 32, 40) for m in maps.values()) and len(maps) == 2 * (len(weights) + 2) + 1
+    masks = torch.rand(4, 32, 32) > .5
+    assert best_temperature(scores, masks) >= 1
+    assert all(m.shape == (4, 32, 32) for m in class_maps(net, images, torch.zeros(4).long(), 32).values())
+
+
+def test_largest_agrees_with_scikit_image():
+    from skimage.measure import label
+    masks = torch.rand(5, 20, 20, generator=torch.Generator().manual_seed(0)) > .5
+    for m, kept in zip(masks, largest(masks)):
+        pieces = label(m.numpy(), connectivity=1)
+        sizes = np.bincount(pieces.ravel())[1:]
+        assert kept.sum() == sizes.max() and len(np.unique(pieces[kept.numpy()])) == 1
+
+
+def test_without_opencv(monkeypatch):
+    import sys
+    monkeypatch.setitem(sys.modules, 'cv2', None)
+    x = pictures(2, 32).images
+    for f in (opencv_saliency, lambda x: grabcut(x, x[:, 0] > 90)):
+        with refuses('OpenCV is not installed', 'pip install opencv-contrib-python-headless'): f(x)
+
+
+def test_opencv():
+    pytest.importorskip('cv2.saliency')
+    x = torch.full((1, 3, 32, 32), 40, dtype=torch.uint8)
+    x[:, :2, 8:24, 8:24] = 220
+    square = torch.zeros(1, 32, 32, dtype=torch.bool)
+    square[:, 8:24, 8:24] = True
+    rough = square.roll(3, 2)
+    assert (grabcut(x, rough) & square).sum() > .95 * square.sum() and not (grabcut(x, rough) & ~square).any()
+    assert grabcut(x, ~square | square).all() and not grabcut(x, square & ~square).any()
+    for kind in ('SpectralResidual', 'FineGrained'): assert opencv_saliency(x, kind).shape == (1, 32, 32)
+    with refuses('unknown kind of saliency', 'FineGrained'): opencv_saliency(x, 'Fine')
+
+
+def test_unet_learns_and_repeats():
+    x = pictures(16, 16).images
+    masks = torch.zeros(16, 16, 16, dtype=torch.bool)
+    masks[:, 4:12, 4:12] = True
+    x[:, :, 4:12, 4:12] = 250
+    a, b = (train_unet(x, masks, steps=15) for _ in range(2))
+    assert draw(a, x).equal(draw(b, x)) and draw(a, x)[masks].mean() > draw(a, x)[~masks].mean() + .3
+    assert UNet()(torch.rand(2, 3, 8, 12)).shape == (2, 8, 12)
