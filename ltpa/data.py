@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ASSETS', 'ZOOMS', 'SUFFIXES', 'MOST_MEMBERS', 'MOST_BYTES', 'MOST_RATIO', 'CUB', 'DOWNLOADS', 'CIFAR', 'CIFAR_IMAGES',
-           'TORCHVISION', 'ex_box', 'ex_cutout', 'ImageSet', 'as_images', 'as_labels', 'ClutteredFashion', 'read_image',
-           'load_folder', 'fit_square', 'load_arrays', 'fetch', 'megabytes', 'unpack', 'load_cub', 'data_root',
-           'download_size', 'is_here', 'download', 'open_data', 'random_crops', 'random_flips', 'Loader']
+           'TORCHVISION', 'ex_box', 'ex_cutout', 'ImageSet', 'as_images', 'as_labels', 'Collage', 'ClutteredFashion',
+           'read_image', 'load_folder', 'fit_square', 'load_arrays', 'fetch', 'megabytes', 'unpack', 'load_cub',
+           'data_root', 'download_size', 'is_here', 'download', 'open_data', 'random_crops', 'random_flips', 'Loader']
 
 # %% ../nbs/02_data.ipynb #af3b43c6
 import gzip, hashlib, json, math, os, re, shutil, stat, tarfile, tempfile, zipfile
@@ -168,7 +168,7 @@ def _backgrounds(levels, s, size):
 
 # %% ../nbs/02_data.ipynb #ced4da73
 def _objects(objects, s, size):
-    "Warped grey values and outlines of `objects` uint8 [n,28,28]: two tensors [n,1,size,size] in 0..1"
+    "Warped grey values and outlines of `objects` uint8 [n,h,w]: two tensors [n,1,size,size] in 0..1"
     cos, sin = s['angle'].cos() / s['side'], s['angle'].sin() / s['side']
     tx, ty = s['center'].unbind(1)
     to_object = torch.stack([s['flip'] * cos, s['flip'] * sin, -s['flip'] * (cos * tx + sin * ty),
@@ -191,32 +191,39 @@ def _checked(size, scale, n):
         raise LtpaError(f'n {n!r}; expected a whole number of items, at least 1')
     return lo, hi
 
-class ClutteredFashion:
-    "Fashion-MNIST objects on photographs, with exact masks; `scale`, the object's size, sets the clutter"
+class Collage:
+    "Objects on photographs, with exact masks; every picture is decided by name, split, seed and epoch"
+    mirror = True           # Objects may be flipped (not digits)
+
     def __init__(self,
-        split='train',      # 'train' or 'test': disjoint objects and disjoint photographs
+        name,               # Of the set: part of what decides the scenes
+        split,              # 'train' or 'test'
+        objects,            # uint8 [N,h,w], zero outside the object
+        labels,             # int64 [N]
+        classes,            # Their names
+        photos,             # {name: PIL image}: what lies behind
         size=32,            # Side of the picture in pixels, at least 8
         seed=0,             # Decides every scene
-        n=None,             # How many items; None: all (16,000 or 4,000); beyond that, objects come again
+        n=None,             # How many items; None: all; beyond that, objects come again
         scale=(.5, .8),     # Side of the object's box over the frame's: a pair (from, to) or one number
     ):
         lo, hi = _checked(size, scale, n)
-        self.objects, labels, self.classes, photos = _ingredients(split)
         n = len(labels) if n is None else n
+        self.objects, self.classes, self.photos = objects, classes, list(photos)
         self.split, self.size, self.seed, self.scale = split, size, seed, (lo, hi)
-        self.name = f'cluttered_fashion/{split}'
+        self.key, self.name = name, f'{name}/{split}'
         self.item = torch.arange(n) % len(labels)
-        self.labels, self.photos = labels[self.item], list(photos)
-        self._levels = _photo_levels(photos, size)
-        self._drawn = {}
+        self.labels, self._levels, self._drawn = labels[self.item], _photo_levels(photos, size), {}
 
     def __len__(self): return len(self.labels)
 
     def scenes(self, epoch=0):
         "The numbers that decide every picture of an epoch: a dict of tensors of length N"
         if epoch not in self._drawn:
-            rng = keyed_rng('cluttered_fashion', self.split, self.seed, epoch)
-            self._drawn = {epoch: _scenes(len(self), len(self.photos), self.scale, rng)}
+            rng = keyed_rng(self.key, self.split, self.seed, epoch)
+            s = _scenes(len(self), len(self.photos), self.scale, rng)
+            if not self.mirror: s['flip'] = torch.ones(len(self))
+            self._drawn = {epoch: s}
         return self._drawn[epoch]
 
     def render(self,
@@ -248,6 +255,18 @@ class ClutteredFashion:
     @cached_property
     def fingerprint(self):
         return fingerprint(self.objects, self.labels, self.photos, self.size, self.seed, self.scale)
+
+# %% ../nbs/02_data.ipynb #33106725
+class ClutteredFashion(Collage):
+    "Fashion-MNIST objects on photographs, with exact masks; `scale`, the object's size, sets the clutter"
+    def __init__(self,
+        split='train',      # 'train' or 'test': disjoint objects and disjoint photographs
+        size=32,            # Side of the picture in pixels, at least 8
+        seed=0,             # Decides every scene
+        n=None,             # How many items; None: all (16,000 or 4,000); beyond that, objects come again
+        scale=(.5, .8),     # Side of the object's box over the frame's: a pair (from, to) or one number
+    ):
+        super().__init__('cluttered_fashion', split, *_ingredients(split), size, seed, n, scale)
 
 # %% ../nbs/02_data.ipynb #ad5dd25d
 def read_image(
