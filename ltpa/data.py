@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['ASSETS', 'ZOOMS', 'SUFFIXES', 'MOST_MEMBERS', 'MOST_BYTES', 'MOST_RATIO', 'CUB', 'DOWNLOADS', 'CIFAR', 'CIFAR_IMAGES',
-           'TORCHVISION', 'ex_box', 'ex_cutout', 'ImageSet', 'as_images', 'as_labels', 'Collage', 'ClutteredFashion',
-           'read_image', 'load_folder', 'fit_square', 'load_arrays', 'fetch', 'megabytes', 'unpack', 'load_cub',
-           'data_root', 'download_size', 'is_here', 'download', 'open_data', 'random_crops', 'random_flips', 'Loader']
+           'TORCHVISION', 'ex_box', 'ex_cutout', 'ImageSet', 'as_images', 'as_labels', 'photographs', 'apart',
+           'Collage', 'ClutteredFashion', 'read_image', 'load_folder', 'fit_square', 'load_arrays', 'fetch',
+           'megabytes', 'unpack', 'load_cub', 'data_root', 'download_size', 'is_here', 'download', 'open_data',
+           'random_crops', 'random_flips', 'Loader']
 
 # %% ../nbs/02_data.ipynb #af3b43c6
 import gzip, hashlib, json, math, os, re, shutil, stat, tarfile, tempfile, zipfile
@@ -110,21 +111,37 @@ def as_labels(
 # %% ../nbs/02_data.ipynb #c6fe2eef
 ASSETS = Path(str(files('ltpa'))) / 'assets'
 
-# %% ../nbs/02_data.ipynb #40110b27
-def _ingredients(split):
-    "Objects uint8 [N,28,28] (zero outside the object), labels [N], class names and photographs of one split"
+# %% ../nbs/02_data.ipynb #b571b214
+def _index(split):
+    "The folder of `ClutteredFashion`, and its index"
     root = ASSETS / 'cluttered_fashion'
     try: meta = json.loads((root / 'index.json').read_text())
     except OSError as e:
         raise LtpaError(f'{root} is missing or incomplete ({e.strerror}); reinstall ltpa') from e
     if split not in meta['photos']: raise unknown('split', split, meta['photos'])
+    return root, meta
+
+def photographs(
+    split,  # 'train' or 'test': no photograph is in both
+)->dict:
+    "The bundled photographs that objects are laid on: {name: PIL image}"
+    root, meta = _index(split)
+    return {n: Image.open(root / f'photo_{n}.jpg').convert('RGB') for n in meta['photos'][split]}
+
+def _ingredients(split):
+    "Objects uint8 [N,28,28] (zero outside the object), labels [N], class names and photographs of one split"
+    root, meta = _index(split)
     sheets = [np.asarray(Image.open(f).convert('L')) for f in sorted(root.glob(f'objects_{split}_*.webp'))]
-    cols = meta['sheet']
-    apart = lambda s: s.reshape(-1, 28, cols, 28).transpose(0, 2, 1, 3).reshape(-1, 28, 28)
-    objects = np.concatenate([apart(s) for s in sheets])
-    photos = {n: Image.open(root / f'photo_{n}.jpg').convert('RGB') for n in meta['photos'][split]}
+    objects = np.concatenate([apart(s, meta['sheet']) for s in sheets])
     labels = torch.tensor([int(c) for c in meta['labels'][split]])
-    return torch.from_numpy(objects), labels, meta['classes'], photos
+    return torch.from_numpy(objects), labels, meta['classes'], photographs(split)
+
+def apart(
+    sheet,  # Small pictures side by side, [rows*28,cols*28]
+    cols,   # How many in a row
+):
+    "The pictures of a sheet one by one, row after row: [rows*cols,28,28]"
+    return sheet.reshape(-1, 28, cols, 28).transpose(0, 2, 1, 3).reshape(-1, 28, 28)
 
 # %% ../nbs/02_data.ipynb #4c3be148
 ZOOMS = 1.5, 2.5, 4.                # The crop's side is the photograph's short side divided by one of these
