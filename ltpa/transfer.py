@@ -166,7 +166,7 @@ class FreezeNorm(Callback):
         for m in learn.net.modules():
             if isinstance(m, nn.modules.batchnorm._BatchNorm): m.eval()
 
-FINETUNE = Recipe('finetune', epochs=12, batch_size=50, optimizer='adamw', lr=.004, weight_decay=.05, flip=False)
+FINETUNE = Recipe('finetune', epochs=10, batch_size=50, optimizer='adamw', lr=.004, weight_decay=.05, flip=False)
 
 def finetune(
     net,               # A trained network of ours; it is copied, not changed
