@@ -9,6 +9,7 @@ _HOME = {
     'models': 'create_model list_models list_pretrained load_pretrained load_weights save_weights',
     'training': 'Learner Recipe evaluate get_recipe predict',
     'saliency': 'captum_suite grad_cam integrated_gradients',
+    'transfer': 'features finetune probe unseen',
 }
 _HOME = {name: module for module, names in _HOME.items() for name in names.split()}
 __all__ = sorted(_HOME)

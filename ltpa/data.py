@@ -208,6 +208,7 @@ def _checked(size, scale, n):
         raise LtpaError(f'n {n!r}; expected a whole number of items, at least 1')
     return lo, hi
 
+# %% ../nbs/02_data.ipynb #44b7d7cf
 class Collage:
     "Objects on photographs, with exact masks; every picture is decided by name, split, seed and epoch"
     mirror = True           # Objects may be flipped (not digits)

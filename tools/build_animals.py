@@ -84,8 +84,8 @@ NOTE = """# Where these files come from
 
 `silhouettes.png`: 3,000 animal silhouettes, 300 of each of ten kinds, from the package
 [animal-mnist](https://pypi.org/project/animal-mnist/) 0.4 by Sina Mohammadi (Tohoku University), reduced to plain
-outlines, near-copies left out, by `tools/build_animals.py`. The package does not say which photographs they were cut from.
-Its licence:
+outlines, near-copies left out, by `tools/build_animals.py`. The package does not say which photographs they were
+cut from. Its licence:
 
 """
 

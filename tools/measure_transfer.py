@@ -17,7 +17,7 @@ from pathlib import Path
 
 from measure import ATT3, run
 
-from ltpa.core import LtpaError, git_commit, provenance, save_result, seed_everything
+from ltpa.core import LtpaError, provenance, save_result, seed_everything
 from ltpa.data import is_here, open_data
 from ltpa.models import create_model, load_pretrained, load_weights
 from ltpa.training import predict
@@ -33,18 +33,21 @@ def random_weights(seed):
     return create_model(ATT3[0], **load_pretrained(f'cluttered_fashion/{ATT3[0]}').config).eval()
 
 
-def trained(model): return lambda seed: load_weights(run('cluttered_fashion', model, seed=seed)[1] / 'weights.safetensors')
+def trained(model):
+    return lambda seed: load_weights(run('cluttered_fashion', model, seed=seed)[1] / 'weights.safetensors')
 
 
-ENCODERS = {**{m: trained(m) for m in ATT3}, 'vgg_gap (one network)': lambda seed: load_pretrained('cluttered_fashion/vgg_gap'),
+ENCODERS = {**{m: trained(m) for m in ATT3},
+            'vgg_gap (one network)': lambda seed: load_pretrained('cluttered_fashion/vgg_gap'),
             'random weights': random_weights, 'pixels': lambda seed: pixels}
 
 
 def spread(runs, **row):
     "One row of the table: mean and standard deviation over the splits"
     values = [r['accuracy'] for r in runs]
-    return row | dict(accuracy=round(statistics.mean(values), 4), sd=round(statistics.stdev(values), 4) if values[1:] else None,
-                      splits=len(runs), **{k: runs[0][k] for k in ('features', 'train', 'test')}, C=[r['C'] for r in runs])
+    sd = round(statistics.stdev(values), 4) if values[1:] else None
+    return row | dict(accuracy=round(statistics.mean(values), 4), sd=sd, splits=len(runs),
+                      **{k: runs[0][k] for k in ('features', 'train', 'test')}, C=[r['C'] for r in runs])
 
 
 def small(sets, splits, n):
@@ -56,12 +59,13 @@ def small(sets, splits, n):
             parts = parts_of(target, k, n=n)
             parts = [(x[:n], y[:n]) for x, y in parts]
             for name, nets in encoders.items():
-                found[name].append(transfer(nets[k], parts, FOLDS.get(target, 5)) | dict(split=k))
-                print(f'{Path(target).name} {k} {name:26} {found[name][-1]["accuracy"]:.3f}  {time.time() - start:4.0f} s', flush=True)
+                found[name].append(got := transfer(nets[k], parts, FOLDS.get(target, 5)))
+                print(f'{Path(target).name} {k} {name:26} {got["accuracy"]:.3f}  {time.time() - start:4.0f} s',
+                      flush=True)
         rows += [spread(runs, model=name, target=Path(target).name) for name, runs in found.items()]
     title = ('Accuracy of a linear SVM on frozen features of networks trained on ClutteredFashion (size small); '
              'network of seed k on split k')
-    record = provenance(commit=git_commit(ROOT), seconds=round(time.time() - start), splits=splits, n=n)
+    record = provenance(seconds=round(time.time() - start), splits=splits, n=n)
     return save_result(ROOT / 'results' / 'transfer.json', title, rows, record)
 
 
@@ -80,10 +84,11 @@ def table3(weights, targets, splits):
             got = direct(predict(net, data.images)[0], data.labels)
             row = key | dict(accuracy=got['unmapped'], sd=None) | got
         else:
-            row = spread([transfer(net, parts_of(target, k)) for k in range(1 if target in ('action40', 'scene67') else splits)], **key)
+            drawn = range(1 if target in ('action40', 'scene67') else splits)            # those have one split
+            row = spread([transfer(net, parts_of(target, k)) for k in drawn], **key)
         rows = [r for r in rows if any(r[k] != v for k, v in key.items())] + [row]
         print(row, flush=True)
-    record = provenance(commit=git_commit(ROOT), seconds=round(time.time() - start), splits=splits)
+    record = provenance(seconds=round(time.time() - start), splits=splits)
     return save_result(path, 'Table 3: accuracy on unseen sets of networks trained on CIFAR', rows, record)
 
 
@@ -91,7 +96,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('what', choices=('small', 'table3'))
     p.add_argument('weights', nargs='?', help='of a network trained on CIFAR, for table3')
-    p.add_argument('targets', nargs='*', metavar='TARGET', help=f'stl10, {", ".join(LAYOUTS)}; default: all of its source')
+    p.add_argument('targets', nargs='*', metavar='TARGET', help=f'stl10, {", ".join(LAYOUTS)}; default: all')
     p.add_argument('--caltech', help='a folder CLASS/IMAGE, or train/CLASS/IMAGE and test/CLASS/IMAGE')
     p.add_argument('--splits', type=int, default=SPLITS)
     p.add_argument('-n', type=int, default=2000, help='images a part, at most')
