@@ -3,15 +3,17 @@ __version__ = "0.1.0"
 # The names that most programs want, taken from their modules when first asked for: `import ltpa` stays instant.
 _HOME = {
     'core': 'LtpaError pick_device seed_everything',
-    'adversarial': 'fgsm pgd',
     'attention': 'Attention entropy',
     'data': 'ClutteredFashion ImageSet Loader load_arrays load_folder open_data read_image',
-    'explorer': 'Explorer',
-    'maps': 'show_attention',
     'models': 'create_model list_models list_pretrained load_pretrained load_weights save_weights',
     'training': 'Learner Recipe evaluate get_recipe predict',
+    'maps': 'show_attention',
+    'explorer': 'Explorer',
     'saliency': 'captum_suite grad_cam integrated_gradients',
+    'transfer': 'features finetune probe unseen',
     'segmentation': 'load_object_discovery load_pairs',
+    'adversarial': 'fgsm pgd',
+    'query': 'ask two_objects',
 }
 _HOME = {name: module for module, names in _HOME.items() for name in names.split()}
 __all__ = sorted(_HOME)

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['ASSETS', 'ZOOMS', 'SUFFIXES', 'MOST_MEMBERS', 'MOST_BYTES', 'MOST_RATIO', 'CUB', 'DOWNLOADS', 'CIFAR', 'CIFAR_IMAGES',
-           'TORCHVISION', 'ex_box', 'ex_cutout', 'ImageSet', 'as_images', 'as_labels', 'ClutteredFashion', 'read_image',
-           'load_folder', 'fit_square', 'load_arrays', 'fetch', 'megabytes', 'unpack', 'load_cub', 'data_root',
-           'download_size', 'is_here', 'download', 'open_data', 'random_crops', 'random_flips', 'Loader']
+           'TORCHVISION', 'ex_box', 'ex_cutout', 'ImageSet', 'as_images', 'as_labels', 'photographs', 'apart',
+           'Collage', 'ClutteredFashion', 'read_image', 'load_folder', 'fit_square', 'load_arrays', 'fetch',
+           'megabytes', 'unpack', 'load_cub', 'data_root', 'download_size', 'is_here', 'download', 'open_data',
+           'random_crops', 'random_flips', 'Loader']
 
 # %% ../nbs/02_data.ipynb #5471a07b
 import gzip, hashlib, json, math, os, re, shutil, stat, tarfile, tempfile, warnings, zipfile
@@ -110,21 +111,37 @@ def as_labels(
 # %% ../nbs/02_data.ipynb #c6fe2eef
 ASSETS = Path(str(files('ltpa'))) / 'assets'
 
-# %% ../nbs/02_data.ipynb #40110b27
-def _ingredients(split):
-    "Objects uint8 [N,28,28] (zero outside the object), labels [N], class names and photographs of one split"
+# %% ../nbs/02_data.ipynb #b571b214
+def _index(split):
+    "The folder of `ClutteredFashion`, and its index"
     root = ASSETS / 'cluttered_fashion'
     try: meta = json.loads((root / 'index.json').read_text())
     except OSError as e:
         raise LtpaError(f'{root} is missing or incomplete ({e.strerror}); reinstall ltpa') from e
     if split not in meta['photos']: raise unknown('split', split, meta['photos'])
+    return root, meta
+
+def photographs(
+    split,  # 'train' or 'test': no photograph is in both
+)->dict:
+    "The bundled photographs that objects are laid on: {name: PIL image}"
+    root, meta = _index(split)
+    return {n: Image.open(root / f'photo_{n}.jpg').convert('RGB') for n in meta['photos'][split]}
+
+def _ingredients(split):
+    "Objects uint8 [N,28,28] (zero outside the object), labels [N], class names and photographs of one split"
+    root, meta = _index(split)
     sheets = [np.asarray(Image.open(f).convert('L')) for f in sorted(root.glob(f'objects_{split}_*.webp'))]
-    cols = meta['sheet']
-    apart = lambda s: s.reshape(-1, 28, cols, 28).transpose(0, 2, 1, 3).reshape(-1, 28, 28)
-    objects = np.concatenate([apart(s) for s in sheets])
-    photos = {n: Image.open(root / f'photo_{n}.jpg').convert('RGB') for n in meta['photos'][split]}
+    objects = np.concatenate([apart(s, meta['sheet']) for s in sheets])
     labels = torch.tensor([int(c) for c in meta['labels'][split]])
-    return torch.from_numpy(objects), labels, meta['classes'], photos
+    return torch.from_numpy(objects), labels, meta['classes'], photographs(split)
+
+def apart(
+    sheet,  # Small pictures side by side, [rows*28,cols*28]
+    cols,   # How many in a row
+):
+    "The pictures of a sheet one by one, row after row: [rows*cols,28,28]"
+    return sheet.reshape(-1, 28, cols, 28).transpose(0, 2, 1, 3).reshape(-1, 28, 28)
 
 # %% ../nbs/02_data.ipynb #4c3be148
 ZOOMS = 1.5, 2.5, 4.                # The crop's side is the photograph's short side divided by one of these
@@ -168,7 +185,7 @@ def _backgrounds(levels, s, size):
 
 # %% ../nbs/02_data.ipynb #ced4da73
 def _objects(objects, s, size):
-    "Warped grey values and outlines of `objects` uint8 [n,28,28]: two tensors [n,1,size,size] in 0..1"
+    "Warped grey values and outlines of `objects` uint8 [n,h,w]: two tensors [n,1,size,size] in 0..1"
     cos, sin = s['angle'].cos() / s['side'], s['angle'].sin() / s['side']
     tx, ty = s['center'].unbind(1)
     to_object = torch.stack([s['flip'] * cos, s['flip'] * sin, -s['flip'] * (cos * tx + sin * ty),
@@ -191,32 +208,40 @@ def _checked(size, scale, n):
         raise LtpaError(f'n {n!r}; expected a whole number of items, at least 1')
     return lo, hi
 
-class ClutteredFashion:
-    "Fashion-MNIST objects on photographs, with exact masks; `scale`, the object's size, sets the clutter"
+# %% ../nbs/02_data.ipynb #44b7d7cf
+class Collage:
+    "Objects on photographs, with exact masks; every picture is decided by name, split, seed and epoch"
+    mirror = True           # Objects may be flipped (not digits)
+
     def __init__(self,
-        split='train',      # 'train' or 'test': disjoint objects and disjoint photographs
+        name,               # Of the set: part of what decides the scenes
+        split,              # 'train' or 'test'
+        objects,            # uint8 [N,h,w], zero outside the object
+        labels,             # int64 [N]
+        classes,            # Their names
+        photos,             # {name: PIL image}: what lies behind
         size=32,            # Side of the picture in pixels, at least 8
         seed=0,             # Decides every scene
-        n=None,             # How many items; None: all (16,000 or 4,000); beyond that, objects come again
+        n=None,             # How many items; None: all; beyond that, objects come again
         scale=(.5, .8),     # Side of the object's box over the frame's: a pair (from, to) or one number
     ):
         lo, hi = _checked(size, scale, n)
-        self.objects, labels, self.classes, photos = _ingredients(split)
         n = len(labels) if n is None else n
+        self.objects, self.classes, self.photos = objects, classes, list(photos)
         self.split, self.size, self.seed, self.scale = split, size, seed, (lo, hi)
-        self.name = f'cluttered_fashion/{split}'
+        self.key, self.name = name, f'{name}/{split}'
         self.item = torch.arange(n) % len(labels)
-        self.labels, self.photos = labels[self.item], list(photos)
-        self._levels = _photo_levels(photos, size)
-        self._drawn = {}
+        self.labels, self._levels, self._drawn = labels[self.item], _photo_levels(photos, size), {}
 
     def __len__(self): return len(self.labels)
 
     def scenes(self, epoch=0):
         "The numbers that decide every picture of an epoch: a dict of tensors of length N"
         if epoch not in self._drawn:
-            rng = keyed_rng('cluttered_fashion', self.split, self.seed, epoch)
-            self._drawn = {epoch: _scenes(len(self), len(self.photos), self.scale, rng)}
+            rng = keyed_rng(self.key, self.split, self.seed, epoch)
+            s = _scenes(len(self), len(self.photos), self.scale, rng)
+            if not self.mirror: s['flip'] = torch.ones(len(self))
+            self._drawn = {epoch: s}
         return self._drawn[epoch]
 
     def render(self,
@@ -248,6 +273,18 @@ class ClutteredFashion:
     @cached_property
     def fingerprint(self):
         return fingerprint(self.objects, self.labels, self.photos, self.size, self.seed, self.scale)
+
+# %% ../nbs/02_data.ipynb #33106725
+class ClutteredFashion(Collage):
+    "Fashion-MNIST objects on photographs, with exact masks; `scale`, the object's size, sets the clutter"
+    def __init__(self,
+        split='train',      # 'train' or 'test': disjoint objects and disjoint photographs
+        size=32,            # Side of the picture in pixels, at least 8
+        seed=0,             # Decides every scene
+        n=None,             # How many items; None: all (16,000 or 4,000); beyond that, objects come again
+        scale=(.5, .8),     # Side of the object's box over the frame's: a pair (from, to) or one number
+    ):
+        super().__init__('cluttered_fashion', split, *_ingredients(split), size, seed, n, scale)
 
 # %% ../nbs/02_data.ipynb #ad5dd25d
 def read_image(
