@@ -7,7 +7,7 @@ import torch
 from helpers import pictures, random, refuses, tiny_net
 
 from ltpa.maps import effective_cells
-from ltpa.query import (ASKED, WAYS, Scenes, answers, ask, class_means, contrast, encode, interrogate, interval,
+from ltpa.query import (ASKED, WAYS, Scenes, alike, answers, ask, class_means, contrast, encode, interrogate, interval,
                         questions, soften, summarise, templates, two_objects)
 
 NAN = float('nan')
@@ -96,10 +96,12 @@ def test_asking_with_its_own_vector_is_worth_exactly_one_half(small):
 def test_contrast_has_nothing_left_of_what_all_questions_share(small):
     net = tiny_net('vgg_att3_concat_dp', 4).eval()
     l, g = encode(net, small[0].images)
-    centre = g.mean(0)
-    for c in contrast(net, l, centre.expand_as(g), centre): assert c.abs().max() < 1e-5
-    with torch.no_grad(): raw = net.scores(l, g), net.scores(l, centre.expand_as(g))
-    for c, a, b in zip(contrast(net, l, g, centre), *raw): torch.testing.assert_close(c, a - b)
+    same = g[:1].expand_as(g)
+    for c in contrast(net, l, same, 3 * same): assert c.abs().max() < 1e-5         # nor of its length
+    with torch.no_grad(): raw = net.scores(l, g / g.norm(dim=1, keepdim=True))
+    for c, a in zip(contrast(net, l, g, g), raw):
+        difference = (c - a) - (c - a).mean((1, 2), keepdim=True)
+        assert c.shape == a.shape and difference.abs().max() > 0
 
 
 @pytest.mark.parametrize('scale', [1e-3, 1., 1e3])
