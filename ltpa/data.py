@@ -8,8 +8,8 @@ __all__ = ['ASSETS', 'ZOOMS', 'SUFFIXES', 'MOST_MEMBERS', 'MOST_BYTES', 'MOST_RA
            'load_folder', 'fit_square', 'load_arrays', 'fetch', 'megabytes', 'unpack', 'load_cub', 'data_root',
            'download_size', 'is_here', 'download', 'open_data', 'random_crops', 'random_flips', 'Loader']
 
-# %% ../nbs/02_data.ipynb #af3b43c6
-import gzip, hashlib, json, math, os, re, shutil, stat, tarfile, tempfile, zipfile
+# %% ../nbs/02_data.ipynb #5471a07b
+import gzip, hashlib, json, math, os, re, shutil, stat, tarfile, tempfile, warnings, zipfile
 from dataclasses import dataclass
 from functools import cached_property, partial
 from http.client import HTTPException
@@ -256,7 +256,10 @@ def read_image(
 )->torch.Tensor:
     "The image at `path` as RGB uint8 [3,H,W]; grey, palette, transparent and 16-bit ones are converted"
     try:
-        with Image.open(path) as img:
+        with warnings.catch_warnings():
+            warnings.simplefilter('error', Image.DecompressionBombWarning)    # from 89 megapixels on
+            opened = Image.open(path)
+        with opened as img:
             img.load()
             img = ImageOps.exif_transpose(img)
             if img.mode.startswith('I') or img.mode == 'F': img = _to_8_bit(img, path)
@@ -268,7 +271,7 @@ def read_image(
     except IsADirectoryError: raise LtpaError(f'{path} is a folder; expected an image file') from None
     except UnidentifiedImageError:
         raise LtpaError(f'{path} is not an image that Pillow can read (PNG, JPEG, WebP, TIFF, …)') from None
-    except Image.DecompressionBombError as e:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
         raise LtpaError(f'{path} is too large: {e}; shrink it first') from None
     except (OSError, SyntaxError, ValueError) as e:
         if isinstance(e, LtpaError): raise

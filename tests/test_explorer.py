@@ -1,0 +1,340 @@
+"""The explorer: states drawn without widgets, widgets moved without a browser, uploads that are no pictures."""
+import io
+from datetime import datetime
+
+import ipywidgets
+import numpy as np
+import pytest
+import torch
+from helpers import pictures, random, refuses, tiny_net
+from PIL import Image
+
+from ltpa.explorer import (BESIDE, Explorer, Gallery, Scene, State, draw_state, field_steps, heated, influence,
+                           png, query_note, read_upload, receptive_field)
+from ltpa.maps import effective_cells
+
+NETS = ['vgg_att1_pc', 'vgg_att2_indep_dp', 'vgg_att3_concat_pc', 'vgg_att3_concat_uniform',
+        'resnet164_att2_concat_dp']
+PHOTOS = pictures(3, 32).images
+
+
+def lively(name, **kw):
+    "Scores that are not nearly nothing, so that maps are not nearly uniform."
+    net = tiny_net(name, **kw).eval()
+    with torch.no_grad():
+        for att in net.attention:
+            if att.score == 'pc': att.u.weight.copy_(random(*att.u.weight.shape) * 3)
+    return net
+
+
+@pytest.fixture(scope='module')
+def nets(): return {name: lively(name) for name in NETS}
+
+
+def gallery(nets, **kw): return Gallery(dict(zip('abc', PHOTOS)), nets, **kw)
+
+
+def same(a, b):
+    assert a.panels.keys() == b.panels.keys() and a.probs.equal(b.probs) and a.cell == b.cell and a.note == b.note
+    for key in a.panels:
+        assert a.panels[key][::2] == b.panels[key][::2] and np.array_equal(a.panels[key][1], b.panels[key][1])
+
+
+# States
+
+@pytest.mark.parametrize('method', [None, *BESIDE])
+@pytest.mark.parametrize('name', NETS)
+def test_every_state_is_drawn_and_drawn_alike(nets, name, method):
+    one, two = gallery(nets), gallery(nets)
+    for level in range(1, len(nets[name].attention) + 1):
+        state = State('a', name, level, 'b', .5, 4, method, (0, 1))
+        drawing = one.draw(state)
+        same(drawing, two.draw(state))
+        assert list(drawing.panels) == ['picture', 'attention', *['method'] * bool(method), 'cell']
+        for title, rgb, caption in drawing.panels.values():
+            assert rgb.shape == (224, 224, 3) and rgb.dtype == np.uint8 and title and caption
+        assert drawing.probs.sum().item() == pytest.approx(1) and 0 <= drawing.shades.min() <= drawing.shades.max() <= 1
+
+
+def test_the_plain_state_is_the_network_itself(nets):
+    for name, net in nets.items():
+        scene, x = Scene(net, PHOTOS[0]), PHOTOS[:1] / 255
+        with torch.no_grad(): whole = net(x)
+        assert scene.attacked().equal(x) and scene.attacked(0).equal(x)
+        out = scene.out()
+        torch.testing.assert_close(out.logits, whole.logits)
+        assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(out.maps, whole.maps))
+
+
+def test_the_order_of_states_does_not_matter(nets):
+    states = [State('a', name, 1, query, t, eps, method) for name in NETS[:2] for query in (None, 'b')
+              for t in (.25, 4.) for eps in (0, 8) for method in (None, 'gradient')]
+    one, two = gallery(nets), gallery(nets)
+    drawn = [one.draw(s) for s in states]
+    for s, d in zip(states[::-1], drawn[::-1]): same(two.draw(s), d)
+
+
+def test_the_attack_stays_within_eps_and_raises_the_loss(nets):
+    net = nets['vgg_att3_concat_pc']
+    scene = Scene(net, PHOTOS[0])
+    label = scene.out().logits.argmax(1)
+    losses = [torch.nn.functional.cross_entropy(scene.out(eps).logits, label).item() for eps in (0, 1)]
+    assert losses[1] > losses[0]
+    for eps in 1, 8, 255:
+        x = scene.attacked(eps)
+        assert 0 <= x.min() and x.max() <= 1 and (x - scene.x).abs().max() <= eps / 255 + 1e-6
+    assert torch.is_grad_enabled() and all(p.grad is None for p in net.parameters())
+
+
+def test_gradients_where_they_are_switched_off(nets):
+    state = State('a', NETS[0], eps=4, method='gradient')
+    with torch.no_grad(): drawing = gallery(nets).draw(state)
+    same(drawing, gallery(nets).draw(state))
+
+
+def test_a_query_moves_dp_and_leaves_pc_bit_for_bit(nets):
+    for name, net in nets.items():
+        scene, g = Scene(net, PHOTOS[0]), Scene(net, PHOTOS[1]).encoded()[1]
+        for t in (.25, 1., 7.):
+            a, b = scene.out(temperature=t), scene.out(temperature=t, g=g)
+            kept = [x.equal(y) for x, y in zip(a.maps, b.maps)]
+            assert kept == [bool(query_note(net, k)) for k, _ in enumerate(kept, 1)] == ['dp' not in name] * len(kept)
+            if all(kept): assert a.logits.equal(b.logits)
+    gates = lively('vgg_att1_pc', norm='sigmoid')
+    assert not query_note(gates, 1)
+    scene = Scene(gates, PHOTOS[0])
+    assert not scene.out().maps[0].equal(scene.out(g=Scene(gates, PHOTOS[1]).encoded()[1]).maps[0])
+    assert 'gates' in draw_state(scene, State('a', '')).panels['attention'][2]
+
+
+def test_note_only_with_a_query(nets):
+    g = gallery(nets)
+    assert not g.draw(State('a', 'vgg_att1_pc')).note and g.draw(State('a', 'vgg_att1_pc', query='b')).note
+
+
+@pytest.mark.parametrize('temperature, cells', [(1e-6, 1), (1e6, 16 * 16)])
+def test_extreme_temperatures(nets, temperature, cells):
+    for name in 'vgg_att1_pc', 'vgg_att2_indep_dp':
+        a = Scene(nets[name], pictures(1, 128).images[0], side=128).out(temperature=temperature).maps[-1]
+        n = a[0].numel()
+        assert effective_cells(a).item() == pytest.approx(min(cells, n), rel=1e-3)
+
+
+@pytest.mark.parametrize('bad', [0, -1, float('nan'), float('inf')])
+def test_temperatures_that_are_none(nets, bad):
+    net = nets[NETS[0]]
+    with refuses('temperature', repr(bad), 'above 0'): Scene(net, PHOTOS[0]).out(temperature=bad)
+
+
+def test_temperatures_are_put_back_after_an_error():
+    net = lively('vgg_att3_concat_pc', temperature=2.)
+    with pytest.raises(ZeroDivisionError):
+        with heated(net, 3): assert net.attention[0].temperature == 6; 1 / 0
+    assert [att.temperature for att in net.attention] == [2.] * 3
+
+
+@pytest.mark.parametrize('change, words', [
+    (dict(level=4), ['level 4', '1 to 1']), (dict(level=0), ['level 0']), (dict(image='z'), ["unknown picture 'z'"]),
+    (dict(query='z'), ["unknown picture 'z'"]), (dict(model='vgg_att1_dp'), ["unknown network 'vgg_att1_dp'"]),
+    (dict(method='grad_cm'), ["'grad_cm'", "'grad_cam'"]), (dict(cell=(4, 0)), ['cell (4, 0)', '0 to 1'])])
+def test_states_that_do_not_exist(nets, change, words):
+    with refuses(*words): gallery(nets).draw(State('a', 'vgg_att1_pc')._replace(**change))
+
+
+def test_collections_that_cannot_be_shown(nets):
+    with refuses('no pictures'): Gallery([], nets)
+    with refuses('no networks'): Gallery(None, {})
+    with refuses("unknown pretrained network 'vgg_att3'"): gallery(['vgg_att3']).draw(State('a', 'vgg_att3'))
+    with refuses('vgg_gap', 'an attention network'): Explorer(PHOTOS, dict(gap=tiny_net()))
+
+
+def test_pictures_of_other_sizes_and_from_files(nets, tmp_path):
+    Image.fromarray(np.zeros((90, 250, 3), np.uint8)).save(tmp_path / 'wide.png')
+    g = Gallery([tmp_path / 'wide.png', PHOTOS[0], np.zeros((40, 40, 3), np.uint8)], nets, side=64)
+    assert list(g.images) == ['wide.png', 'picture 2', 'picture 3']
+    drawing = g.draw(State('wide.png', 'vgg_att1_pc'))
+    assert drawing.panels['picture'][1].shape == (64, 160, 3) and '160×64' in drawing.panels['picture'][2]
+
+
+# Receptive fields
+
+@pytest.mark.parametrize('name, early', [('vgg_att3_concat_pc', 0), ('vgg_att3_concat_pc', 1),
+                                         ('vgg_att2_indep_dp', 2), ('resnet164_att2_concat_dp', None)])
+def test_fields_are_what_nan_reaches(name, early):
+    "A row of NaN: all that depends on it turns to NaN. Then the same with columns."
+    net = tiny_net(name, **({} if early is None else dict(early_pools=early))).eval()
+    images = torch.full((64, 3, 64, 32), .5)
+    for y, image in enumerate(images): image[:, y] = float('nan')
+    with torch.no_grad(): reached = [[l.isnan().any(1) for l in net.encode(x)[0]] for x in (images, images.mT)]
+    for level in range(1, len(net.attention) + 1):
+        rows, columns = reached[0][level - 1].any(2), reached[1][level - 1].any(1)
+        for r in range(rows.shape[1]):
+            top, bottom, *_ = receptive_field(net, level, (r, 0), (64, 32))
+            *_, left, right = receptive_field(net, level, (0, r), (32, 64))
+            assert rows[:, r].nonzero().flatten().tolist() == list(range(top, bottom))
+            assert columns[:, r].nonzero().flatten().tolist() == list(range(left, right))
+
+
+def test_influence_stays_within_the_field(nets):
+    net = nets['vgg_att3_concat_pc']
+    scene = Scene(net, pictures(1, 128).images[0], side=128)
+    for level in 1, 2:
+        m = influence(scene, level, (5, 6))[0]
+        top, bottom, left, right = receptive_field(net, level, (5, 6), (128, 128))
+        inside = m[top:bottom, left:right].sum()
+        assert inside > 0 and m.sum() == pytest.approx(inside.item(), rel=1e-5)
+
+
+def test_fields_of_the_layout_for_birds():
+    net = tiny_net('vgg_att3_concat_pc', layout='cub', early_pools=0)
+    with refuses("'cub'", 'deeper level'): field_steps(net, 1)
+    assert field_steps(net, 2)[1] == 5
+
+
+# Widgets
+
+@pytest.fixture
+def explorer(nets): return Explorer(dict(zip('abc', PHOTOS)), nets, side=32)
+
+
+def shown(e): return {k: p[1].value for k, p in e.panes.panels.items()}
+
+
+def mirrors(e):
+    "What is promised: widgets show the state, and pictures are the state's."
+    for name, value in e.state._asdict().items():
+        if name != 'cell': assert e.widgets[name].value == value, name
+    for key, (_, rgb, _) in e.draw(e.state).panels.items(): assert shown(e)[key] == png(rgb)
+
+
+def test_moved_widgets_draw_their_state(explorer):
+    e = explorer
+    mirrors(e)
+    moves = [('eps', 8), ('temperature', 4.), ('image', 'b'), ('model', 'vgg_att3_concat_pc'), ('level', 3),
+             ('query', 'c'), ('method', 'gradient'), ('model', 'vgg_att2_indep_dp'), ('query', None), ('eps', 0)]
+    for name, value in moves:
+        before = shown(e)
+        e.widgets[name].value = value
+        assert getattr(e.state, name) == value and not e.panes.status.value
+        mirrors(e)
+        if name != 'query': assert shown(e) != before, name
+    assert e.state.level == 2 and list(e.widgets['level'].options) == [1, 2]
+
+
+def test_pc_shows_no_change_for_a_query_and_says_why(explorer):
+    before = shown(explorer)
+    explorer.widgets['query'].value = 'b'
+    assert shown(explorer) == before and 'cancels' in explorer.panes.note.value
+    explorer.widgets['query'].value = None
+    assert not explorer.panes.note.value
+
+
+def test_a_clicked_cell(explorer):
+    e = explorer
+    e.widgets['model'].value = 'vgg_att3_concat_pc'
+    e.widgets['level'].value = 2
+    e.panes.grid.buttons[6].click()
+    assert e.state.cell == (1, 2) and '(1, 2)' in e.panes.panels['cell'][0].value
+    assert [b.description for b in e.panes.grid.box.children] == [' '] * 6 + ['●'] + [' '] * 9
+    e.widgets['eps'].value = 3
+    assert e.state.cell == (1, 2)
+    e.widgets['image'].value = 'b'
+    assert e.state.cell is None
+    mirrors(e)
+
+
+def test_large_maps_have_buttons_for_blocks(nets):
+    e = Explorer([pictures(1, 160).images[0]], {'n': lively('vgg_att3_concat_pc')}, side=160)
+    e.widgets['level'].value = 1
+    assert e.draw(e.state).shades.shape == (40, 40) and len(e.panes.grid.box.children) == 14 * 14
+    e.panes.grid.buttons[13 * 14 + 1].click()
+    assert e.state.cell == (39, 4)
+    mirrors(e)
+    e.widgets['level'].value = 3
+    assert len(e.panes.grid.box.children) == 100
+
+
+def test_a_picture_beside_which_no_method_stands_has_no_column(explorer):
+    assert explorer.panes.columns['method'].layout.display == 'none'
+    explorer.widgets['method'].value = 'grad_cam'
+    assert not explorer.panes.columns['method'].layout.display
+
+
+@pytest.mark.parametrize('error', [RuntimeError('<b>not</b> today'), AssertionError(), ZeroDivisionError('x')])
+def test_a_method_that_fails_leaves_the_state(nets, error):
+    def moody(net, images, target): raise error
+    e = Explorer(dict(zip('abc', PHOTOS)), nets, dict(moody=moody, flat=lambda net, x, k: x.sum(1) * 0))
+    before = e.state, shown(e)
+    e.widgets['method'].value = 'moody'
+    assert (e.state, shown(e)) == before and type(error).__name__ in e.panes.status.value
+    assert '<b>' not in e.panes.status.value
+    mirrors(e)
+    e.widgets['method'].value = 'flat'
+    assert e.state.method == 'flat' and not e.panes.status.value
+
+
+def test_class_names_are_escaped():
+    net = lively('vgg_att1_pc')
+    net.info = dict(classes=['<script>', 'b', 'c'])
+    e = Explorer(PHOTOS, dict(n=net))
+    assert '<script>' not in e.panes.bars.value and '&lt;script&gt;' in e.panes.bars.value
+
+
+def test_plain_text_where_there_is_no_kernel(explorer):
+    bundle = explorer._repr_mimebundle_()
+    assert 'kernel' in bundle['text/plain'] and len(bundle) == 2
+    assert isinstance(explorer.box, ipywidgets.Widget)
+
+
+# Uploads
+
+def encoded(image, kind='png'):
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return buffer.getvalue()
+
+
+def bomb():
+    "100 megapixels in a few kilobytes."
+    return encoded(Image.new('1', (10_000, 10_000)))
+
+
+def upload(e, content, name='mine.png'):
+    e.widgets['upload'].value = [dict(name=name, type='', size=len(content), content=memoryview(content),
+                                      last_modified=datetime(2018, 4, 30))]
+
+
+NOISE = Image.fromarray(PHOTOS[1].permute(1, 2, 0).numpy())
+
+
+@pytest.mark.parametrize('content, words', [
+    (b'only text', 'not an image'), (b'', 'not an image'), (encoded(NOISE)[:700], 'truncated or damaged'),
+    (bomb(), 'too large'), (encoded(NOISE.resize((4, 4))), 'at least 8'), (encoded(NOISE.resize((9, 90))), 'crop it')],
+    ids=['text', 'empty', 'truncated', 'bomb', 'tiny', 'strip'])
+def test_uploads_that_are_no_pictures(explorer, content, words):
+    before = explorer.state, shown(explorer), list(explorer.images)
+    upload(explorer, content)
+    assert words in explorer.panes.status.value and 'mine.png' in explorer.panes.status.value
+    assert (explorer.state, shown(explorer), list(explorer.images)) == before
+    assert explorer.widgets['upload'].value == ()
+    mirrors(explorer)
+
+
+@pytest.mark.parametrize('mode', ['RGB', 'RGBA', 'L', 'P', '1', 'LA'])
+def test_uploads_of_every_kind(explorer, mode):
+    upload(explorer, encoded(NOISE.convert(mode)))
+    assert explorer.state.image == 'mine.png' and not explorer.panes.status.value
+    assert explorer.widgets['query'].options[-1] == ('mine.png', 'mine.png')
+    mirrors(explorer)
+
+
+def test_an_upload_of_the_same_name_replaces_the_first(explorer):
+    upload(explorer, encoded(NOISE))
+    before = shown(explorer)
+    upload(explorer, encoded(NOISE.rotate(90)))
+    assert shown(explorer) != before and list(explorer.images).count('mine.png') == 1
+    mirrors(explorer)
+
+
+def test_uploads_are_named_in_messages_only_by_their_name():
+    with refuses('notes.txt is not an image'): read_upload(dict(name='notes.txt', content=b'x'))
