@@ -8,6 +8,7 @@ _HOME = {
     'explorer': 'Explorer',
     'maps': 'show_attention',
     'models': 'create_model list_models list_pretrained load_pretrained load_weights save_weights',
+    'query': 'ask two_objects',
     'training': 'Learner Recipe evaluate get_recipe predict',
     'saliency': 'captum_suite grad_cam integrated_gradients',
 }

@@ -150,6 +150,11 @@ def test_summary_tells_seeds_from_scenes():
     assert 'share_sd' not in summarise([a])
 
 
+def test_alike_needs_both_of_one_group():
+    classes = ['coat', 'bag', 'sneaker', 't-shirt', 'pullover', 'dress', 'shirt', 'sandal', 'ankle boot']
+    assert alike(torch.tensor([[0, 3], [0, 2], [2, 8], [1, 1]]), classes).tolist() == [True, False, True, False]
+
+
 @pytest.mark.parametrize('call, words', [
     (lambda s: two_objects(0), ('n 0', 'at least 1')),
     (lambda s: two_objects(3, 32), ('size 32', 'at least 64')),
