@@ -25,7 +25,7 @@ def encode(
     images,          # uint8 [N,3,H,W]
     batch_size=100,  # Pictures at a time
 ):
-    "Local features, a tuple of [N,C,h,w], and global vectors [N,G], in eval mode, float32, on the network's device"
+    "Local features, a tuple of [N,C,h,w], and global vectors [N,G], in eval mode, on the network's device"
     if not isinstance(net, AttentionNet):
         raise LtpaError(f'{getattr(net, "name", type(net).__name__)} has no l and g to take apart; '
                         'expected an attention network, e.g. vgg_att2_concat_dp')
@@ -53,9 +53,11 @@ def two_objects(
     seed=0,   # Decides everything
 )->Scenes:
     "Scenes from the test part: two objects of 16 to 26 pixels, as in training at 32, one in each half"
-    if not (isinstance(n, int) and n > 0): raise LtpaError(f'n {n!r}; expected a whole number of scenes, at least 1')
+    if not (isinstance(n, int) and n > 0):
+        raise LtpaError(f'n {n!r}; expected a whole number of scenes, at least 1')
     if not (isinstance(size, int) and size >= 64):
-        raise LtpaError(f'size {size!r}; expected a whole number of pixels, at least 64: two objects need the room')
+        raise LtpaError(f'size {size!r}; expected a whole number of pixels, at least 64: '
+                        'two objects need the room')
     data = ClutteredFashion('test', size, scale=(16 / size, 25.6 / size))
     rng = keyed_rng('two objects', size, seed)
     first, second = (_scenes(n, len(data.photos), data.scale, rng) for _ in range(2))
@@ -63,7 +65,7 @@ def two_objects(
     half = torch.where(torch.rand(n, generator=rng) < .5, -1., 1.)
     picture, masks = _backgrounds(data._levels, first, size), []
     for k, s, sign in ((0, first, half), (1, second, -half)):
-        near, far = 1.29 * s['side'], 1 - s['side']                    # a box turned by 20 degrees is 1.28 wide
+        near, far = 1.29 * s['side'], 1 - s['side']              # a box turned by 20 degrees is 1.28 wide
         s['center'][:, 0] = sign * (near + (far - near) * torch.rand(n, generator=rng))
         rows = _some_of(data.labels, labels[:, k], rng)
         grey, alpha = _objects(data.objects[rows], s, size)
@@ -73,7 +75,8 @@ def two_objects(
 
 def _some_of(labels, wanted, rng):
     "For each wanted class a row of the second half of `labels` that has it"
-    rows = [(labels[len(labels) // 2:] == k).nonzero()[:, 0] + len(labels) // 2 for k in range(int(labels.max()) + 1)]
+    half = len(labels) // 2
+    rows = [(labels[half:] == k).nonzero()[:, 0] + half for k in range(int(labels.max()) + 1)]
     return torch.stack([rows[k][torch.randint(len(rows[k]), (), generator=rng)] for k in wanted.tolist()])
 
 # %% ../nbs/14_query.ipynb #88cf3617
@@ -95,7 +98,8 @@ def class_means(
     "The mean global vector of each class, 0 to the largest label: [K,G]"
     classes = torch.arange(int(labels.max()) + 1)
     for k in classes.tolist():
-        if not (labels == k).any(): raise LtpaError(f'no template of class {k}; expected at least one of each')
+        if not (labels == k).any():
+            raise LtpaError(f'no template of class {k}; expected at least one of each')
     return torch.stack([g[(labels == k).to(g.device)].mean(0) for k in classes])
 
 # %% ../nbs/14_query.ipynb #f3865fe3
@@ -112,7 +116,7 @@ def answers(
     maps,   # Two maps [N,h,w]: asked for the first object, and for the second
     masks,  # bool [N,2,H,W]
 )->dict:
-    "What each scene got right, mean of its two questions: dict of [N]; 'share' is 1/2 for maps that do not listen"
+    "What each scene got right, mean of its two questions: dict of [N]; a deaf map has a 'share' of 1/2"
     if len(maps) != 2 or {len(m) for m in maps} != {len(masks)} or masks.ndim != 4 or masks.shape[1] != 2:
         raise LtpaError(f'{len(maps)} sets of {[len(m) for m in maps]} maps for masks {tuple(masks.shape)}; '
                         'expected two sets of N maps, one a question, and masks [N,2,H,W]')
@@ -121,7 +125,8 @@ def answers(
         weight = (combine(a, masks.shape[-2:], 'mean')[:, None] * masks).sum((2, 3))
         on, other = weight[:, k], weight[:, 1 - k]
         share = torch.where(on + other > 1e-6, on / (on + other).clamp_min(1e-6), .5)
-        both.append(dict(on=on, other=other, beside=1 - on - other, share=share, points=pointing_hits(a, masks[:, k])))
+        both.append(dict(on=on, other=other, beside=1 - on - other, share=share,
+                         points=pointing_hits(a, masks[:, k])))
     return {key: (both[0][key] + both[1][key]) / 2 for key in both[0]}
 
 # %% ../nbs/14_query.ipynb #2d2eea0f
@@ -129,7 +134,7 @@ def parts_of(
     g,       # Global vectors [N,G], as many of each class
     labels,  # [N]
 )->dict:
-    "Shares of the mean squared length of `g`: what all have in common, what the class adds, what the picture adds"
+    "Shares of the mean squared length of `g`: common to all, added by the class, added by the picture"
     means, centre = class_means(g, labels), g.mean(0)
     parts = dict(shared=centre.square().sum(), of_the_class=(means - centre).square().sum(1).mean(),
                  of_the_picture=(g - means[labels]).square().sum(1).mean())
@@ -154,7 +159,7 @@ def soften(
     scores,       # A tuple of [N,h,w]
     share=1/16,   # Effective cells wanted, over all cells
 )->tuple:
-    "Softmax maps at the temperature, one a level, at which they have that share of effective cells on average"
+    "Softmax maps at the temperature, one a level, at which that share of cells is effective on average"
     return tuple(_softened(c, share * c[0].numel()) for c in scores)
 
 def _softened(c, cells):
@@ -196,7 +201,8 @@ def questions(
         for k in (0, 1):
             rows = (labels == here[k]).nonzero()[:, 0]
             single[i, k] = rows[torch.randint(len(rows), (), generator=rng)]
-        absent[i] = torch.tensor([k for k in torch.randperm(len(means), generator=rng).tolist() if k not in here][:2])
+        mixed = torch.randperm(len(means), generator=rng).tolist()
+        absent[i] = torch.tensor([k for k in mixed if k not in here][:2])
     shuffled = scenes.labels[torch.randperm(n, generator=rng)]
     return {'own g': own[:, None].expand(-1, 2, -1), 'one template': template_g[single],
             'class mean': means[scenes.labels], 'absent class': means[absent], 'shuffled': means[shuffled]}
@@ -231,9 +237,11 @@ def interrogate(
     for what, how in ASKED if cases is None else cases:
         if what not in asked: raise unknown('question', what, asked)
         if how not in WAYS: raise unknown('way to ask', how, WAYS)
-        with torch.no_grad(): first, second = (WAYS[how](net, l, asked[what][:, k], template_g) for k in (0, 1))
+        with torch.no_grad():
+            first, second = (WAYS[how](net, l, asked[what][:, k], template_g) for k in (0, 1))
         for level, pair in enumerate(zip(first, second), 1):
-            pair = [a.cpu() if where is None else combine([a.cpu(), where], scenes.masks.shape[-2:]) for a in pair]
+            pair = [a.cpu() for a in pair]
+            if where is not None: pair = [combine([a, where], scenes.masks.shape[-2:]) for a in pair]
             found[what, how, level] = answers(pair, scenes.masks)
     return found
 
@@ -243,13 +251,14 @@ def interval(
     draws=1000,  # Resamples
 ):
     "The middle 95 % of the means of resamples, from and to"
-    rows = torch.randint(len(values), (draws, len(values)), generator=keyed_rng('interval', draws, len(values)))
+    n = len(values)
+    rows = torch.randint(n, (draws, n), generator=keyed_rng('interval', draws, n))
     return tuple(values[rows].mean(1).quantile(torch.tensor([.025, .975])).tolist())
 
 def summarise(
     seeds,  # `answers` of the same scenes by networks of different seeds: a list
 )->dict:
-    "Means over scenes and seeds, the interval of the share over scenes, and its deviation over seeds if several"
+    "Means over scenes and seeds; of the share the interval over scenes, and the deviation over several seeds"
     row = {k: round(statistics.mean(a[k].mean().item() for a in seeds), 4) for k in seeds[0]}
     low, high = interval(torch.stack([a['share'] for a in seeds]).mean(0))
     row |= dict(share_low=round(low, 4), share_high=round(high, 4))
@@ -293,7 +302,7 @@ def _(answer):
 ex_matched = Exercise('two questions, two objects', minutes=10, difficulty=3)
 
 def _two(first, second, cells=(2, 2)):
-    "Scores on object 0 and 1 for each question, on a strip of six cells; the objects are 2 cells wide, or `cells`"
+    "Scores on objects 0 and 1 for each question, on a strip of six cells; the objects are `cells` wide"
     masks = torch.zeros(1, 2, 1, 6, dtype=torch.bool)
     masks[0, 0, 0, :cells[0]] = True; masks[0, 1, 0, 6 - cells[1]:] = True
     c = torch.zeros(1, 2, 1, 6)
