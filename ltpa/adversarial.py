@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from .core import *
 from .saliency import *
-from .saliency import _floats, _targets
+from .saliency import as_floats, as_targets
 
 # %% ../nbs/13_fgsm.ipynb #d26c6c88
 def ball(
@@ -38,7 +38,7 @@ def as_eps(eps):
     raise LtpaError(f'eps {eps!r}; expected a number from 0 to 1, the range of a pixel: {hint}')
 
 def _pictures(images):
-    x = _floats(images)
+    x = as_floats(images)
     if ((0 <= x) & (x <= 1)).all(): return x
     raise LtpaError(f'images from {x.min():.3g} to {x.max():.3g}; expected values in 0..1, '
                     'before normalisation: the network normalises inside')
@@ -48,7 +48,7 @@ def in_parts(net, images, labels, size, f):
     logits, size = Logits(net), at_least_one('internal_batch_size', size)
     with untouched(logits):
         x = _pictures(images)
-        ys = [None] * len(x) if labels is None else _targets(logits, x, labels, size).split(size)
+        ys = [None] * len(x) if labels is None else as_targets(logits, x, labels, size).split(size)
         return torch.cat([f(logits, *xy).detach() for xy in zip(x.split(size), ys)])
 
 # %% ../nbs/13_fgsm.ipynb #54acfd7f

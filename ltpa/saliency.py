@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CHANNELS', 'RULES', 'METHODS', 'CAPTUM', 'ex_unpaid', 'ex_guided', 'Logits', 'untouched', 'method', 'at_least_one',
-           'pick', 'slope', 'gradient', 'gradient_x_input', 'mean_gradient', 'smoothgrad', 'riemann_middle',
-           'gausslegendre', 'integrated_gradients', 'one_image', 'occlusion', 'get_layer', 'last_stage', 'caught',
-           'enlarge', 'grad_cam', 'cam', 'averaged', 'from_captum', 'captum_suite']
+           'as_floats', 'as_targets', 'pick', 'slope', 'gradient', 'gradient_x_input', 'mean_gradient', 'smoothgrad',
+           'riemann_middle', 'gausslegendre', 'integrated_gradients', 'one_image', 'occlusion', 'get_layer',
+           'last_stage', 'caught', 'enlarge', 'grad_cam', 'cam', 'averaged', 'from_captum', 'captum_suite']
 
 # %% ../nbs/09_saliency.ipynb #d7842217
 import contextlib, functools, inspect, itertools, warnings
@@ -65,8 +65,8 @@ def method(explain):
         size = at_least_one('internal_batch_size', internal_batch_size)
         logits = Logits(net)
         with untouched(logits):
-            x = _floats(images)
-            target = _targets(logits, x, target, size)
+            x = as_floats(images)
+            target = as_targets(logits, x, target, size)
             parts = [explain(logits, xs, ts, size, **options).detach()
                      for xs, ts in zip(x.split(size), target.split(size))]
         return CHANNELS[channels](torch.cat(parts))
@@ -81,7 +81,7 @@ def at_least_one(name, value):
     if isinstance(value, int) and value > 0: return value
     raise LtpaError(f'{name} {value!r}; expected a whole number, at least 1')
 
-def _floats(images):
+def as_floats(images):
     tensor = isinstance(images, torch.Tensor)
     if not (tensor and images.ndim == 4 and images.is_floating_point() and len(images)):
         what = f'{images.dtype} of shape {tuple(images.shape)}' if tensor else type(images).__name__
@@ -89,7 +89,7 @@ def _floats(images):
                         'divide bytes by 255; one image is images[None]')
     return images.detach().clone()
 
-def _targets(logits, x, target, size):
+def as_targets(logits, x, target, size):
     "The class to explain for each image, [B]: those given, or the predicted ones"
     with torch.no_grad():
         if target is None: return torch.cat([logits(b).argmax(1) for b in x.split(size)])
