@@ -5,6 +5,7 @@ _HOME = {
     'core': 'LtpaError pick_device seed_everything',
     'attention': 'Attention entropy',
     'data': 'ClutteredFashion ImageSet Loader load_arrays load_folder open_data read_image',
+    'faithfulness': 'score_maps',
     'maps': 'show_attention',
     'models': 'create_model list_models list_pretrained load_pretrained load_weights save_weights',
     'training': 'Learner Recipe evaluate get_recipe predict',
