@@ -6,8 +6,8 @@
 __all__ = ['SETTINGS', 'CONTROLS', 'BASELINES', 'SWAPS', 'ex_gain', 'ex_outline', 'as_maps', 'as_masks', 'to_pixels', 'otsu',
            'iou', 'stretch', 'pxap', 'pointing_game', 'energy_in_mask', 'max_box_acc_v2', 'learned_maps',
            'post_hoc_maps', 'centre_map', 'uniform_map', 'random_map', 'edge_map', 'predicted', 'perturbation_curves',
-           'area', 'infidelity', 'sensitivity', 'bootstrap', 'localisation', 'faithfulness', 'score_maps', 'spearman',
-           'ssim', 'parts_from_top', 'randomised', 'randomisation', 'covered', 'interventions']
+           'area', 'infidelity', 'sensitivity', 'bootstrap', 'covered', 'localisation', 'faithfulness', 'score_maps',
+           'spearman', 'ssim', 'parts_from_top', 'randomised', 'randomisation', 'interventions']
 
 # %% ../nbs/10_faithfulness.ipynb #252ddf29
 import copy, functools, re
@@ -364,6 +364,10 @@ def _levels(maps, masks, levels=1000):
     count = lambda at: torch.bincount(at, minlength=len(m) * levels).view(len(m), levels)
     return torch.cat([count(at[masks.flatten()]), count(at)], 1)
 
+def covered(masks, cells):
+    "Share of each cell that the object covers [B,h,w]"
+    return F.adaptive_avg_pool2d(masks[:, None].float(), cells)[:, 0]
+
 def localisation(
     maps,            # [N,h,w]; where they have signs, their absolute value counts
     masks,           # bool [N,H,W]
@@ -505,10 +509,6 @@ def _shared_like(w, own):
     "Weights `w` with the sum of `own`; where there are none, evenly"
     w = torch.where(w.sum((1, 2), keepdim=True) > 0, w, 1.)
     return w * (own.sum((1, 2), keepdim=True) / w.sum((1, 2), keepdim=True))
-
-def covered(masks, cells):
-    "Share of each cell that the object covers [B,h,w]"
-    return F.adaptive_avg_pool2d(masks[:, None].float(), cells)[:, 0]
 
 def _shuffled(own, s):
     at = torch.stack([torch.randperm(own[0].numel(), generator=keyed_rng('shuffle', s, k))
