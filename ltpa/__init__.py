@@ -10,6 +10,7 @@ _HOME = {
     'maps': 'show_attention',
     'explorer': 'Explorer',
     'saliency': 'captum_suite grad_cam integrated_gradients',
+    'faithfulness': 'score_maps',
     'transfer': 'features finetune probe unseen',
     'segmentation': 'load_object_discovery load_pairs',
     'adversarial': 'fgsm pgd',

@@ -1,0 +1,347 @@
+"""Scores of maps: what they must be for known maps, equal to other libraries', clear refusals, nothing changed."""
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from helpers import differing, random, refuses, tiny_net
+
+from ltpa.core import keyed_rng
+from ltpa.faithfulness import (
+    BASELINES, CONTROLS, SWAPS, _area, _boxes, _levels, area, as_maps, bootstrap, energy_in_mask, infidelity, interventions, iou,
+    learned_maps, localisation, max_box_acc_v2, otsu, parts_from_top, perturbation_curves, pointing_game,
+    post_hoc_maps, predicted, pxap, randomisation, randomised, score_maps, sensitivity, spearman, ssim, stretch,
+    to_pixels)
+
+SIDE = 16
+
+
+def noise(*shape, key='noise'): return torch.rand(shape, generator=keyed_rng(key, shape))
+
+
+def objects(n=12, side=SIDE):
+    "One rectangle in each mask, the last at the edge."
+    masks = torch.zeros(n, side, side, dtype=torch.bool)
+    for k in range(n): masks[k, k % 7 + 2:k % 7 + 6 + k % 3, side - 5 - k % 4:side - k % 4] = True
+    return masks
+
+
+@pytest.fixture(scope='module')
+def net():
+    "Logits that differ between images, and maps that are not nearly uniform."
+    net = tiny_net('vgg_att2_concat_pc', classes=4)
+    for p in net.attention.parameters(): torch.nn.init.normal_(p, std=3., generator=keyed_rng('u'))
+    net.train()
+    with torch.no_grad():
+        for k in range(4): net(noise(8, 3, 32, 32, key=k))
+    return net.eval()
+
+
+# What known maps must score
+
+def scores(m, masks):
+    return dict(pointing=pointing_game(m, masks).mean().item(), energy=energy_in_mask(m, masks).mean().item(),
+                iou=iou(m > otsu(m)[:, None, None], masks).mean().item(), pxap=pxap(m, masks),
+                box=max_box_acc_v2(m, masks))
+
+
+def test_perfect_inverted_empty_and_random_maps():
+    masks = objects(200)
+    share = masks.float().mean().item()
+    perfect, inverted = scores(masks.float(), masks), scores((~masks).float(), masks)
+    empty, chance = scores(masks * 0., masks), scores(noise(200, SIDE, SIDE), masks)
+    assert all(v == pytest.approx(1) for v in perfect.values())
+    assert inverted['pointing'] == inverted['energy'] == inverted['iou'] == 0
+    assert inverted['pxap'] == pytest.approx(share) and inverted['box'] < .1
+    assert empty == dict(pointing=pytest.approx(share), energy=pytest.approx(share), iou=0, box=0,
+                         pxap=pytest.approx(share))
+    for k in 'pointing', 'energy', 'pxap': assert chance[k] == pytest.approx(share, abs=.06), k
+    for low, high in (empty, perfect), (inverted, perfect), (chance, perfect):
+        assert all(low[k] < high[k] for k in perfect)
+
+
+@pytest.mark.parametrize('rescale', [lambda m: m**3, lambda m: m.sqrt(), lambda m: 5 * m - 2, torch.exp],
+                         ids=['cube', 'root', 'affine', 'exp'])
+def test_monotone_rescaling_changes_no_score_of_order(net, rescale):
+    m, masks, x = noise(12, 32, 32).double(), objects(side=32), noise(12, 3, 32, 32)
+    m = (m * 200).round() / 200                                        # far enough apart to survive in float32
+    m[:, 0, 0], m[:, 0, 1] = 0, 1                                      # the same ends: PxAP pools the images
+    def of_order(m):
+        curves = perturbation_curves(net, x, m, baseline='mean', steps=4, precision='fp32')
+        return pointing_game(m, masks), torch.tensor(pxap(m, masks)), *curves, spearman(m, noise(12, 32, 32))
+    for a, b in zip(of_order(m), of_order(rescale(m))): torch.testing.assert_close(a, b)
+
+
+def test_scale_changes_no_score_of_place():
+    m, masks = noise(12, SIDE, SIDE), objects()
+    for a, b in zip(scores(m, masks).values(), scores(m * 1000, masks).values()): assert a == pytest.approx(b)
+
+
+def test_a_single_cell_is_enlarged_alike_for_all():
+    one = torch.zeros(1, 4, 4)
+    one[0, 1, 2] = 1
+    big = to_pixels(one, (SIDE, SIDE))[0]
+    assert big.argmax() in (SIDE * r + c for r in (5, 6) for c in (9, 10))
+    torch.testing.assert_close(big.sum(), torch.tensor(16.))
+
+
+# Empty and full masks, constant maps
+
+def test_empty_and_full_masks_have_the_documented_values():
+    none, full = torch.zeros(2, SIDE, SIDE, dtype=torch.bool), torch.ones(2, SIDE, SIDE, dtype=torch.bool)
+    for m in noise(2, SIDE, SIDE), torch.ones(2, SIDE, SIDE), torch.zeros(2, 4, 4):
+        assert pointing_game(m, none).tolist() == [0, 0] and pointing_game(m, full).tolist() == [1, 1]
+        assert energy_in_mask(m, none).tolist() == [0, 0]
+        torch.testing.assert_close(energy_in_mask(m, full), torch.ones(2))
+        assert pxap(m, full) == pytest.approx(1)
+    assert iou(none, none).tolist() == [1, 1] and iou(none, full).tolist() == [0, 0]
+    for score in pxap, max_box_acc_v2:
+        with refuses('expected'): score(noise(2, SIDE, SIDE), none)
+
+
+def test_a_constant_map_marks_nothing():
+    for value in -2., 0., 3.:
+        m = torch.full((2, SIDE, SIDE), value)
+        assert otsu(m).tolist() == [value, value] and not (m > otsu(m)[:, None, None]).any()
+        assert stretch(m).abs().max() == 0
+        assert pointing_game(m, objects(2)).tolist() == pytest.approx(objects(2).float().mean((1, 2)).tolist())
+        assert spearman(m, noise(2, SIDE, SIDE)).tolist() == [0, 0]
+        assert ssim(m, noise(2, SIDE, SIDE)).isfinite().all()
+
+
+# Equal to other libraries
+
+@pytest.mark.parametrize('seed', range(12))
+def test_otsu_is_scikit_images(seed):
+    from skimage.filters import threshold_otsu
+    m = noise(4, 15, 17, key=seed)**(1 + seed % 4) - .5 * (seed % 2)
+    if seed % 3 == 0: m = (m * 6).round()
+    torch.testing.assert_close(otsu(m), torch.tensor([threshold_otsu(a.numpy()) for a in m]).float())
+
+
+def test_pxap_is_average_precision_of_all_pixels():
+    from sklearn.metrics import average_precision_score
+    masks = objects(20)
+    for m in noise(20, SIDE, SIDE) + .4 * masks, (noise(20, SIDE, SIDE) * 8).round():
+        want = average_precision_score(masks.flatten(), stretch(m).flatten())
+        assert pxap(m, masks) == pytest.approx(want, abs=1e-9)
+        assert _area(*_levels(m, masks).double().sum(0).chunk(2)).item() == pytest.approx(want, abs=5e-3)
+
+
+def test_ssim_and_spearman():
+    from scipy.stats import spearmanr
+    from skimage.metrics import structural_similarity
+    a, b = noise(5, 20, 24, key='a'), (noise(5, 20, 24, key='b') * 9).round()
+    for x, y in (a, b), (a, a**2), (b, b.flip(1)):
+        want = [structural_similarity(p.double().numpy(), q.double().numpy(), data_range=1.)
+                for p, q in zip(stretch(x), stretch(y))]
+        assert ssim(x, y).tolist() == pytest.approx(want, abs=1e-9)
+        want = [spearmanr(p.flatten(), q.flatten()).statistic for p, q in zip(x, y)]
+        assert spearman(x, y).tolist() == pytest.approx(want, abs=1e-9)
+
+
+def test_pointing_and_energy_are_those_of_quantus(net):
+    quantus = pytest.importorskip('quantus')
+    masks, m, x = objects(), noise(12, SIDE, SIDE), noise(12, 3, SIDE, SIDE)
+    arrays = dict(x_batch=x.numpy(), y_batch=np.zeros(12, int), a_batch=m[:, None].numpy(),
+                  s_batch=masks[:, None].numpy())
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * SIDE**2, 2))
+    quiet = dict(disable_warnings=True, normalise=False)
+    for theirs, ours in (quantus.PointingGame, pointing_game), (quantus.RelevanceMassAccuracy, energy_in_mask):
+        assert [float(v) for v in theirs(**quiet)(model, **arrays)] == pytest.approx(ours(m, masks).tolist(), abs=1e-6)
+
+
+def test_boxes_are_those_of_opencv():
+    cv2 = pytest.importorskip('cv2')
+    on = noise(8, 20, 24) > .7
+    image, boxes = _boxes(on.numpy())
+    for k in range(8):
+        outlines, _ = cv2.findContours(on[k].numpy().astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+        theirs = {(y, x, y + h, x + w) for x, y, w, h in map(cv2.boundingRect, outlines)}
+        assert theirs <= set(map(tuple, boxes[image == k].tolist()))   # parts within holes are ours alone
+
+
+@pytest.mark.parametrize('baseline', [None, 'mean'])
+def test_curves_are_those_of_torchcam(net, baseline, monkeypatch):
+    pytest.importorskip('torchcam')
+    from torchcam.methods import GradCAM
+    from torchcam.metrics import DeletionInsertionMetric
+    from ltpa.saliency import Logits, grad_cam
+    monkeypatch.setitem(BASELINES, 'mean', BASELINES['mean'] if baseline else torch.zeros_like)
+    x, model = noise(3, 3, 32, 32, key='cam'), Logits(net)
+    with GradCAM(model, 'net.trunk.stages.1') as cam:
+        metric = DeletionInsertionMetric(cam, lambda y: y.softmax(-1), steps=8, baseline=BASELINES['mean'])
+        for one in x: metric.update(one[None])
+    maps = grad_cam(net, x, layer='trunk.stages.1', mode='nearest')
+    maps = torch.nn.functional.adaptive_avg_pool2d(maps, (8, 8))
+    maps = maps + 1e-9 * torch.arange(64.).flip(0).view(8, 8)
+    curves = perturbation_curves(net, x, maps, baseline='mean', precision='fp32')
+    assert tuple(area(c).mean().item() for c in curves) == pytest.approx(tuple(metric.summary().values()), abs=.02)
+
+
+def test_infidelity_and_sensitivity_mean_what_they_mean_to_captum(net):
+    x = noise(4, 3, 32, 32)
+    target = predicted(net, x)
+    nothing = infidelity(net, x, torch.zeros(4, 32, 32), target)
+    for m in noise(4, 32, 32), noise(4, 8, 8): assert (infidelity(net, x, m, target) <= nothing + 1e-6).all()
+    m = noise(4, 32, 32)
+    torch.testing.assert_close(infidelity(net, x, m, target), infidelity(net, x, 7 * m, target), rtol=1e-3, atol=1e-6)
+    still, moving = (sensitivity(CONTROLS[k], net, x, target) for k in ('centre', 'random'))
+    assert still.tolist() == [0] * 4 and (moving > .3).all()
+    explain = post_hoc_maps(net)['gradient']
+    torch.testing.assert_close(sensitivity(explain, net, x, target), sensitivity(explain, net, x, target))
+
+
+class Adds(torch.nn.Module):
+    "Logits that are the sum of pixels with fixed weights: the right map is known."
+    def __init__(self, weight):
+        super().__init__()
+        self.register_buffer('weight', weight)
+    def forward(self, x):
+        y = (x.sum(1) * self.weight).sum((1, 2))
+        return torch.stack([y, -y], 1)
+
+
+def test_the_right_map_of_a_linear_network_is_faithful():
+    weight, x = random(SIDE, SIDE, seed=3), torch.ones(3, 3, SIDE, SIDE)
+    x[:, :, ::2] = 0
+    net, target = Adds(weight), torch.zeros(3, dtype=torch.long)
+    right = weight * (x - x.mean((2, 3), keepdim=True)).sum(1)
+    assert infidelity(net, x, right, target).abs().max() < 1e-3
+    assert infidelity(net, x, noise(3, SIDE, SIDE), target).min() > 1
+    areas = {name: [area(c).mean().item() for c in perturbation_curves(net, x, m, target, 'mean', precision='fp32')]
+             for name, m in dict(right=right, wrong=-right, random=noise(3, SIDE, SIDE)).items()}
+    assert areas['right'][0] < areas['random'][0] < areas['wrong'][0]
+    assert areas['right'][1] > areas['random'][1] > areas['wrong'][1]
+
+
+# Randomisation
+
+def test_randomised_is_a_copy_with_one_part_new(net):
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    parts = parts_from_top(net)
+    assert parts == ['head', 'attention', 'glob', 'trunk.stages.2', 'trunk.stages.1', 'trunk.stages.0'][-len(parts):]
+    state = torch.get_rng_state()
+    for part in parts:
+        new = randomised(net, [part]).state_dict()
+        assert {k.startswith(part + '.') for k in differing(before, new)} == {True}
+    assert torch.equal(state, torch.get_rng_state()) and not differing(before, net.state_dict())
+    everything = randomised(net, parts)
+    same = [k for k, p in everything.named_parameters() if p.ndim > 1 and p.equal(before[k])]
+    assert not same, f'{same} survive'
+
+
+@pytest.mark.parametrize('name', ['vgg_trunk', 'vgg_gap', 'resnet164', 'resnet164_att2_concat_pc'])
+def test_parts_hold_all_parameters(name):
+    net = tiny_net(name)
+    parts = parts_from_top(net)
+    assert all(any(k.startswith(part + '.') for part in parts) for k, _ in net.named_parameters())
+
+
+@pytest.mark.parametrize('order', ['top_down', 'independent'])
+def test_randomisation_is_that_of_quantus(order):
+    quantus = pytest.importorskip('quantus')
+    from ltpa.saliency import gradient
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 4, 3), torch.nn.ReLU(),
+                              torch.nn.Flatten(), torch.nn.Linear(4 * 64, 3)).eval()
+    x, y = noise(3, 3, 12, 12), torch.tensor([0, 1, 2])
+    def explain(net, x, target=None): return gradient(net, x, target)
+    def theirs(model, inputs, targets, **_):
+        return gradient(model, torch.as_tensor(inputs).float(), torch.as_tensor(targets)).numpy()[:, None]
+    metric = quantus.MPRT(similarity_func=quantus.similarity_func.correlation_spearman, layer_order=order, seed=-1,
+                          abs=False, normalise=False, disable_warnings=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        want = metric(net, x.numpy(), y.numpy(), explain_func=theirs)
+    parts = ['5', '2', '0']
+    rows = randomisation(dict(gradient=explain), net, x, y, cascading=order == 'top_down', parts=parts)
+    assert [r['spearman'] for r in rows] == pytest.approx([np.mean(want[p]) for p in parts], abs=1e-4)
+
+
+def test_edges_survive_everything_and_maps_only_what_lies_above(net):
+    rows = randomisation(learned_maps(net) | dict(edges=CONTROLS['edges']), net, noise(4, 3, 32, 32), cascading=False)
+    at = {(r['map'], r['part']): r for r in rows}
+    for part in parts_from_top(net): assert at['edges', part]['spearman'] == at['edges', part]['ssim'] == 1
+    for part in 'head', 'glob': assert at['attention 1', part]['spearman'] == 1
+    assert at['attention 1', 'attention']['spearman'] < .99
+
+
+# Interventions and the whole table
+
+def test_interventions_keep_the_sum_and_the_own_answers(net):
+    x, masks = (noise(10, 3, 32, 32) * 255).byte(), objects(10, 32)
+    masks[0] = False
+    own = learned_maps(net)['attention 2'](net, x / 255)
+    for name, swap in SWAPS.items():
+        a = swap(own, level=1, masks=masks)
+        assert a.shape == own.shape and (a >= 0).all(), name
+        torch.testing.assert_close(a.sum((1, 2)), own.sum((1, 2)))
+    rows = {r['weights']: r for r in interventions(net, x, torch.arange(10) % 4, masks, batch_size=10)}
+    assert list(rows) == list(SWAPS) and rows['own']['same_answer'] == 1
+    said = predicted(net, x / 255)
+    assert rows['own']['accuracy'] == pytest.approx((said == torch.arange(10) % 4).float().mean().item())
+
+
+@pytest.mark.slow
+def test_the_table_is_finite_and_does_not_depend_on_the_batch(net):
+    x, masks = (noise(6, 3, 32, 32) * 255).byte(), objects(6, 32)
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    explainers = {k: (learned_maps(net) | CONTROLS | post_hoc_maps(net))[k]
+                  for k in ('attention 1', 'uniform', 'random', 'grad_cam')}
+    rows, again = (score_maps(explainers, net, x, masks, few=4, steps=2, batch_size=b) for b in (6, 4))
+    assert [r['map'] for r in rows] == [*explainers] and not differing(before, net.state_dict())
+    for r, s in zip(rows, again):
+        assert set(r) == set(s)
+        for k, v in r.items():
+            if isinstance(v, float): assert np.isfinite(v) and v == pytest.approx(s[k], abs=.05), (r['map'], k)
+            if f'{k}_low' in r: assert r[f'{k}_low'] - .05 <= v <= r[f'{k}_high'] + .05, (r['map'], k)
+
+
+def test_bootstrap_of_a_mean_is_as_wide_as_its_standard_error():
+    v = noise(400)
+    low, high = bootstrap(v)
+    assert (high - low) / 2 == pytest.approx(1.96 * v.std().item() / 20, rel=.1) and low < v.mean() < high
+    assert bootstrap(v) == (low, high) and bootstrap(torch.ones(5)) == (1, 1)
+    assert localisation(objects().float(), objects())['pxap_low'] == pytest.approx(1)
+
+
+# Bad input
+
+BAD = torch.ones(2, SIDE, SIDE)
+
+
+@pytest.mark.parametrize('score', [pointing_game, energy_in_mask, pxap, max_box_acc_v2, localisation],
+                         ids=lambda f: f.__name__)
+def test_bad_maps_and_masks_are_refused(score):
+    masks = objects(2)
+    hole = noise(2, SIDE, SIDE)
+    hole[1, 3, 3] = float('nan')
+    for m, words in ((hole, ['map 1 has NaN']), (hole.log(), ['NaN or infinite']), (noise(3, 4, 4), ['3 maps for 2']),
+                     (noise(2, 32, 32), ['32x32', 'at most as many cells']), (noise(2, 3, 4, 4), ['[B,h,w]']),
+                     ((BAD,), ['type tuple'])):
+        with refuses(*words): score(m, masks)
+    for wrong in masks.float(), masks[0], masks.numpy():
+        with refuses('expected bool [B,H,W]'): score(BAD, wrong)
+
+
+def test_negative_weights_and_unknown_names_are_refused(net):
+    with refuses('weight of -1', 'from 0'): energy_in_mask(-BAD, objects(2))
+    with refuses('unknown baseline', 'blur'): perturbation_curves(net, noise(2, 3, 32, 32), BAD, baseline='blurr')
+    with refuses('steps 0'): perturbation_curves(net, noise(2, 3, 32, 32), BAD, steps=0)
+    with refuses("'trunk.stages.1'"): randomisation(CONTROLS, net, noise(2, 3, 32, 32), parts=['trunk.stagse.1'])
+    with refuses('windows of 7'): ssim(noise(2, 4, 4), noise(2, 4, 4))
+    with refuses('expected the same'): iou(objects(2), objects(3))
+    with refuses('no attention maps'): interventions(tiny_net('vgg_gap'), BAD, BAD, objects(2))
+    with refuses('[B,h,w]'): as_maps(None)
+
+
+class Tuple(torch.nn.Module):
+    def forward(self, x): return x.mean((2, 3)), x
+
+
+def test_a_network_that_returns_a_tuple_is_refused():
+    x = noise(2, 3, 32, 32)
+    for run in (lambda: perturbation_curves(Tuple(), x, BAD), lambda: infidelity(Tuple(), x, BAD),
+                lambda: score_maps(CONTROLS, Tuple(), (x * 255).byte(), objects(2, 32))):
+        with refuses('returns a tuple of 2', 'expected logits'): run()
