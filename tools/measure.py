@@ -31,6 +31,7 @@ class Study(NamedTuple):
     seeds: list
 
 
+SHORT = dict(epochs=2, optimizer='adamw', lr=.004)
 SWITCHED = [dict(), dict(branch_grad='mean'), dict(project='l'), dict(head='plain'), dict(u='msr'),
             dict(bn_gain='uniform'), dict(colour='yuv_lcn'), dict(dropout=True)]
 STUDIES = {
@@ -42,8 +43,8 @@ STUDIES = {
     'fidelity': Study('ClutteredFashion, eighth of the width, two passes: '
                       'each difference between paper and code alone',
                       'cluttered_fashion', 'small',
-                      [dict(model=ATT3[0], net=dict(width=1/8) | net, changes=dict(epochs=2)) for net in SWITCHED]
-                      + [dict(model='vgg_att3_indep_pc', net=dict(width=1/8) | net, changes=dict(epochs=2))
+                      [dict(model=ATT3[0], net=dict(width=1/8) | net, changes=SHORT) for net in SWITCHED]
+                      + [dict(model='vgg_att3_indep_pc', net=dict(width=1/8) | net, changes=SHORT)
                          for net in (dict(), dict(indep='product'))], [0, 1, 2]),
     'cifar10': Study('CIFAR-10 in full, size cifar: accuracy after the last epoch',
                      'cifar10', 'cifar', [dict(model='vgg_att2_concat_pc')], [0]),
