@@ -115,8 +115,8 @@ def table(rows):
     return '\n'.join(f'  {line(texts).rstrip()}' for texts in [keys, *cells])
 
 
-def print_results():
-    "Every stored result: its title, and its rows where it has some."
+def print_results(most=12):
+    "Every stored result: its title, and its first rows where it has some."
     paths = sorted((ROOT / 'results').glob('*.json'))
     print('\nResults' if paths else '\nNo stored results: results/ holds no JSON file')
     for path in paths:
@@ -124,7 +124,9 @@ def print_results():
         except ValueError as e:
             sys.exit(f'results/{path.name} is not JSON ({e}): git checkout it, or measure again')
         print(f'\n{result.get("title", path.stem)}')
-        if result.get('rows'): print(table(result['rows']))
+        rows = result.get('rows') or []
+        if rows: print(table(rows[:most]))
+        if len(rows) > most: print(f'  ... and {len(rows) - most} rows more in results/{path.name}')
 
 
 def main():
