@@ -110,16 +110,26 @@ def wait_for(page, test, what):
         page.wait_for_timeout(200)
 
 
+def close_dialogs(page):
+    "Agree to what JupyterLab asks in between, such as which kernel to start: nothing else can be clicked till then."
+    for dialog in page.locator('dialog.jp-Dialog').all():
+        print('JupyterLab asks:', dialog.inner_text())
+        dialog.locator('.jp-mod-accept').click()
+
+
 def run_all(page):
     "Run every cell, and wait until the last has a number; no cell may fail."
+    from playwright.sync_api import TimeoutError
     prompts = page.locator('.jp-Notebook .jp-CodeCell .jp-InputPrompt')
     failed = page.locator('[data-mime-type="application/vnd.jupyter.error"]')
     begun = lambda: re.search(r'\[[\d*]', ''.join(prompts.all_inner_texts()))
     done = lambda: all(re.fullmatch(r'\[\d+\]:', text) for text in prompts.all_inner_texts())
 
     def start():                               # what is run before the kernel is ready is sometimes lost
-        page.get_by_role('menuitem', name='Run', exact=True).click()
-        page.get_by_role('menuitem', name='Run All Cells', exact=True).click()
+        close_dialogs(page)
+        try:
+            for item in 'Run', 'Run All Cells': page.get_by_role('menuitem', name=item, exact=True).click(timeout=5000)
+        except TimeoutError: return False      # a dialog that has just come up lies above the menu
         page.wait_for_timeout(5000)
         return begun()
     wait_for(page, start, 'the first cell')

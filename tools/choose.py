@@ -64,9 +64,9 @@ def main():
             rows.append(candidate | dict(seed=seed, passes=run.recipe.epochs) | evaluate(net, held))
             print(rows[-1], flush=True)
     record = provenance(device='cpu', net=net.config, recipe=asdict(run.recipe), train=len(train), held_out=len(held))
-    path = save_result(ROOT / 'results' / f'choose_{a.set}{"_dp" * dp}.json',
-                       f'{a.set}/{model}: {"temperatures" if dp else "recipes"} compared on a tenth of the training part, never trained on',
-                       rows, record)
+    title = (f'{a.set}/{model}: {"temperatures" if dp else "recipes"} compared on a tenth of the training part, '
+             'never trained on')
+    path = save_result(ROOT / 'results' / f'choose_{a.set}{"_dp" * dp}.json', title, rows, record)
     print(f'wrote {path.relative_to(ROOT)}')
 
 

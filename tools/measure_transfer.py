@@ -5,9 +5,9 @@
     python tools/measure_transfer.py small --caltech DIR         # ... on a folder of Caltech-101's classes as well
     python tools/measure_transfer.py table3 WEIGHTS [TARGET …]   # rows of the paper's Table 3 for a network from CIFAR
 
-`small` takes the networks of `measure.py controls` (three seeds; trained first if they are not there), the bundled
-`vgg_gap`, random weights and raw pixels; to `animals` and `digits` it adds `cifar100` where LTPA_DATA has it. Network
-of seed k meets split k, so the spread is that of training and split together.
+`small` takes the networks of `measure.py controls` and plain `vgg` (three seeds; trained first if not there), the
+bundled `vgg_gap`, random weights and raw pixels; to `animals` and `digits` it adds `cifar100` where LTPA_DATA has it.
+Network of seed k meets split k, so the spread is that of training and split together.
 """
 import argparse
 import json
@@ -37,7 +37,7 @@ def trained(model):
     return lambda seed: load_weights(run('cluttered_fashion', model, seed=seed)[1] / 'weights.safetensors')
 
 
-ENCODERS = {**{m: trained(m) for m in ATT3},
+ENCODERS = {**{m: trained(m) for m in (*ATT3, 'vgg')},
             'vgg_gap (one network)': lambda seed: load_pretrained('cluttered_fashion/vgg_gap'),
             'random weights': random_weights, 'pixels': lambda seed: pixels}
 
