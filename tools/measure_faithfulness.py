@@ -2,7 +2,7 @@
 """Score every map on the test images and write results/faithfulness.json: five minutes on two cores, below 3 GiB.
 
     python tools/measure_faithfulness.py                 # the first 500 test images, all bundled networks
-    python tools/measure_faithfulness.py --images 60 --json /tmp/faithfulness.json
+    python tools/measure_faithfulness.py --images 60 --json build/faithfulness.json
 
 Where seeds of a network lie under runs/studies (tools/measure.py makes them), the record also tells how much the scores
 of learned maps vary from one training to the next.
