@@ -171,6 +171,7 @@ with scaling.process_group('cpu'):
         cb = [Interrupt()] if stop else []
         scaling.run_training = lambda *a, callbacks=(), **kw: run(*a, callbacks=[*callbacks, *cb], **kw)
         assert scaling.main(argv) == (130 if stop else 0)
+scaling.leave(0)
 '''
 
 
