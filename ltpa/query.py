@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TEMPLATES', 'WAYS', 'ASKED', 'GROUPS', 'ex_unshared', 'ex_matched', 'encode', 'Scenes', 'two_objects', 'templates',
            'class_means', 'best_level', 'answers', 'parts_of', 'contrast', 'soften', 'ask', 'questions', 'interrogate',
-           'interval', 'summarise', 'alike']
+           'summarise', 'alike']
 
 # %% ../nbs/14_query.ipynb #c389fd28
 import statistics
@@ -18,6 +18,8 @@ from .data import _backgrounds, _objects, _scenes
 from .models import *
 from .training import *
 from .maps import *
+from .saliency import untouched
+from .faithfulness import bootstrap
 
 # %% ../nbs/14_query.ipynb #e64316cd
 def encode(
@@ -31,12 +33,8 @@ def encode(
                         'expected an attention network, e.g. vgg_att2_concat_dp')
     if images.dtype != torch.uint8 or images.ndim != 4 or not len(images):
         raise LtpaError(f'images {images.dtype} of shape {tuple(images.shape)}; expected uint8 [N,3,H,W]')
-    was = net.training
-    try:
-        net.eval()
-        with torch.no_grad():
-            parts = [net.encode(x.to(net.mean.device).float().div_(255)) for x in images.split(batch_size)]
-    finally: net.train(was)
+    with untouched(net), torch.no_grad():
+        parts = [net.encode(x.to(net.mean.device).float().div_(255)) for x in images.split(batch_size)]
     l, g = zip(*parts)
     return tuple(map(torch.cat, zip(*l))), torch.cat(g)
 
@@ -245,22 +243,13 @@ def interrogate(
             found[what, how, level] = answers(pair, scenes.masks)
     return found
 
-# %% ../nbs/14_query.ipynb #f3edaed8
-def interval(
-    values,      # [N], one a picture
-    draws=1000,  # Resamples
-):
-    "The middle 95 % of the means of resamples, from and to"
-    n = len(values)
-    rows = torch.randint(n, (draws, n), generator=keyed_rng('interval', draws, n))
-    return tuple(values[rows].mean(1).quantile(torch.tensor([.025, .975])).tolist())
-
+# %% ../nbs/14_query.ipynb #0a30d0d2
 def summarise(
     seeds,  # `answers` of the same scenes by networks of different seeds: a list
 )->dict:
     "Means over scenes and seeds; of the share the interval over scenes, and the deviation over several seeds"
     row = {k: round(statistics.mean(a[k].mean().item() for a in seeds), 4) for k in seeds[0]}
-    low, high = interval(torch.stack([a['share'] for a in seeds]).mean(0))
+    low, high = bootstrap(torch.stack([a['share'] for a in seeds]).mean(0))
     row |= dict(share_low=round(low, 4), share_high=round(high, 4))
     if len(seeds) > 1: row['share_sd'] = round(statistics.stdev(a['share'].mean().item() for a in seeds), 4)
     return row

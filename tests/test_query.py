@@ -6,8 +6,9 @@ import pytest
 import torch
 from helpers import pictures, random, refuses, tiny_net
 
+from ltpa.faithfulness import bootstrap
 from ltpa.maps import effective_cells
-from ltpa.query import (ASKED, WAYS, Scenes, alike, answers, ask, class_means, contrast, encode, interrogate, interval,
+from ltpa.query import (ASKED, WAYS, Scenes, alike, answers, ask, class_means, contrast, encode, interrogate,
                         questions, soften, summarise, templates, two_objects)
 
 NAN = float('nan')
@@ -137,9 +138,9 @@ def test_where_multiplies(small):
 def test_interval_holds_the_mean_and_shrinks_with_the_pictures():
     few, many = random(50).abs(), random(5000).abs()
     for x in (few, many):
-        low, high = interval(x)
+        low, high = bootstrap(x)
         assert low < x.mean() < high
-    assert interval(few)[1] - interval(few)[0] > 5 * (high - low)
+    assert bootstrap(few)[1] - bootstrap(few)[0] > 5 * (high - low)
 
 
 def test_summary_tells_seeds_from_scenes():
