@@ -164,13 +164,14 @@ def git_commit(
 def provenance(
     **more,  # What else belongs to the record: recipe, seed, seconds, data fingerprint
 )->dict:
-    "A record of what was run and on what: commit, versions, device, threads, plus `more`"
+    "A record of what was run and on what: commit, versions, device, threads, CPU time so far, plus `more`"
     import torchvision
     device = torch.device(more.pop('device', 'cpu'))
     name = (torch.cuda.get_device_name(device) if device.type == 'cuda' else
             platform.processor() or platform.machine())
     return dict(commit=git_commit(), when=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()),
                 device=str(device), hardware=name, threads=torch.get_num_threads(), bf16=has_bf16(device),
+                cpu_seconds=round(time.process_time(), 1),
                 versions=dict(python=platform.python_version(), torch=torch.__version__,
                               torchvision=torchvision.__version__, numpy=np.__version__), **more)
 

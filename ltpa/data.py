@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ASSETS', 'ZOOMS', 'SUFFIXES', 'MOST_MEMBERS', 'MOST_BYTES', 'MOST_RATIO', 'CUB', 'DOWNLOADS', 'CIFAR', 'CIFAR_IMAGES',
            'TORCHVISION', 'ex_box', 'ex_cutout', 'ImageSet', 'as_images', 'as_labels', 'photographs', 'apart',
-           'Collage', 'ClutteredFashion', 'read_image', 'load_folder', 'fit_square', 'load_arrays', 'fetch',
+           'Collage', 'ClutteredFashion', 'read_image', 'fit_square', 'load_folder', 'load_arrays', 'fetch',
            'megabytes', 'unpack', 'load_cub', 'data_root', 'download_size', 'is_here', 'download', 'open_data',
            'random_crops', 'random_flips', 'Loader']
 
@@ -317,6 +317,7 @@ def read_image(
         raise LtpaError(f'{path} is {x.shape[1]}x{x.shape[0]} pixels; expected at least {min_side} a side')
     return torch.from_numpy(x).permute(2, 0, 1)
 
+# %% ../nbs/02_data.ipynb #eca02e54
 def _to_8_bit(img, path):
     "16-bit and float greys as 8-bit: 0..65535 or 0..1 become 0..255"
     x = np.asarray(img).astype(np.float64)
@@ -330,6 +331,22 @@ def _to_8_bit(img, path):
 # %% ../nbs/02_data.ipynb #18d45fa5
 SUFFIXES = '.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.ppm', '.pgm'
 
+def _class_folders(root):
+    found = sorted(f for f in root.iterdir() if f.is_dir() and not f.name.startswith('.'))
+    if len(found) < 2:
+        raise LtpaError(f'{root} has {len(found)} class folder(s); expected at least two: {root}/CLASS/IMAGE')
+    return found
+
+def fit_square(
+    image,   # uint8 [3,H,W]
+    size,    # Side of the result
+)->torch.Tensor:
+    "The middle square of an image, scaled to uint8 [3,size,size]"
+    img = Image.fromarray(image.permute(1, 2, 0).numpy())
+    img = ImageOps.fit(img, (size, size), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(img)).permute(2, 0, 1)
+
+# %% ../nbs/02_data.ipynb #3948d6e2
 def load_folder(
     root,            # `root/class/image`, or `root/train/class/image` and `root/test/class/image`
     split='train',   # 'train' or 'test'
@@ -359,21 +376,6 @@ def load_folder(
         images += [fit_square(read_image(f), size) for f in files]
         labels += [k] * len(files)
     return ImageSet(torch.stack(images), torch.tensor(labels), classes, f'{root.name}/{split}')
-
-def _class_folders(root):
-    found = sorted(f for f in root.iterdir() if f.is_dir() and not f.name.startswith('.'))
-    if len(found) < 2:
-        raise LtpaError(f'{root} has {len(found)} class folder(s); expected at least two: {root}/CLASS/IMAGE')
-    return found
-
-def fit_square(
-    image,   # uint8 [3,H,W]
-    size,    # Side of the result
-)->torch.Tensor:
-    "The middle square of an image, scaled to uint8 [3,size,size]"
-    img = Image.fromarray(image.permute(1, 2, 0).numpy())
-    img = ImageOps.fit(img, (size, size), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(img)).permute(2, 0, 1)
 
 # %% ../nbs/02_data.ipynb #a54676b4
 def load_arrays(

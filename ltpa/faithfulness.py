@@ -195,7 +195,7 @@ def _at_layer(explain):
 # %% ../nbs/10_faithfulness.ipynb #bf045fb1
 def centre_map(net, images, target=None):
     "A Gaussian in the middle, a quarter of the side wide: where photographers put things"
-    r, c = (torch.linspace(-2, 2, n) for n in images.shape[2:])
+    r, c = (torch.linspace(-2, 2, 2 * n + 1)[1::2] for n in images.shape[2:])     # at the middle of each cell
     return (-(r[:, None]**2 + c**2) / 2).exp().expand(len(images), -1, -1)
 
 def uniform_map(net, images, target=None):

@@ -95,6 +95,7 @@ class Output(NamedTuple):
     maps: tuple               # attention, shallow to deep, each [B,h,w]; empty for networks without attention
     descriptors: tuple        # what the classifier sees, each [B,C]
 
+# %% ../nbs/03_models.ipynb #59784194
 class Net(nn.Module):
     "The frame of all networks: checks and normalises RGB [B,3,H,W] in 0..1, then `features` and `classify`"
     stride = 32               # height and width must be multiples of this

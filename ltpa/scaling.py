@@ -382,6 +382,7 @@ def _prepared(p, train, init):
     if p.size == 'paper' or net.colour == 'yuv_lcn': measure(net, train.tensors(0)[0])
     return net
 
+# %% ../nbs/06_scaling.ipynb #7f37c553
 def run_training(
     target:str,        # SET/MODEL; SET is a name or a path
     out=None,          # The run folder; None: runs/SET-MODEL-seedN

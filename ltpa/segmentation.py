@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TEMPERATURES', 'OBJECT_DISCOVERY', 'ex_honest', 'ex_piece', 'attention_parts', 'soften', 'blend', 'cut',
            'best_temperature', 'mean_jaccard', 'best_threshold', 'compare', 'attention_maps', 'by_class', 'largest',
-           'grabcut', 'opencv_saliency', 'centre', 'plain_maps', 'class_maps', 'UNet', 'train_unet', 'draw',
-           'MaskedImages', 'load_pairs', 'load_object_discovery']
+           'grabcut', 'opencv_saliency', 'plain_maps', 'class_maps', 'UNet', 'train_unet', 'draw', 'MaskedImages',
+           'load_pairs', 'load_object_discovery']
 
 # %% ../nbs/12_segmentation.ipynb #b1e90b9a
 from dataclasses import dataclass
@@ -191,14 +191,6 @@ def opencv_saliency(
     bgr = (np.ascontiguousarray(x.flip(0).permute(1, 2, 0).numpy()) for x in images)
     maps = np.stack([np.asarray(find.computeSaliency(x)[1], np.float32) for x in bgr])
     return torch.from_numpy(maps)
-
-def centre(
-    size,   # Side in pixels
-    sd=.5,  # In half sides
-):
-    "A Gaussian in the middle of a square picture: [1,size,size]"
-    x = torch.linspace(-1, 1, 2 * size + 1)[1::2]                      # centres of pixels
-    return torch.exp(-(x[:, None]**2 + x**2) / (2 * sd**2))[None]
 
 def plain_maps(
     images,  # uint8 [N,3,H,W]

@@ -88,6 +88,7 @@ STEPS = {        # schedules in stairs: the epochs at which the learning rate ch
 
 CHOICES = dict(optimizer=('sgd', 'adamw', 'muon'), schedule=('onecycle', *STEPS), precision=('auto', *PRECISIONS))
 
+# %% ../nbs/05_training.ipynb #40d997eb
 @dataclass(frozen=True)
 class Recipe:
     "How to train: everything but network, data and seed"
@@ -132,6 +133,7 @@ class Recipe:
         return self.lr * (t / self.warmup if t < self.warmup else
                           (1 + math.cos(math.pi * (t - self.warmup) / (1 - self.warmup))) / 2)
 
+# %% ../nbs/05_training.ipynb #4be00bd3
 RECIPES = {r.name: r for r in (
     Recipe('paper', epochs=300, schedule='halve'),
     Recipe('svhn', epochs=300, schedule='halve', lr=.01, flip=False),
@@ -371,6 +373,7 @@ class Progress(Callback):
     def after_fit(self, learn):
         if self.show: self.show.update(learn, end=True)
 
+# %% ../nbs/05_training.ipynb #6c8e2a4f
 class _Bar:
     def __init__(self, bar): self.bar = bar
     def update(self, learn, end=False):

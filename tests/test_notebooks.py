@@ -1,4 +1,4 @@
-"""Every notebook runs: its cells are its tests. `#| slow`, `#| cuda` and `#| net` cells are left out."""
+"""Every notebook runs: its cells are its tests. Cells marked slow, cuda, net or course are left out."""
 import os
 import re
 import shutil

@@ -11,7 +11,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-ALLOWED = {'default_exp', 'export', 'exporti', 'hide', 'code-fold', 'fig-alt', 'slow', 'cuda', 'net'}
+ALLOWED = {'default_exp', 'export', 'exporti', 'hide', 'code-fold', 'fig-alt', 'slow', 'cuda', 'net', 'course'}
 TITLE = re.compile(r'# \S.*\n+> \S')
 DIRECTIVE = re.compile(r'\s*#\s*\|\s*(.*)')
 # A path of one machine, but not the tail of a web address or of a relative path.

@@ -116,17 +116,18 @@ def table(rows):
 
 
 def print_results(most=12):
-    "Every stored result: its title, and its first rows where it has some."
-    paths = sorted((ROOT / 'results').glob('*.json'))
+    "Every stored result, then those of this run: the title, and the first rows where there are some."
+    results = ROOT / 'results'
+    paths = sorted(results.glob('*.json')) + sorted((results / 'live').glob('*.json'))
     print('\nResults' if paths else '\nNo stored results: results/ holds no JSON file')
     for path in paths:
         try: result = json.loads(path.read_text(encoding='utf-8'))
         except ValueError as e:
-            sys.exit(f'results/{path.name} is not JSON ({e}): git checkout it, or measure again')
+            sys.exit(f'{path.relative_to(ROOT)} is not JSON ({e}): git checkout it, or measure again')
         print(f'\n{result.get("title", path.stem)}')
         rows = result.get('rows') or []
         if rows: print(table(rows[:most]))
-        if len(rows) > most: print(f'  ... and {len(rows) - most} rows more in results/{path.name}')
+        if len(rows) > most: print(f'  ... and {len(rows) - most} rows more in {path.relative_to(ROOT)}')
 
 
 def main():

@@ -17,8 +17,9 @@ import torch
 
 from ltpa.core import LtpaError, fingerprint, keyed_rng, provenance, save_result
 from ltpa.data import ClutteredFashion
+from ltpa.faithfulness import centre_map
 from ltpa.models import list_pretrained, load_pretrained, load_weights
-from ltpa.segmentation import (attention_maps, attention_parts, best_temperature, blend, centre, compare, cut, draw,
+from ltpa.segmentation import (attention_maps, attention_parts, best_temperature, blend, compare, cut, draw,
                                grabcut, largest, load_pairs, mean_jaccard, plain_maps, class_maps, soften, train_unet)
 from ltpa.training import predict
 
@@ -80,7 +81,7 @@ def one_network(net, images, labels, masks, asides, refine=False):
 
 def no_network(images, masks, aside):
     "Rows that need none"
-    maps = {'centre': centre(masks.shape[1]).expand(len(images), -1, -1)}
+    maps = {'centre': centre_map(None, masks[:, None])}
     try: maps |= plain_maps(images, masks.shape[1])
     except LtpaError as e: print('not run:', e)
     share = masks[~aside].float().mean().item()
