@@ -343,8 +343,8 @@ def line_up(
     rows = [[cell(s, panel) for s in row] for row, panel in zip(states, what)]
     return draw_grid(rows, titles or [''] * len(rows[0]), name, scale)
 
-# %% ../nbs/08_explorer.ipynb #2bc30761
-def with_none(none, names): return [(none, None), *((n, n) for n in names)]
+# %% ../nbs/08_explorer.ipynb #9893a63e
+def with_none(none, names): return [(none, ''), *((n, n) for n in names)]      # a list shows no name for None
 
 def controls(
     gallery,  # A `Gallery`
@@ -483,6 +483,7 @@ def sync(
         if list(widgets[name].options) != options: widgets[name].options = options
     if len(widgets['level'].options) != levels: widgets['level'].options = list(range(1, levels + 1))
     for name, value in state._asdict().items():
+        value = '' if value is None else value
         if name in widgets and widgets[name].value != value: widgets[name].value = value
     widgets['upload'].value = ()                                # or the same file could not be chosen again
 
@@ -534,7 +535,8 @@ class Explorer(Window):
     def _moved(self, name, change):
         if self._busy: return
         elsewhere = dict(cell=None) if name in ('image', 'model', 'level') else {}
-        self.show(self.state._replace(**{name: change['new']}, **elsewhere))
+        value = None if change['new'] == '' else change['new']
+        self.show(self.state._replace(**{name: value}, **elsewhere))
 
     def _uploaded(self, change):
         if not self._busy and change['new']: self._try(partial(self._with, change['new'][-1]))

@@ -203,7 +203,8 @@ def shown(e): return {k: p[1].value for k, p in e.panes.panels.items()}
 def mirrors(e):
     "What is promised: widgets show the state, and pictures are the state's."
     for name, value in e.state._asdict().items():
-        if name != 'cell': assert e.widgets[name].value == value, name
+        if name != 'cell': assert e.widgets[name].value == ('' if value is None else value), name
+    for name in 'image', 'query', 'method': assert e.widgets[name].label, f'{name} shows an empty choice'
     for key, (_, rgb, _) in e.draw(e.state).panels.items(): assert shown(e)[key] == png(rgb)
 
 
@@ -211,11 +212,11 @@ def test_moved_widgets_draw_their_state(explorer):
     e = explorer
     mirrors(e)
     moves = [('eps', 8), ('temperature', 4.), ('image', 'b'), ('model', 'vgg_att3_concat_pc'), ('level', 3),
-             ('query', 'c'), ('method', 'gradient'), ('model', 'vgg_att2_indep_dp'), ('query', None), ('eps', 0)]
+             ('query', 'c'), ('method', 'gradient'), ('model', 'vgg_att2_indep_dp'), ('query', ''), ('eps', 0)]
     for name, value in moves:
         before = shown(e)
         e.widgets[name].value = value
-        assert getattr(e.state, name) == value and not e.panes.status.value
+        assert getattr(e.state, name) == (None if value == '' else value) and not e.panes.status.value
         mirrors(e)
         if name != 'query': assert shown(e) != before, name
     assert e.state.level == 2 and list(e.widgets['level'].options) == [1, 2]
@@ -225,7 +226,7 @@ def test_pc_shows_no_change_for_a_query_and_says_why(explorer):
     before = shown(explorer)
     explorer.widgets['query'].value = 'b'
     assert shown(explorer) == before and 'cancels' in explorer.panes.note.value
-    explorer.widgets['query'].value = None
+    explorer.widgets['query'].value = ''
     assert not explorer.panes.note.value
 
 

@@ -37,9 +37,9 @@ SWITCHED = [dict(), dict(branch_grad='mean'), dict(project='l'), dict(head='plai
 STUDIES = {
     'controls': Study('ClutteredFashion, size small: attention against its controls, accuracy after the last epoch',
                       'cluttered_fashion', 'small', [dict(model=m) for m in ATT3], [0, 1, 2]),
-    'clutter': Study('ClutteredFashion, size small, by side of the object over side of the picture',
-                     'cluttered_fashion', 'small',
-                     [dict(model=m, scale=s) for s in (.4, .6, .9) for m in ATT3], [0, 1, 2]),
+    'clutter': Study('ClutteredFashion, size small, by side of the object over side of the picture '
+                     '(none given: 0.5 to 0.8)', 'cluttered_fashion', 'small',
+                     [dict(model=m, scale=s) for s in (.4, None, .9) for m in ATT3], [0, 1, 2]),
     'fidelity': Study('ClutteredFashion, eighth of the width, two passes: '
                       'each difference between paper and code alone',
                       'cluttered_fashion', 'small',

@@ -79,7 +79,7 @@ def main():
     for name, net, explainers, share in jobs():
         n = max(1, round(share * a.images))
         rows += [dict(net=name) | row for row in
-                 score_maps(explainers, net, images, masks, faithful=n, few=min(n, 32), steps=6)]
+                 score_maps(explainers, net, images, masks, faithful=n, few=min(n, 32 if share == 1 else 16), steps=6)]
         if name == MAIN:
             explainers = {k: f for k, f in explainers.items() if k not in ('centre', 'uniform')}
             for cascading in True, False:
