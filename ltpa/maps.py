@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'MIXES', 'MOST_PIXELS', 'SCALE', 'FORMATS', 'ex_half', 'ex_place', 'as_maps', 'as_weights', 'upsample',
-           'effective_cells', 'shade', 'overlay', 'combine', 'trained_side', 'fit_side', 'Look', 'look', 'draw_grid',
-           'class_names', 'show_attention', 'draw_looks', 'Film', 'show_film', 'save_figure', 'explain']
+           'effective_cells', 'shade', 'overlay', 'combine', 'trained_side', 'fit_side', 'as_probs', 'Look', 'look',
+           'draw_grid', 'class_names', 'show_attention', 'draw_looks', 'Film', 'show_film', 'save_figure', 'explain']
 
 # %% ../nbs/07_maps.ipynb #b7734692
 import io, math
@@ -165,6 +165,17 @@ def _resized(image, h, w, filter=Image.Resampling.BICUBIC):
     img = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((w, h), filter)
     return torch.from_numpy(np.array(img)).permute(2, 0, 1)
 
+# %% ../nbs/07_maps.ipynb #13e1b380
+def as_probs(
+    logits,  # [B,K]
+)->torch.Tensor:
+    "Probabilities [B,K]; logits with NaN or infinite values are refused"
+    bad = (~logits.isfinite()).any(1)
+    if bad.any():
+        raise LtpaError(f'logits of picture {int(bad.nonzero()[0])} have NaN or infinite values; expected finite '
+                        'numbers: look for the cause in the weights of the network')
+    return logits.softmax(1)
+
 # %% ../nbs/07_maps.ipynb #9b2bbc09
 class Look(NamedTuple):
     "What a network makes of one picture"
@@ -179,6 +190,9 @@ def look(
     side=None,  # Shorter side in pixels for the network; None: as in training
 )->Look:
     "Run `net` on one picture of any size"
+    if not isinstance(getattr(net, '_orig_mod', net), Net):                # a compiled one keeps it there
+        raise LtpaError(f'{type(net).__name__} is none of our networks; expected one that answers with an `Output` '
+                        "of logits and maps, e.g. create_model('vgg_att3_concat_pc')")
     if isinstance(image, (str, Path)): image = read_image(image)
     image = as_images((image if isinstance(image, torch.Tensor) else np.array(image))[None], 'picture')[0]
     part, seen = fit_side(image, trained_side(net) if side is None else side, net.stride)
@@ -190,7 +204,7 @@ def look(
     scale = min(max(long, 256), 512) / long
     h, w = (max(n, round(m * scale)) for n, m in zip(seen.shape[1:], part.shape[1:]))
     part = _resized(part, h, w, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
-    return Look(part, tuple(seen.shape[1:]), logits[0].softmax(0), maps)
+    return Look(part, tuple(seen.shape[1:]), as_probs(logits)[0], maps)
 
 # %% ../nbs/07_maps.ipynb #67b9ee3a
 def draw_grid(
@@ -231,10 +245,10 @@ def _spread(a, unit='cells'):
     k = effective_cells(a).item()
     return f'{k:.{int(k < 100)}f} of {size} {unit}\nentropy {math.log(k):.2f} nats'
 
-def _coloured(picture, a):
+def _coloured(picture, a, gamma=1.):
     "Map [1,h,w] over a picture; gates are shades already"
     big = upsample(a, picture.shape[1:])
-    return overlay(picture, (shade(big) if _sums_to_one(a).all() else big.clamp(max=1))[0])
+    return overlay(picture, (shade(big) if _sums_to_one(a).all() else big.clamp(max=1))[0] ** gamma)
 
 def class_names(net, classes=None)->list:
     "Names of what `net` tells apart: given, stored with its weights, or 'class 0' and so on"
@@ -257,29 +271,32 @@ def show_attention(
     labels=None,     # What the pictures show, to point out mistakes
     classes=None,    # Class names; None: those stored with the weights
     how='product',   # How levels are combined: 'product' or 'mean'
+    gamma=1.,        # Power of the shades: .5, the square root, lifts what is faint; the bar says so
 ):
     "A matplotlib figure: for each picture what the network says, each level's map, and all levels combined"
     one = isinstance(images, (str, Path, Image.Image)) or getattr(images, 'ndim', 4) < 4
     looks = [look(net, im, side) for im in ([images] if one else images)]
-    return draw_looks(net, looks, labels, classes, how)
+    return draw_looks(net, looks, labels, classes, how, gamma)
 
-def draw_looks(net, looks, labels=None, classes=None, how='product'):
+def draw_looks(net, looks, labels=None, classes=None, how='product', gamma=1.):
     "What `show_attention` draws, from a list of `Look`s"
     if not looks: raise LtpaError('no pictures; expected at least one')
+    if not 0 < gamma <= 1: raise LtpaError(f'gamma {gamma!r}; expected a power above 0, at most 1')
     names = class_names(net, classes)
     truth = [None] * len(looks) if labels is None else as_labels(labels, names, 'pictures').tolist()
     if len(truth) != len(looks):
         raise LtpaError(f'{len(truth)} labels for {len(looks)} pictures; expected one each')
-    rows = [_row(v, _verdict(v, names, t), how) for v, t in zip(looks, truth)]
+    rows = [_row(v, _verdict(v, names, t), how, gamma) for v, t in zip(looks, truth)]
     titles = ['picture', *(f'level {k + 1}' for k in range(len(looks[0].maps))), f'combined ({how})']
     seen = ', '.join(sorted({f'{v.seen[1]}×{v.seen[0]}' for v in looks}))
-    return draw_grid(rows, titles, f'{net.name}, which sees {seen} pixels', SCALE)
+    scale = SCALE if gamma == 1 else f'{SCALE}, to the power {gamma:.2g}'
+    return draw_grid(rows, titles, f'{net.name}, which sees {seen} pixels', scale)
 
-def _row(v, verdict, how):
+def _row(v, verdict, how, gamma):
     "The cells of one picture"
     both = combine(v.maps, v.seen, how)
-    cells = [(_coloured(v.picture, a), _spread(a)) for a in v.maps]
-    cells.append((_coloured(v.picture, both), _spread(both, 'pixels')))
+    cells = [(_coloured(v.picture, a, gamma), _spread(a)) for a in v.maps]
+    cells.append((_coloured(v.picture, both, gamma), _spread(both, 'pixels')))
     return [(v.picture.permute(1, 2, 0).numpy(), verdict), *cells]
 
 # %% ../nbs/07_maps.ipynb #5af0c294
@@ -408,6 +425,9 @@ def _(answer): expect(_place(answer, (7, 7), (8, 8), (0, 0, 320, 320)), (300., 3
 
 @ex_place.case('rows are not columns')
 def _(answer): expect(_place(answer, (0, 3), (2, 8), (0, 0, 100, 400)), (25., 175.))
+
+@ex_place.case('a cell need be neither square nor whole pixels')
+def _(answer): expect(_place(answer, (5, 3), (8, 16), (0, 0, 100, 450)), (68.75, 98.4375))
 
 @ex_place.case('the part does not begin at the corner')
 def _(answer): expect(_place(answer, (1, 0), (4, 4), (6, 50, 400, 400)), (156., 100.))

@@ -6,11 +6,11 @@
 __all__ = ['TRUNK', 'TAPS', 'FIRST_POOL', 'MODELS', 'SWITCHES', 'COMMON', 'PRESETS', 'FAMILIES', 'YUV', 'ex_field', 'ex_product',
            'block', 'Trunk', 'scaled', 'scale_grad', 'GlobalVector', 'Output', 'Net', 'Head', 'AttentionNet',
            'VGGAttention', 'VGG', 'VGGTrunk', 'VGGGAP', 'VGGPAN', 'switches', 'list_models', 'create_model', 'yuv_lcn',
-           'measure', 'gmac', 'write_tensors', 'read_tensors', 'save_weights', 'load_weights', 'start_from',
-           'load_state', 'list_pretrained', 'load_pretrained']
+           'measure', 'eval_mode', 'gmac', 'write_tensors', 'read_tensors', 'save_weights', 'load_weights',
+           'start_from', 'load_state', 'list_pretrained', 'load_pretrained']
 
-# %% ../nbs/03_models.ipynb #113a571d
-import importlib, inspect, json, re
+# %% ../nbs/03_models.ipynb #0de8d572
+import contextlib, importlib, inspect, json, re
 from pathlib import Path
 from typing import NamedTuple
 import safetensors.torch
@@ -411,6 +411,17 @@ def measure(
     net.mean.copy_(some.mean((0, 2, 3), keepdim=True)); net.std.copy_(some.std((0, 2, 3), keepdim=True))
     return net
 
+# %% ../nbs/03_models.ipynb #0f06a25a
+@contextlib.contextmanager
+def eval_mode(
+    net,  # Any module
+):
+    "Within the block `net` is in eval mode; after it, even by an error, each of its modules is in its own again"
+    was = [(m, m.training) for m in net.modules()]
+    try: yield net.eval()
+    finally:
+        for m, training in was: m.training = training
+
 # %% ../nbs/03_models.ipynb #e07a638e
 def gmac(
     net,      # A network
@@ -419,11 +430,8 @@ def gmac(
     "Multiply-accumulates of one forward pass for one image, in billions"
     from torch.utils.flop_counter import FlopCounterMode
     x = torch.zeros(1, 3, size, size, device=net.mean.device)
-    was, counter = net.training, FlopCounterMode(display=False)
-    net.eval()
-    try:
-        with torch.no_grad(), counter: net(x)
-    finally: net.train(was)
+    counter = FlopCounterMode(display=False)
+    with eval_mode(net), torch.no_grad(), counter: net(x)
     return counter.get_total_flops() / 2e9
 
 # %% ../nbs/03_models.ipynb #bcce5034

@@ -30,14 +30,12 @@ def predict(
     "Logits [N,K] and maps (a tuple of [N,h,w]) of all images, in eval mode, float32 on the CPU"
     if images.dtype != torch.uint8 or images.ndim != 4:
         raise LtpaError(f'images {images.dtype} of shape {tuple(images.shape)}; expected uint8 [N,3,H,W]')
-    was, parts = net.training, []
-    net.to(device).eval()
-    try:
+    parts = []
+    with eval_mode(net.to(device)):
         for x in images.split(batch_size):
             x = x.to(device).float().div_(255).contiguous(memory_format=torch.channels_last)
             with autocast(device): out = net(x)
             parts.append((out.logits.float().cpu(), [m.float().cpu() for m in out.maps]))
-    finally: net.train(was)
     logits, maps = zip(*parts)
     return torch.cat(logits), tuple(torch.cat(level) for level in zip(*maps))
 

@@ -136,6 +136,9 @@ def test_temperatures_are_put_back_after_an_error():
 @pytest.mark.parametrize('change, words', [
     (dict(level=4), ['level 4', '1 to 1']), (dict(level=0), ['level 0']), (dict(image='z'), ["unknown picture 'z'"]),
     (dict(query='z'), ["unknown picture 'z'"]), (dict(model='vgg_att1_dp'), ["unknown network 'vgg_att1_dp'"]),
+    (dict(temperature=100.), ['temperature 100.0', '0.125 to 64']), (dict(temperature=.01), ['temperature 0.01']),
+    (dict(temperature=float('nan')), ['temperature nan']), (dict(eps=64), ['eps 64', '0 to 32']),
+    (dict(eps=-3), ['eps -3']), (dict(eps=2.5), ['eps 2.5', 'whole number']),
     (dict(method='grad_cm'), ["'grad_cm'", "'grad_cam'"]), (dict(cell=(4, 0)), ['cell (4, 0)', '0 to 1'])])
 def test_states_that_do_not_exist(nets, change, words):
     with refuses(*words): gallery(nets).draw(State('a', 'vgg_att1_pc')._replace(**change))
@@ -220,6 +223,24 @@ def test_moved_widgets_draw_their_state(explorer):
         mirrors(e)
         if name != 'query': assert shown(e) != before, name
     assert e.state.level == 2 and list(e.widgets['level'].options) == [1, 2]
+
+
+@pytest.mark.parametrize('change, drawn', [
+    (dict(temperature=100.), False), (dict(temperature=.01), False), (dict(eps=64), False), (dict(eps=-3), False),
+    (dict(eps=2.5), False), (dict(level=9), True), (dict(temperature=64.), True), (dict(temperature=.125), True),
+    (dict(temperature=1.1), True), (dict(eps=32), True)])
+def test_states_from_code_are_shown_or_refused(explorer, change, drawn):
+    before = explorer.state
+    assert explorer.show(before._replace(**change)) == drawn == (not explorer.panes.status.value)
+    assert drawn or explorer.state == before
+    mirrors(explorer)
+
+
+@pytest.mark.parametrize('eps', [0, 8])
+def test_a_network_that_says_nan_is_not_drawn(eps):
+    net = lively('vgg_att1_pc')
+    with torch.no_grad(): net.head.linear[0].bias[1] = float('nan')
+    with refuses('NaN or infinite', 'weights'): Gallery(PHOTOS, dict(n=net)).draw(State('picture 1', 'n', eps=eps))
 
 
 def test_pc_shows_no_change_for_a_query_and_says_why(explorer):

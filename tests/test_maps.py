@@ -16,7 +16,7 @@ from ltpa.maps import (Film, as_weights, combine, effective_cells, explain, fit_
                        save_figure, shade, show_film, trained_side, upsample)
 from ltpa.models import save_weights
 from ltpa.scaling import main
-from ltpa.training import Learner, get_recipe
+from ltpa.training import Callback, Learner, get_recipe
 
 WITH_MAPS = [name for name in MODELS if 'att' in name or name == 'vgg_pan']
 NAN, INF = math.nan, math.inf
@@ -221,6 +221,48 @@ def test_a_look_changes_nothing():
     assert not plt.get_fignums(), 'a figure stays open'
 
 
+def frozen(net):
+    "The network in training mode, but for its BatchNorms"
+    for m in net.train().modules():
+        if isinstance(m, torch.nn.modules.batchnorm._BatchNorm): m.eval()
+    return net
+
+
+def test_a_look_wakes_nothing_that_is_frozen():
+    net = frozen(tiny_net('vgg_att2_concat_dp'))
+    was = [m.training for m in net.modules()]
+    show_attention(net, photo(32, 32))
+    assert [m.training for m in net.modules()] == was
+
+
+class Foreign(torch.nn.Module):
+    def forward(self, x): return x.mean((2, 3)), (x[:, 0],)
+
+
+@pytest.mark.parametrize('call', [look, show_attention])
+def test_networks_that_cannot_be_looked_at(call):
+    with refuses('Foreign', 'none of our networks', 'vgg_att3_concat_pc'): call(Foreign(), photo(32, 32))
+    for value in NAN, INF:
+        net = tiny_net('vgg_att2_concat_pc')
+        with torch.no_grad(): net.head.linear[0].bias[1] = value
+        with refuses('picture 0', 'NaN or infinite', 'weights'): call(net, photo(32, 32))
+
+
+def test_a_compiled_network_is_looked_at():
+    net = tiny_net('vgg_att1_pc')
+    assert look(torch.compile(net, backend='eager'), photo(32, 32)).maps[0].allclose(look(net, photo(32, 32)).maps[0])
+
+
+def test_gamma_lifts_what_is_faint_and_says_so():
+    net = tiny_net('vgg_att2_concat_dp')
+    pixels = lambda fig: [ax.images[0].get_array().astype(int) for ax in fig.axes[1:-1]]
+    plain, lifted = show_attention(net, photo(32, 32)), show_attention(net, photo(32, 32), gamma=.5)
+    assert all((b.sum() > a.sum()) for a, b in zip(pixels(plain), pixels(lifted)))
+    assert 'power' not in plain.axes[-1].get_ylabel() and 'power 0.5' in lifted.axes[-1].get_ylabel()
+    for bad in 0, -1, 2, NAN:
+        with refuses(f'gamma {bad}', 'at most 1'): show_attention(net, photo(32, 32), gamma=bad)
+
+
 def test_trained_side():
     net = tiny_net('vgg_att1_pc')
     assert trained_side(net) == 32
@@ -248,6 +290,20 @@ def test_film(every, epochs):
     assert len(fig.axes) == 2 * (1 + len(epochs)) + 1
     assert len(show_film(film, most=2).axes) == 2 * 3 + 1
     with refuses('level 3', '1 to 2'): show_film(film, 3)
+
+
+def test_film_of_a_network_whose_norms_are_frozen():
+    class Freeze(Callback):
+        def before_fit(self, learn): frozen(learn.net)
+    data = pictures(16, 32)
+    def train(*callbacks):
+        net = tiny_net('vgg_att2_concat_pc')
+        before = {k: v.clone() for k, v in net.state_dict().items()}
+        Learner(net, data, get_recipe('fast', epochs=2, batch_size=8), callbacks=[Freeze(), *callbacks]).fit()
+        return before, net.state_dict()
+    before, after = train(Film(data.images[:2], 1))
+    assert not differing(after, train()[1]), 'the film has changed the training'
+    assert not [k for k in differing(before, after) if 'running' in k]
 
 
 def test_film_without_frames_or_maps():

@@ -11,7 +11,7 @@ from helpers import Touch, differing, pictures, random, refuses, tiny_net, words
 
 from ltpa.core import PRECISIONS, LtpaError, pick_precision
 from ltpa.data import ClutteredFashion
-from ltpa.models import load_weights, save_weights
+from ltpa.models import gmac, load_weights, save_weights
 from ltpa.training import (RECIPES, Callback, Checkpoint, Learner, Stop, accuracy, evaluate, get_recipe,
                            load_checkpoint, make_optimizer, pointing_hits, predict, read_checkpoint, save_checkpoint)
 
@@ -499,6 +499,18 @@ def test_predict_leaves_the_mode_and_does_not_depend_on_the_batch():
     assert logits.shape == (7, 3) and logits.dtype == torch.float32
     assert [tuple(m.shape) for m in maps] == [(7, 4, 4), (7, 2, 2)]
     torch.testing.assert_close(predict(net, images)[0], logits, rtol=.02, atol=.02)
+
+
+def test_predict_leaves_each_module_in_its_mode():
+    net = tiny_net('vgg_att2_concat_pc').train()
+    net.trunk.eval()
+    was = [m.training for m in net.modules()]
+    predict(net, pictures(2, 32).images)
+    assert [m.training for m in net.modules()] == was, 'what was frozen has woken'
+    with refuses('multiples of 32'): predict(net, pictures(2, 20).images)
+    assert [m.training for m in net.modules()] == was, 'after an error'
+    gmac(net)
+    assert [m.training for m in net.modules()] == was
 
 
 def test_evaluate_by_hand():
