@@ -305,7 +305,7 @@ class Gallery:
         images=None,   # Pictures [3,H,W] or paths: a dict by name, or several; None: one of each class
         models=None,   # Networks by name, or names of bundled ones; None: all bundled with attention
         methods=None,  # Functions (net, images, class) -> maps [B,H,W] by name; None: four of Captum's
-        side=None,     # Shorter side in pixels for the networks; None: as in training
+        side=None,     # Shorter side in pixels for the networks; None: as in training; 'own': as it is
     ):
         if models is None: models = sorted((n for n in list_pretrained() if '_att' in n), reverse=True)
         self.images = first_of_each_class() if images is None else _named(images)
@@ -321,7 +321,9 @@ class Gallery:
     def scene(self, model, image):
         if image not in self.images: raise unknown('picture', image, self.images)
         if (model, image) not in self._scenes:
-            self._scenes[model, image] = Scene(self.net(model), self.images[image], self.side)
+            picture = self.images[image]
+            side = min(picture.shape[1:]) if self.side == 'own' else self.side
+            self._scenes[model, image] = Scene(self.net(model), picture, side)
         return self._scenes[model, image]
 
     def levels(self, model): return len(self.net(model).attention)

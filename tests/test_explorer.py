@@ -157,6 +157,9 @@ def test_pictures_of_other_sizes_and_from_files(nets, tmp_path):
     assert list(g.images) == ['wide.png', 'picture 2', 'picture 3']
     drawing = g.draw(State('wide.png', 'vgg_att1_pc'))
     assert drawing.panels['picture'][1].shape == (64, 160, 3) and '160×64' in drawing.panels['picture'][2]
+    mixed = Gallery(dict(small=PHOTOS[0], large=pictures(1, 64).images[0]), nets, side='own')
+    seen = [mixed.scene('vgg_att1_pc', name).x.shape[2:] for name in mixed.images]
+    assert seen == [PHOTOS[0].shape[1:], (64, 64)]
 
 
 # Receptive fields
