@@ -203,6 +203,11 @@ def _(answer): expect(answer(_dot(3, 5, (1, 4))).float(), torch.tensor([[1., 4.]
 @ex_center.case('two cells: half-way between')
 def _(answer): expect(answer(_dot(4, 4, (0, 1), (3, 2))).float(), torch.tensor([[1.5, 1.5]]))
 
+@ex_center.case('three quarters here, one quarter there')
+def _(answer):
+    a = .75 * _dot(4, 5, (0, 0)) + .25 * _dot(4, 5, (2, 4))
+    expect(answer(a).float(), torch.tensor([[.5, 1.]]))
+
 @ex_center.case('every map of a batch has its own')
 def _(answer):
     a = torch.cat([_dot(3, 3, (0, 0)), _dot(3, 3, (2, 1))])
@@ -230,7 +235,8 @@ def _(answer):
     a, b = answer(l, g, u).softmax(1), answer(l, g + 1, u).softmax(1)
     assert (a - b).abs().max() > 1e-3, 'two different g give the same map'
 
-@ex_tanh.case('position i of the scores is position i of the image')
+@ex_tanh.case('position i of the scores is position i of its own image')
 def _(answer):
     l, g, u = _lgu()
-    expect(answer(l, g, u)[1, 5], (u * torch.tanh(l[1, :, 1, 1] + g[1])).sum())
+    for b, i in (0, 6), (1, 5):
+        expect(answer(l, g, u)[b, i], (u * torch.tanh(l[b, :, i // 4, i % 4] + g[b])).sum())

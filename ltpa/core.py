@@ -149,31 +149,39 @@ def _umask():
     mask = os.umask(0); os.umask(mask)
     return mask
 
-# %% ../nbs/00_core.ipynb #491a3364
+# %% ../nbs/00_core.ipynb #cdb262ab
+def _git(folder, *args):
+    "What git prints in `folder`; None where it fails or is not installed"
+    try: done = subprocess.run(['git', *args], cwd=folder, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.SubprocessError): return None
+    return None if done.returncode else done.stdout.strip()
+
 def git_commit(
     folder='.',  # Any folder of the checkout
 ):
     "The checkout's commit, with '+' where files differ from it; None outside a checkout"
-    def git(*a): return subprocess.run(['git', *a], cwd=folder, capture_output=True, text=True, timeout=10)
-    try: head, dirty = (git('rev-parse', '--short=12', 'HEAD'),
-                        git('status', '--porcelain', '--untracked-files=no'))
-    except (OSError, subprocess.SubprocessError): return None
-    return None if head.returncode else head.stdout.strip() + '+' * bool(dirty.stdout.strip())
+    head = _git(folder, 'rev-parse', '--short=12', 'HEAD')
+    return head and head + '+' * (_git(folder, 'status', '--porcelain', '--untracked-files=no') != '')
+
+def _own_commit():
+    import ltpa
+    folder = Path(ltpa.__file__).parent
+    return git_commit(folder) if _git(folder, 'ls-files', '--error-unmatch', '__init__.py') else None
 
 # %% ../nbs/00_core.ipynb #f834e327
 def provenance(
     **more,  # What else belongs to the record: recipe, seed, seconds, data fingerprint
 )->dict:
-    "A record of what was run and on what: commit, versions, device, threads, CPU time so far, plus `more`"
-    import torchvision
+    "A record of what was run and on what: the code's commit, versions, device, threads, CPU time, plus `more`"
+    import ltpa, torchvision
     device = torch.device(more.pop('device', 'cpu'))
     name = (torch.cuda.get_device_name(device) if device.type == 'cuda' else
             platform.processor() or platform.machine())
-    return dict(commit=git_commit(), when=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()),
+    return dict(commit=_own_commit(), when=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()),
                 device=str(device), hardware=name, threads=torch.get_num_threads(), bf16=has_bf16(device),
                 cpu_seconds=round(time.process_time(), 1),
-                versions=dict(python=platform.python_version(), torch=torch.__version__,
-                              torchvision=torchvision.__version__, numpy=np.__version__), **more)
+                versions=dict(ltpa=ltpa.__version__, python=platform.python_version(), numpy=np.__version__,
+                              torch=torch.__version__, torchvision=torchvision.__version__), **more)
 
 # %% ../nbs/00_core.ipynb #0b288f7d
 def save_result(
@@ -281,7 +289,19 @@ def _(answer):
     heads = sum(bool(answer(0, s)) for s in range(400))
     assert 150 < heads < 250, f'{heads} heads in 400 throws'
 
+@ex_coin.case('the sides come in no pattern')
+def _(answer):
+    sides = [bool(answer(0, s)) for s in range(200)]
+    for n in range(1, 33): assert sides[n:] != sides[:-n], f'step {n} begins the same sequence again'
+
 @ex_coin.case('another seed gives another sequence')
 def _(answer):
     a, b = ([bool(answer(seed, s)) for s in range(64)] for seed in (0, 1))
     assert a != b, 'seeds 0 and 1 agree in 64 throws'
+    assert a[1:] != b[:-1], 'seed 1 is seed 0 one step later'
+
+@ex_coin.case('the global states stay as they were')
+def _(answer):
+    def next_numbers(): return torch.rand(()).item(), random.random(), np.random.rand()
+    seed_everything(1); undisturbed = next_numbers()
+    seed_everything(1); answer(0, 7); expect(next_numbers(), undisturbed)

@@ -405,7 +405,10 @@ def load_arrays(
                         f'it holds: {", ".join(sorted(arrays)) or "nothing"}')
     y = arrays['labels']
     y = _tensor(y, f'{path.parent.name}/{path.stem}', 'labels', 'whole numbers of shape [N]')
-    highest = int(y.max()) if y.numel() and not y.is_floating_point() and y.dtype != torch.bool else -1
+    whole = y.numel() and not y.is_floating_point() and y.dtype != torch.bool
+    highest = int(y.to(torch.int64).max()) if whole else -1          # torch has no maximum of unsigned types
+    if highest >= 2**20 and 'classes' not in arrays:                 # one name each would fill the memory
+        raise LtpaError(f'{path}: label {highest}; expected classes numbered 0, 1, 2 and so on')
     names = [str(c) for c in np.asarray(arrays.get('classes', range(max(highest + 1, at_least))))]
     return ImageSet(arrays['images'], y, names, f'{path.parent.name}/{path.stem}')
 
@@ -877,6 +880,12 @@ def _(answer): expect(tuple(answer(_mask(7, 7, 8, 8))), (7, 7, 8, 8))
 @ex_box.case('two separate parts share one box')
 def _(answer): expect(tuple(answer(_mask(0, 1, 1, 2) | _mask(5, 3, 7, 4))), (0, 1, 7, 4))
 
+@ex_box.case('no pixel in a corner of its box')
+def _(answer):
+    m = torch.zeros(8, 10, dtype=torch.bool)
+    m[[1, 3, 4, 6], [5, 2, 8, 3]] = True
+    expect(tuple(answer(m)), (1, 2, 7, 9))
+
 @ex_box.case('an empty mask')
 def _(answer): expect(answer(_mask(0, 0, 0, 0)), None)
 
@@ -885,28 +894,41 @@ def _(answer): expect(answer(_mask(0, 0, 0, 0)), None)
 ex_cutout = Exercise('cutout', minutes=8, difficulty=2)
 
 def _cut(answer, side=3, seed=0):
-    x = torch.ones(64, 2, 9, 11)
-    out = answer(x, side, keyed_rng(seed))
+    x = torch.rand(64, 2, 9, 11, generator=keyed_rng('cutout', seed)) + .5
+    out = answer(x.clone(), side, keyed_rng(seed))
     assert getattr(out, 'shape', None) == x.shape, f'expected a tensor of shape {tuple(x.shape)}'
-    return x, out
+    return x, out, out[:, 0] == 0
 
 @ex_cutout.case('exactly side x side pixels vanish in every image')
-def _(answer): expect((_cut(answer)[1][:, 0] == 0).sum((1, 2)).tolist(), [9] * 64)
+def _(answer):
+    for side in 3, 2: expect(set(_cut(answer, side)[2].sum((1, 2)).tolist()), {side * side})
 
 @ex_cutout.case('all channels lose the same square')
-def _(answer): out = _cut(answer)[1]; expect(out[:, 0], out[:, 1])
+def _(answer): _, out, hole = _cut(answer); expect((out[:, 1] == 0).int(), hole.int())
 
 @ex_cutout.case('it is a square')
 def _(answer):
-    for m in _cut(answer)[1][:, 0] == 0: expect((int(m.any(1).sum()), int(m.any(0).sum())), (3, 3))
+    for m in _cut(answer)[2]: expect((int(m.any(1).sum()), int(m.any(0).sum())), (3, 3))
+
+@ex_cutout.case('beside the square, the image stays')
+def _(answer): x, out, hole = _cut(answer); expect(out, x.masked_fill(hole[:, None], 0))
 
 @ex_cutout.case('every image has a place of its own')
 def _(answer):
-    corners = {tuple((m == 0).nonzero()[0].tolist()) for m in _cut(answer)[1][:, 0]}
+    corners = {tuple(m.nonzero()[0].tolist()) for m in _cut(answer)[2]}
     assert len(corners) > 20, 'nearly all at one place'
 
+@ex_cutout.case('every place is possible, those at the edges too')
+def _(answer):
+    corners = [m.nonzero()[0].tolist() for seed in range(6) for m in _cut(answer, seed=seed)[2]]
+    for seen, n in zip(zip(*corners), (9, 11)): expect(sorted(set(seen)), list(range(n - 3 + 1)))
+
 @ex_cutout.case('the input stays as it was')
-def _(answer): x, _ = _cut(answer); expect(x, torch.ones_like(x))
+def _(answer):
+    x = torch.ones(2, 1, 5, 5)
+    answer(x, 3, keyed_rng(0)); expect(x, torch.ones(2, 1, 5, 5))
 
 @ex_cutout.case('the generator decides the places')
-def _(answer): expect(_cut(answer, seed=5)[1], _cut(answer, seed=5)[1])
+def _(answer):
+    expect(_cut(answer, seed=5)[1], _cut(answer, seed=5)[1])
+    assert (_cut(answer, seed=5)[2] != _cut(answer, seed=6)[2]).any(), 'two seeds give the same places'

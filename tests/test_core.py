@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers import refuses
 
+import ltpa
 from ltpa.core import (Exercise, LtpaError, NotAttempted, WrongAnswer, attempt, check, expect, fingerprint,
                        git_commit, keep_buffers, keyed_rng, pick_device, provenance, save_result,
                        seed_everything, unknown, write_atomic)
@@ -104,20 +105,42 @@ def test_result_is_refused_if_json_cannot_hold_it(tmp_path):
     kept = json.loads(path.read_text())
     assert kept['title'] == 'fine' and kept['provenance']['seed'] == 3
     assert {'commit', 'when', 'device', 'hardware', 'threads', 'versions'} <= set(kept['provenance'])
+    assert kept['provenance']['versions']['ltpa'] == ltpa.__version__
+
+
+def repository(folder, *files):
+    "Make `folder` a repository of its own in which git tracks `files`; its commit"
+    def git(*args):
+        command = ['git', '-c', 'user.name=x', '-c', 'user.email=x@example.com', *args]
+        return subprocess.check_output(command, cwd=folder, text=True).strip()
+    git('init', '-q')
+    if files: git('add', *files)
+    git('commit', '-qm', f'in {folder.name}', '--allow-empty')
+    return git('rev-parse', 'HEAD')[:12]
 
 
 def test_commit(tmp_path):
     assert git_commit(tmp_path) is None
-    def git(*args):
-        command = ['git', '-c', 'user.name=x', '-c', 'user.email=x@example.com', *args]
-        return subprocess.check_output(command, cwd=tmp_path, text=True).strip()
-    git('init', '-q')
     (tmp_path / 'a').write_text('1')
-    git('add', 'a')
-    git('commit', '-qm', 'a')
-    assert git_commit(tmp_path) == git('rev-parse', 'HEAD')[:12]
+    commit = repository(tmp_path, 'a')
+    assert git_commit(tmp_path) == commit
     (tmp_path / 'a').write_text('2')
-    assert git_commit(tmp_path) == git('rev-parse', 'HEAD')[:12] + '+'
+    assert git_commit(tmp_path) == commit + '+'
+
+
+@pytest.mark.parametrize('here', ['no repository', 'another repository'])
+@pytest.mark.parametrize('library', ['a checkout', 'installed in a repository', 'installed elsewhere'])
+def test_recorded_commit_is_that_of_the_library(library, here, tmp_path, monkeypatch):
+    home, work = tmp_path / 'home', tmp_path / 'work'
+    (home / 'ltpa').mkdir(parents=True)
+    work.mkdir()
+    (home / 'ltpa' / '__init__.py').touch()
+    monkeypatch.setattr(ltpa, '__file__', str(home / 'ltpa' / '__init__.py'))
+    monkeypatch.chdir(work)
+    if here == 'another repository': repository(work)
+    commit = repository(home, 'ltpa') if library == 'a checkout' else None
+    if library == 'installed in a repository': repository(home)
+    assert provenance()['commit'] == commit
 
 
 @pytest.mark.parametrize('other', [

@@ -236,6 +236,15 @@ def test_array_files(suffix, tmp_path):
     assert np.array_equal(got.images[1].permute(1, 2, 0).numpy(), RGB[::-1])
 
 
+@pytest.mark.parametrize('suffix', ['npz', 'safetensors'])
+@pytest.mark.parametrize('kind', ['uint8', 'uint16', 'uint32', 'uint64', 'int8', 'int64'])
+def test_labels_of_any_whole_type(kind, suffix, tmp_path):
+    save = np.savez if suffix == 'npz' else lambda path, **kw: save_file(kw, path)
+    save(tmp_path / f'x.{suffix}', images=OK, labels=np.array([0, 2, 1], kind))
+    got = load_arrays(tmp_path / f'x.{suffix}')
+    assert got.labels.tolist() == [0, 2, 1] and got.classes == ['0', '1', '2']
+
+
 def test_class_names_of_an_array_file(tmp_path):
     np.savez(tmp_path / 'x.npz', images=OK, labels=np.array([0, 1, 0]), classes=['cat', 'dog', 'newt'])
     assert load_arrays(tmp_path / 'x.npz').classes == ['cat', 'dog', 'newt']
@@ -263,6 +272,7 @@ def test_pickles_are_never_loaded(how, tmp_path):
     (dict(x=OK), ('no images and no labels', 'it holds: x')),
     (dict(images=OK, labels=np.array([0, 5, -1])), ('label -1 at row 2', 'expected 0 to 5')),
     (dict(images=OK, labels=np.array([0, 2, 1]), classes=TWO), ('label 2 at row 1', 'expected 0 to 1')),
+    (dict(images=OK, labels=np.array([0, -1, 1]).astype(np.uint32)), ('label 4294967295', 'numbered 0, 1, 2')),
     (dict(images=OK, labels=np.array([0, 0, 0])), ('at least two',)),
     (dict(images=OK, labels=np.array([0., 1., 0.])), ('float64', 'whole numbers')),
     (dict(images=OK, labels=np.array(['a', 'b', 'a'])), ('whole numbers',)),

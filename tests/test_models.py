@@ -373,6 +373,14 @@ def test_bundled_weights_score_what_their_record_says(name):
     if 'att3' in name: assert scores['accuracy'] >= .8 and scores['pointing_2'] >= .85
 
 
+def test_model_card_names_the_commit_of_each_network():
+    folder = ASSETS / 'weights' / 'cluttered_fashion'
+    rows = [line for line in (folder / 'README.md').read_text().splitlines() if line.startswith('| `')]
+    for name, score in json.loads((folder / 'scores.json').read_text()).items():
+        row, = (row for row in rows if f'`{name}`' in row)
+        assert row.endswith(f' {score["provenance"]["commit"]} |')
+
+
 @pytest.mark.parametrize('name', ['vgg_att3_concat_pc', 'vgg_att2_indep_dp', 'resnet164_att2_concat_dp'])
 @pytest.mark.parametrize('norm', ['softmax', 'sigmoid'])
 def test_taken_apart_and_put_together(name, norm):

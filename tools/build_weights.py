@@ -28,11 +28,12 @@ and photographs that no training picture shows. Seed 0, last epoch; the spread o
 training part (`results/choose_*.json`). The standard scale and the number of passes were set before that, in trials
 of `vgg_att3_concat_pc` that looked at test accuracy; all networks share them.
 
-| network | test accuracy | brightest point on the object, by level | effective cells, by level | parameters |
-|---|---|---|---|---|
+| network | test accuracy | brightest point on the object, by level | effective cells, by level | parameters | commit |
+|---|---|---|---|---|---|
 {rows}
 
-**Made by** `ltpa train cluttered_fashion/MODEL --size small --seed 0`, commit {commit}.
+**Made by** `ltpa train cluttered_fashion/MODEL --size small --seed 0`, at the commit in the table; a `+` says that files
+differed from it.
 **Recipe:** {recipe}.
 **Effective cells** is the exponential of a map's mean entropy over 500 test pictures. The scores of `dp` are divided
 by 8; without that, as in the paper, they saturate with this recipe, and the maps are one cell.
@@ -55,10 +56,10 @@ def main():
         maps = predict(load_weights(OUT / f'{model}.safetensors'), images)[1]
         cells = ', '.join(f'{entropy(a).mean().exp():.1f} of {a[0].numel()}' for a in maps)
         lines.append(f'| `{model}` | {row["accuracy"]:.1%} | {hits or "no maps"} | {cells or "no maps"} | '
-                     f'{row["parameters"]:,} |')
+                     f'{row["parameters"]:,} | {record["commit"]} |')
     recipe = ', '.join(f'{k} {v}' for k, v in record['recipe'].items() if v not in (0., False))
     (OUT / 'scores.json').write_text(json.dumps(scores, indent=1) + '\n')
-    (OUT / 'README.md').write_text(CARD.format(rows='\n'.join(lines), commit=record['commit'], recipe=recipe))
+    (OUT / 'README.md').write_text(CARD.format(rows='\n'.join(lines), recipe=recipe))
     print('\n'.join(lines))
 
 
