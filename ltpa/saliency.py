@@ -65,7 +65,7 @@ def method(explain):
         size = at_least_one('internal_batch_size', internal_batch_size)
         logits = Logits(net)
         with untouched(logits):
-            x = as_floats(images)
+            x = finite(as_floats(images), 'it has')
             target = as_targets(logits, x, target, size)
             parts = [explain(logits, xs, ts, size, **options).detach()
                      for xs, ts in zip(x.split(size), target.split(size))]
@@ -95,7 +95,7 @@ def as_floats(images):
         what = f'{images.dtype} of shape {tuple(images.shape)}' if tensor else type(images).__name__
         raise LtpaError(f'images: {what}; expected floats [B,3,H,W] in 0..1: '
                         'divide bytes by 255; one image is images[None]')
-    return finite(images.detach().clone(), 'it has')
+    return images.detach().clone()
 
 def as_targets(logits, x, target, size):
     "The class to explain for each image, [B]: those given, or the predicted ones"
