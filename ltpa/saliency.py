@@ -230,7 +230,7 @@ def last_stage(net):
 # %% ../nbs/09_saliency.ipynb #eda11045
 @contextlib.contextmanager
 def caught(net, name, cut=True):
-    "Within the block, what the layer `name` gives [B,C,h,w] is put into the list; with `cut`, gradients begin there"
+    "Within the block, what the layer `name` gives [B,C,h,w] is kept in the list; if `cut`, gradients begin there"
     kept = []
     def keep(module, args, out):
         if not (isinstance(out, torch.Tensor) and out.ndim == 4):
@@ -354,7 +354,8 @@ def _grad_cam(attr, logits, x, target, size, *, layer=None, relu=True, mode='bil
     "Captum's `LayerGradCam`, enlarged"
     name = layer or last_stage(logits.net)
     with caught(logits.net, name, cut=False):         # refuses what are no features
-        m = attr.LayerGradCam(logits, get_layer(logits.net, name)).attribute(x, target, relu_attributions=relu)
+        layer = get_layer(logits.net, name)
+        m = attr.LayerGradCam(logits, layer).attribute(x, target, relu_attributions=relu)
     return attr.LayerAttribution.interpolate(m, tuple(x.shape[2:]), mode)
 
 @from_captum
@@ -367,7 +368,8 @@ def _guided_grad_cam(attr, logits, x, target, size, *, layer=None, mode='bilinea
     "Captum's `GuidedGradCam`: guided backprop times Grad-CAM; signed"
     name = layer or last_stage(logits.net)
     with caught(logits.net, name, cut=False):
-        return attr.GuidedGradCam(logits, get_layer(logits.net, name)).attribute(x, target, interpolate_mode=mode)
+        layer = get_layer(logits.net, name)
+        return attr.GuidedGradCam(logits, layer).attribute(x, target, interpolate_mode=mode)
 
 @from_captum
 def _deep_lift(attr, logits, x, target, size, *, baseline=0.):
