@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['CHANNELS', 'RULES', 'METHODS', 'CAPTUM', 'ex_unpaid', 'ex_guided', 'Logits', 'untouched', 'method', 'at_least_one',
-           'as_floats', 'as_targets', 'pick', 'slope', 'gradient', 'gradient_x_input', 'mean_gradient', 'smoothgrad',
-           'riemann_middle', 'gausslegendre', 'integrated_gradients', 'one_image', 'occlusion', 'get_layer',
-           'last_stage', 'caught', 'enlarge', 'grad_cam', 'cam', 'averaged', 'from_captum', 'captum_suite']
+           'finite', 'as_floats', 'as_targets', 'pick', 'slope', 'gradient', 'gradient_x_input', 'mean_gradient',
+           'smoothgrad', 'riemann_middle', 'gausslegendre', 'integrated_gradients', 'one_image', 'occlusion',
+           'get_layer', 'last_stage', 'caught', 'enlarge', 'grad_cam', 'cam', 'averaged', 'from_captum', 'captum_suite']
 
-# %% ../nbs/09_saliency.ipynb #d7842217
-import contextlib, functools, inspect, itertools, warnings
+# %% ../nbs/09_saliency.ipynb #dd2e6faa
+import contextlib, difflib, functools, inspect, itertools, warnings
 import numpy as np
 import torch
 import torch.nn as nn
@@ -65,11 +65,12 @@ def method(explain):
         size = at_least_one('internal_batch_size', internal_batch_size)
         logits = Logits(net)
         with untouched(logits):
-            x = as_floats(images)
+            x = finite(as_floats(images), 'it has')
             target = as_targets(logits, x, target, size)
             parts = [explain(logits, xs, ts, size, **options).detach()
                      for xs, ts in zip(x.split(size), target.split(size))]
-        return CHANNELS[channels](torch.cat(parts))
+        maps = finite(torch.cat(parts), f'{explain.__name__.lstrip("_")} gives a map with')
+        return CHANNELS[channels](maps)
     *common, _ = inspect.signature(run, follow_wrapped=False).parameters.values()
     own = [p for p in inspect.signature(explain).parameters.values() if p.kind is p.KEYWORD_ONLY]
     run.__signature__ = inspect.Signature(common + own)
@@ -81,6 +82,13 @@ def at_least_one(name, value):
     if isinstance(value, int) and value > 0: return value
     raise LtpaError(f'{name} {value!r}; expected a whole number, at least 1')
 
+def finite(values, what):
+    "`values` [B,...] if all are finite; `what` begins what is said of the first image where they are not"
+    if values.isfinite().all(): return values
+    k = int((~values.isfinite()).flatten(1).any(1).nonzero()[0])
+    raise LtpaError(f'image {k}: {what} NaN or infinite values; expected finite numbers: '
+                    'look for the cause in the image, the weights and the options')
+
 def as_floats(images):
     tensor = isinstance(images, torch.Tensor)
     if not (tensor and images.ndim == 4 and images.is_floating_point() and len(images)):
@@ -91,9 +99,11 @@ def as_floats(images):
 
 def as_targets(logits, x, target, size):
     "The class to explain for each image, [B]: those given, or the predicted ones"
-    with torch.no_grad():
-        if target is None: return torch.cat([logits(b).argmax(1) for b in x.split(size)])
-        classes = logits(x[:1]).shape[1]
+    asked = x if target is None else x[:1]
+    with torch.no_grad(): y = torch.cat([logits(b) for b in asked.split(size)])
+    finite(y, f'{type(logits.net).__name__} answers with')
+    if target is None: return y.argmax(1)
+    classes = y.shape[1]
     t = torch.as_tensor(target, device=x.device)
     whole = not (t.is_floating_point() or t.dtype == torch.bool) and t.shape in ((), (len(x),))
     if not (whole and ((0 <= t) & (t < classes)).all()):
@@ -204,8 +214,10 @@ def get_layer(
     "The layer called `name`; an unknown name is answered with the nearest ones"
     layers = dict(net.named_modules())
     if name and name in layers: return layers[name]
-    level = str(name).count('.')                      # of names that go deeper there may be hundreds
-    raise unknown('layer', name, [n for n in layers if n and n.count('.') <= level])
+    names = [n for n in layers if n]
+    if not difflib.get_close_matches(str(name).lower(), names, cutoff=.5):
+        names = [n for n in names if n.count('.') <= str(name).count('.')]     # all may be hundreds
+    raise unknown('layer', name, names)
 
 def last_stage(net):
     "Name of the last stage of the trunk: the deepest tap of our networks"
@@ -217,21 +229,22 @@ def last_stage(net):
 
 # %% ../nbs/09_saliency.ipynb #eda11045
 @contextlib.contextmanager
-def caught(net, name):
-    "Within the block, what the layer `name` gives [B,C,h,w] is put into the list; gradients begin there"
+def caught(net, name, cut=True):
+    "Within the block, what the layer `name` gives [B,C,h,w] is kept in the list; if `cut`, gradients begin there"
     kept = []
     def keep(module, args, out):
         if not (isinstance(out, torch.Tensor) and out.ndim == 4):
             what = f'shape {tuple(out.shape)}' if isinstance(out, torch.Tensor) else f'a {type(out).__name__}'
             raise LtpaError(f'layer {name!r} gives {what}; expected features [B,C,h,w]: '
                             'name a layer before they are averaged')
-        kept.append(out.detach().requires_grad_())
-        return kept[-1].clone()                       # what follows may work in place
+        kept.append(out.detach().requires_grad_() if cut else out)
+        if cut: return kept[-1].clone()               # what follows may work in place
     handle = get_layer(net, name).register_forward_hook(keep)
-    try:
-        yield kept
-        if not kept: raise LtpaError(f'layer {name!r} takes no part in the forward pass; name one that does')
+    try: yield kept
+    except AssertionError:
+        if cut or kept: raise                         # else Captum's, which found nothing to work on
     finally: handle.remove()
+    if not kept: raise LtpaError(f'layer {name!r} takes no part in the forward pass; name one that does')
 
 def enlarge(maps, size, mode): return F.interpolate(maps, size, mode=mode)
 
@@ -339,8 +352,10 @@ def _occlusion(attr, logits, x, target, size, *, window=8, stride=4, baseline=0.
 @from_captum
 def _grad_cam(attr, logits, x, target, size, *, layer=None, relu=True, mode='bilinear'):
     "Captum's `LayerGradCam`, enlarged"
-    m = attr.LayerGradCam(logits, get_layer(logits.net, layer or last_stage(logits.net))).attribute(
-        x, target, relu_attributions=relu)
+    name = layer or last_stage(logits.net)
+    with caught(logits.net, name, cut=False):         # refuses what are no features
+        layer = get_layer(logits.net, name)
+        m = attr.LayerGradCam(logits, layer).attribute(x, target, relu_attributions=relu)
     return attr.LayerAttribution.interpolate(m, tuple(x.shape[2:]), mode)
 
 @from_captum
@@ -351,8 +366,10 @@ def _guided_backprop(attr, logits, x, target, size):
 @from_captum
 def _guided_grad_cam(attr, logits, x, target, size, *, layer=None, mode='bilinear'):
     "Captum's `GuidedGradCam`: guided backprop times Grad-CAM; signed"
-    layer = get_layer(logits.net, layer or last_stage(logits.net))
-    return attr.GuidedGradCam(logits, layer).attribute(x, target, interpolate_mode=mode)
+    name = layer or last_stage(logits.net)
+    with caught(logits.net, name, cut=False):
+        layer = get_layer(logits.net, name)
+        return attr.GuidedGradCam(logits, layer).attribute(x, target, interpolate_mode=mode)
 
 @from_captum
 def _deep_lift(attr, logits, x, target, size, *, baseline=0.):
@@ -367,7 +384,8 @@ def _deep_lift(attr, logits, x, target, size, *, baseline=0.):
 def _cam(attr, logits, x, target, size, *, layer=None, mode='bilinear'):
     "CAM from Captum's `LayerActivation` and the class weights"
     linear, name = averaged(logits.net, layer)
-    l = attr.LayerActivation(logits, get_layer(logits.net, name)).attribute(x)
+    with caught(logits.net, name, cut=False):
+        l = attr.LayerActivation(logits, get_layer(logits.net, name)).attribute(x)
     return enlarge(torch.einsum('bc,bchw->bhw', linear.weight[target], l)[:, None], x.shape[2:], mode)
 
 # %% ../nbs/09_saliency.ipynb #30a7f908
@@ -388,45 +406,50 @@ def captum_suite(
 ex_unpaid = Exercise('is it all paid?', minutes=5, difficulty=1)
 
 def _square(x): return x.square().sum((1, 2, 3)) + 3
-def _four(): return torch.arange(4.).view(2, 2, 1, 1)
+def _small(): return torch.arange(24.).view(2, 2, 2, 3)         # two images of 2x3 pixels in two colours
 
 @ex_unpaid.case('a square, counted from zero, paid in full')
 def _(answer):
-    x = _four()
-    expect(answer(_square, x, torch.zeros(2, 1, 1), x.square()), torch.zeros(2))
+    x = _small()
+    expect(answer(_square, x, torch.zeros(2, 2, 3), x.square()), torch.zeros(2))
 
 @ex_unpaid.case('nothing paid: the whole rise, for each image')
-def _(answer): expect(answer(_square, _four(), torch.zeros(2, 1, 1), torch.zeros(2, 2, 1, 1)), torch.tensor([1., 13.]))
+def _(answer): expect(answer(_square, _small(), torch.zeros(2, 2, 3), 0 * _small()), torch.tensor([506., 3818.]))
 
 @ex_unpaid.case('from another baseline the rise is another')
-def _(answer):
-    expect(answer(_square, _four(), torch.ones(2, 1, 1), torch.zeros(2, 2, 1, 1)), torch.tensor([-1., 11.]))
+def _(answer): expect(answer(_square, _small(), _small()[0], 0 * _small()), torch.tensor([0., 3312.]))
 
 @ex_unpaid.case('too much paid is negative')
 def _(answer):
-    expect(answer(_square, _four(), torch.zeros(2, 1, 1), torch.full((2, 2, 1, 1), 10.)), torch.tensor([-19., -7.]))
+    x = _small()
+    expect(answer(_square, x, torch.zeros(2, 2, 3), 2 * x.square()), torch.tensor([-506., -3818.]))
 
 # %% ../nbs/09_saliency.ipynb #846d9481
 #| code-fold: true
 ex_guided = Exercise('guided, by hand', minutes=15, difficulty=3)
 
 def _relu_net():
-    net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
-    for layer in net[::2]:
-        with torch.no_grad():
-            for p in layer.parameters(): p.copy_(torch.randn(p.shape, generator=keyed_rng('guided', p.shape)))
+    net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Sequential(nn.Linear(3, 3), nn.ReLU()), nn.Linear(3, 2))
+    with torch.no_grad():
+        for p in net.parameters(): p.copy_(torch.randn(p.shape, generator=keyed_rng('guided', p.shape)))
     return net
 
 def _guided(net, x, k):
-    h1 = net[0](x); h2 = net[2](h1.relu())
-    g = net[4].weight[k].expand(len(x), -1).clamp(min=0) * (h2 > 0)
-    return ((g @ net[2].weight).clamp(min=0) * (h1 > 0) @ net[0].weight).detach()
+    a, b, c = (m for m in net.modules() if isinstance(m, nn.Linear))
+    h1 = a(x); h2 = b(h1.relu())
+    g = c.weight[k].expand(len(x), -1).clamp(min=0) * (h2 > 0)
+    return ((g @ b.weight).clamp(min=0) * (h1 > 0) @ a.weight).detach()
 
 def _points(): return torch.randn(16, 2, generator=keyed_rng('guided points'))
 
-def _hooks(net): return sum(len(d) for m in net for k, d in vars(m).items() if k.endswith('_hooks'))
+def _hooks(net): return sum(len(d) for m in net.modules() for k, d in vars(m).items() if k.endswith('_hooks'))
 
-@ex_guided.case('two ReLUs, both classes')
+def _left(net, x):
+    "What an answer must leave alone, for each tensor and module"
+    return ([(t.requires_grad, t.grad is None) for t in (x, *net.parameters())],
+            [m.training for m in net.modules()])
+
+@ex_guided.case('two ReLUs, one deeper inside, both classes')
 def _(answer):
     net, x = _relu_net(), _points()
     for k in (0, 1): expect(answer(net, x, k), _guided(net, x, k), tol=1e-5)
@@ -436,6 +459,14 @@ def _(answer):
     net, x = _relu_net(), _points()
     answer(net, x, 0)
     assert _hooks(net) == 0, f'{_hooks(net)} hooks are still there'
+
+@ex_guided.case('net and x are left as they were')
+def _(answer):
+    net, x = _relu_net(), _points()
+    net[0].bias.requires_grad_(False)
+    before = _left(net, x)
+    answer(net, x, 0)
+    assert _left(net, x) == before, 'a .grad, a requires_grad or a mode of net or x has changed'
 
 @ex_guided.case('hooks are gone after an error, too')
 def _(answer):

@@ -324,12 +324,17 @@ def test_refuses_other_outputs():
     with refuses('Spatial', '[1, 3, 32, 32]'): gradient(Spatial(), images(), target=0)
 
 
-@pytest.mark.parametrize('name', [n for n in EVERY if 'grad_cam' in n])
+GRAD_CAMS = [n for n in EVERY if 'grad_cam' in n]
+
+
+@pytest.mark.parametrize('name', GRAD_CAMS)
 def test_refuses_unknown_layers_with_the_nearest(name):
     net = tiny_net()
     with refuses("unknown layer 'trunk.stage.2'", "'trunk.stages.2'"):
         EVERY[name](net, images(), layer='trunk.stage.2')
     with refuses("unknown layer 'zzz'", 'linear, trunk'): EVERY[name](net, images(), layer='zzz')
+    with refuses("unknown layer 'stages.2'", "did you mean 'trunk.stages.2'"):
+        EVERY[name](net, images(), layer='stages.2')
 
 
 @pytest.mark.parametrize('options, words', [
@@ -359,13 +364,38 @@ def test_refuses_images(nets, bad):
     with refuses('images', 'expected floats [B,3,H,W]'): gradient(nets['vgg_gap', torch.float32], bad)
 
 
+@pytest.mark.parametrize('name', EVERY)
+def test_refuses_what_is_not_finite(name):
+    net, bad = lively('vgg_gap'), images()
+    bad[1, 0, 3, 3] = float('nan')
+    with refuses('image 1', 'NaN or infinite', 'finite numbers'): EVERY[name](net, bad, target=0)
+    net.linear.bias.data[2] = float('nan')                           # no gradient knows of it
+    for target in None, 0:
+        with refuses('VGGGAP answers with NaN or infinite', 'the weights'): EVERY[name](net, images(), target)
+
+
+@pytest.mark.parametrize('method, options', [('integrated_gradients', dict(baseline=float('nan'))),
+                                             ('occlusion', dict(baseline=float('inf')))])
+def test_refuses_maps_that_are_not_finite(nets, method, options):
+    for f in METHODS[method], CAPTUM[method]:
+        with refuses('image 0', f'{method} gives a map'): f(nets['vgg_gap', torch.float32], images(), **options)
+
+
 def test_refuses_layers_that_hold_no_features(nets):
     net = nets['vgg_att3_concat_pc', torch.float32]
-    with refuses("layer 'head'", '(3, 4)', '[B,C,h,w]'): METHODS['grad_cam'](net, images(), layer='head')
+    for name in GRAD_CAMS:
+        with refuses("layer 'head'", '(3, 4)', '[B,C,h,w]'): EVERY[name](net, images(), layer='head')
+        with refuses("layer 'trunk'", 'a list', '[B,C,h,w]'): EVERY[name](net, images(), layer='trunk')
+    for f in METHODS['cam'], CAPTUM['cam']:
+        with refuses("layer 'linear'", '(3, 4)', '[B,C,h,w]'):
+            f(nets['vgg_gap', torch.float32], images(), layer='linear')
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     net.spare = nn.Identity()
     net.forward = lambda x: net[2](net[1](net[0](x)))
-    with refuses("layer 'spare'", 'no part'): METHODS['grad_cam'](net, images(), layer='spare')
+    before = state(net)
+    for name in GRAD_CAMS:
+        with refuses("layer 'spare'", 'no part'): EVERY[name](net, images(), layer='spare')
+    same(state(net), before)
     with refuses('Sequential', 'layer='): METHODS['grad_cam'](net, images())
 
 
