@@ -334,10 +334,10 @@ def launch(
 
 # %% ../nbs/06_scaling.ipynb #d5442677
 def _open_both(how, download):
-    "The training set, once the test set is known to be there and to fit: fail now, not after the training"
+    "The training set and the test pictures' size, once the test set is known to be there and to fit"
     train, test = open_source(how, 'train', download), open_source(how, 'test', download)
     _same_classes(test, train.classes, f'in {train.name}')
-    return train
+    return train, picture_size(test)
 
 def _same_classes(test, classes, where):
     "Raise unless `test` has these class names, in this order"
@@ -413,7 +413,7 @@ def run_training(
         with together() as facts:
             p = plan(target, size, preset, recipe, net, changes, image_size)
             how = dict(source=p.source, size=p.image_size, scale=scale)
-            with first_alone(download): train = _open_both(how, download)
+            with first_alone(download): train, of_test = _open_both(how, download)
             seed_everything(seed)
             net = _prepared(p, train, init)
             out = Path(out or Path('runs') / f'{Path(p.source).name}-{p.model}-seed{seed}')
@@ -421,7 +421,8 @@ def run_training(
             ours = [Distributed(batch_norm)] if ranks() > 1 else []
             if not rank(): ours.append(Checkpoint(ckpt, source=how))
             learn = Learner(net, train, p.recipe, seed, device, [*ours, *callbacks], (rank(), ranks()))
-            cost = gmac(net, picture_size(train))              # a pass: pictures that do not fit fail here
+            # a pass for each size of picture: those that do not fit fail now, not after the training
+            cost = [gmac(net, size) for size in (of_test, picture_size(train))][-1]
             if p.recipe.batch_size == ranks(): net.train()._admit(next(iter(learn.loader))[0])
             resumed = _resume(learn, ckpt, resume)
             facts |= dict(data=train.fingerprint, model=p.model, network=net.config, recipe=asdict(p.recipe),

@@ -107,11 +107,11 @@ def test_evaluation_with_other_class_names(ltpa, here):
     assert ltpa('evaluate', 'run/weights.safetensors', '--data', 'other', '--device', 'cpu')[0] == 0
 
 
+@pytest.mark.parametrize('wrong', [('train', 'test'), ('test',)], ids='-'.join)
 @pytest.mark.parametrize('H, W', [(48, 32), (32, 48)])
-def test_pictures_that_are_not_square_and_do_not_fit(H, W, ltpa, here):
-    for n, split in (28, 'train'), (56, 'test'):
-        (here / 'set').mkdir(exist_ok=True)
-        np.savez(here / 'set' / f'{split}.npz', images=np.zeros((n, H, W, 3), np.uint8), labels=np.arange(n) % 3)
+def test_pictures_that_are_not_square_and_do_not_fit(H, W, wrong, ltpa, here):
+    arrays(here / 'set', size=32, **{split: dict(images=np.zeros((n, H, W, 3), np.uint8))
+                                     for split, n in dict(train=28, test=56).items() if split in wrong})
     refused(ltpa('train', 'set/vgg_att1_pc', '--out', 'run', *TINY), f'{H}x{W} pixels', 'multiples of 32')
     assert not os.path.exists('run')
 
@@ -119,10 +119,8 @@ def test_pictures_that_are_not_square_and_do_not_fit(H, W, ltpa, here):
 def test_cost_of_pictures_that_are_not_square(ltpa, here):
     cost = {}
     for W in 32, 64:
-        for n, split in (28, 'train'), (56, 'test'):
-            (here / f'set{W}').mkdir(exist_ok=True)
-            np.savez(here / f'set{W}' / f'{split}.npz', images=np.zeros((n, 32, W, 3), np.uint8),
-                     labels=np.arange(n) % 3)
+        arrays(here / f'set{W}', **{split: dict(images=np.zeros((n, 32, W, 3), np.uint8))
+                                    for split, n in dict(train=28, test=56).items()})
         assert ltpa('train', f'set{W}/vgg_gap', '--out', f'run{W}', *TINY, '--width', .125)[::2] == (0, '')
         cost[W] = result(here / f'run{W}')['rows'][0]['gmac']
     assert cost[64] == pytest.approx(2 * cost[32], rel=.05)
