@@ -99,6 +99,7 @@ class Output(NamedTuple):
 class Net(nn.Module):
     "The frame of all networks: checks and normalises RGB [B,3,H,W] in 0..1, then `features` and `classify`"
     stride = 32               # height and width must be multiples of this
+    ends_in_one = True        # of the smallest picture, one position is left for the last BatchNorm2d
     colour = 'rgb'            # or 'yuv_lcn'
 
     def __init__(self):
@@ -122,15 +123,19 @@ class Net(nn.Module):
         if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
             raise LtpaError(f'input {x.dtype} of shape {tuple(x.shape)}; '
                             'expected floats [B,3,H,W], RGB in 0..1')
+        if torch.promote_types(x.dtype, own := self.mean.dtype) != own:
+            raise LtpaError(f'input {x.dtype}; expected {own}, as the network is; '
+                            f'convert it: x.to({own})')
         if not len(x):
             raise LtpaError(f'input of shape {tuple(x.shape)} is an empty batch; '
                             'expected at least one image')
         H, W = x.shape[2:]
         if H % self.stride or W % self.stride or not H or not W:
-            raise LtpaError(f'input of {H}x{W} pixels; this network halves it until {self.stride} become 1: '
+            raise LtpaError(f'input of {H}x{W} pixels; the pools of this network divide it by {self.stride}: '
                             f'height and width must be multiples of {self.stride}; resize or crop')
         if self.training and len(x) == 1 and (
-                H == W == self.stride or any(isinstance(m, nn.BatchNorm1d) for m in self.modules())):
+                self.ends_in_one and H == W == self.stride
+                or any(isinstance(m, nn.BatchNorm1d) for m in self.modules())):
             raise LtpaError('a batch of one cannot be trained on: BatchNorm needs at least two images; '
                             'use a larger batch, or net.eval() to predict')
 
@@ -219,7 +224,7 @@ class VGGAttention(AttentionNet):
         self.attention = nn.ModuleList(
             Attention(c, C[-1], score, norm, temperature, .5 * dropout, project) for c in C[-levels:])
         self.head = Head(C[-levels:], num_classes, combine, dropout, head, indep)
-        self.stride = 16 * FIRST_POOL[layout]
+        self.stride, self.ends_in_one = 16 * FIRST_POOL[layout], early_pools > 0
         self.layout, self.averaged = layout, levels if branch_grad == 'mean' else 0
 
     def parts(self, x):
@@ -425,11 +430,12 @@ def eval_mode(
 # %% ../nbs/03_models.ipynb #e07a638e
 def gmac(
     net,      # A network
-    size=32,  # Side of the picture
+    size=32,  # Side of the picture, or its (height, width)
 )->float:
     "Multiply-accumulates of one forward pass for one image, in billions"
     from torch.utils.flop_counter import FlopCounterMode
-    x = torch.zeros(1, 3, size, size, device=net.mean.device)
+    H, W = (size, size) if isinstance(size, int) else size
+    x = torch.zeros(1, 3, H, W, device=net.mean.device)
     counter = FlopCounterMode(display=False)
     with eval_mode(net), torch.no_grad(), counter: net(x)
     return counter.get_total_flops() / 2e9
@@ -552,6 +558,11 @@ def _(answer): expect(answer([(3, 1), (2, 2)]), 4)
 @ex_field.case('a pool between convolutions')
 def _(answer): expect(answer([(3, 1), (2, 2), (3, 1)]), 8)
 
+@ex_field.case('strides are neither kernels nor always 2')
+def _(answer):
+    expect(answer([(7, 2), (3, 2), (3, 1)]), 19)
+    expect(answer([(3, 3), (2, 4), (3, 1)]), 30)
+
 @ex_field.case("the paper's level 3: 13 convolutions, pools after 7 and 10")
 def _(answer): expect(answer([(3, 1)] * 7 + [(2, 2)] + [(3, 1)] * 3 + [(2, 2)] + [(3, 1)] * 3), 54)
 
@@ -571,6 +582,11 @@ def _(answer): expect(answer(_experts()[:1]), _experts()[0].log_softmax(1))
 def _(answer):
     p = _experts()[0].softmax(1) * _experts()[1].softmax(1)
     expect(answer(_experts()).exp(), p / p.sum(1, keepdim=True))
+
+@ex_product.case('each image of a batch for itself')
+def _(answer):
+    both = [torch.cat([v, 3 - v]) for v in _experts()]
+    expect(answer(both), torch.cat([answer([v[k:k + 1] for v in both]) for k in (0, 1)]))
 
 @ex_product.case('agreeing twice is surer than once, unlike an average')
 def _(answer):

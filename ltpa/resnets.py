@@ -94,6 +94,7 @@ class ResNetAttention(AttentionNet):
         self.attention = nn.ModuleList(
             Attention(c, C[-1], score, norm, temperature, .5 * dropout, project) for c in C[1:])
         self.head = Head(C[1:], num_classes, dropout=dropout, head=head, share=.3)
+        self.ends_in_one = False              # of 32 pixels, 4x4 are left for the last BatchNorm2d
 
     def parts(self, x):
         _, *taps = self.trunk(x)
@@ -102,7 +103,7 @@ class ResNetAttention(AttentionNet):
 # %% ../nbs/04_resnets.ipynb #1efd208d
 class ResNet(Net):
     "Plain pre-activation ResNet (He et al. 2016): BatchNorm, ReLU, mean over positions, one linear layer"
-    stride, batch_norm_1d = 4, False
+    stride = 4
     def __init__(self, num_classes=10, depth=164, width=1., dropout=True):
         super().__init__()                   # `dropout` as for the others, but here the authors have none
         self.trunk = Stages(depth, width)
@@ -166,6 +167,12 @@ def _(answer): stage, x = _stage(2); expect(answer(stage, x).sum(0), stage(x))
 
 @ex_stream.case('the first is the shortcut of the activated input')
 def _(answer): stage, x = _stage(1); expect(answer(stage, x)[0], stage[0].shortcut(stage[0].act(x)))
+
+@ex_stream.case('each is what its own block adds, in order')
+def _(answer):
+    stage, x = _stage(1)
+    parts = answer(stage, x)
+    for k in range(1, len(stage) + 1): expect(parts[:k + 1].sum(0), stage[:k](x))
 
 @ex_stream.case('the last is what the last block adds to what comes before')
 def _(answer):

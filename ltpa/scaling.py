@@ -6,7 +6,7 @@
 __all__ = ['NARROW', 'SIZES', 'COOL', 'PAPER', 'SETS', 'NO_DISTRIBUTED', 'TIMEOUT', 'BATCH_NORMS', 'EXAMPLES', 'COMMANDS',
            'ex_parts', 'ex_budget', 'default_size', 'Plan', 'plan', 'recipe_table', 'rank', 'ranks', 'own_device',
            'process_group', 'FailedElsewhere', 'together', 'first_alone', 'SyncBatchNorm', 'synchronise', 'Distributed',
-           'first_gradients', 'leave', 'launch', 'train_side', 'open_source', 'StopAfter', 'run_training',
+           'first_gradients', 'leave', 'launch', 'picture_size', 'open_source', 'StopAfter', 'run_training',
            'evaluate_weights', 'build_parser', 'main']
 
 # %% ../nbs/06_scaling.ipynb #8c0c8a5a
@@ -334,14 +334,19 @@ def launch(
 
 # %% ../nbs/06_scaling.ipynb #d5442677
 def _open_both(how, download):
-    "The training set, once the test set is known to be there and to fit: fail now, not after the training"
+    "The training set and the test pictures' size, once the test set is known to be there and to fit"
     train, test = open_source(how, 'train', download), open_source(how, 'test', download)
-    if list(test.classes) != list(train.classes):
-        k = next(i for i in range(len(test.classes) + 1) if test.classes[:i + 1] != train.classes[:i + 1])
-        theirs, ours = (repr(c[k]) if k < len(c) else 'none' for c in (test.classes, train.classes))
-        raise LtpaError(f'{test.name}: class {k} is {theirs}, in {train.name} it is {ours}; '
-                        'expected the same classes in the same order')
-    return train
+    _same_classes(test, train.classes, f'in {train.name}')
+    return train, picture_size(test)
+
+def _same_classes(test, classes, where):
+    "Raise unless `test` has these class names, in this order"
+    both = list(test.classes), list(classes)
+    if both[0] == both[1]: return
+    k = next(i for i in range(max(map(len, both))) if both[0][i:i + 1] != both[1][i:i + 1])
+    theirs, ours = (repr(c[k]) if k < len(c) else 'none' for c in both)
+    raise LtpaError(f'{test.name}: class {k} is {theirs}, {where} it is {ours}; '
+                    'expected the same classes in the same order')
 
 def _resume(learn, ckpt, resume):
     "Load the run's checkpoint if there is one and it is wanted; says whether"
@@ -360,7 +365,7 @@ def _resume(learn, ckpt, resume):
 
 def _whole(x): return int(x) if x == int(x) else round(x, 2)
 
-def train_side(data): return data.size if hasattr(data, 'size') else data.images.shape[-1]
+def picture_size(data): return (data.size,) * 2 if hasattr(data, 'size') else tuple(data.images.shape[-2:])
 
 def open_source(how, split, download=False):
     "The set that a run was made with: `how` holds source, size and scale"
@@ -369,8 +374,10 @@ def open_source(how, split, download=False):
 
 # %% ../nbs/06_scaling.ipynb #3cf218a9
 class StopAfter(Callback):
-    "Ends the training once it has done `n` steps"
-    def __init__(self, n): self.n = n
+    "Ends the training once it has done `n` steps, at least 1"
+    def __init__(self, n):
+        if n < 1: raise LtpaError(f'stop after {n} steps; expected a whole number, at least 1')
+        self.n = n
     def after_step(self, learn):
         if learn.step >= self.n: raise Stop
 
@@ -385,7 +392,7 @@ def _prepared(p, train, init):
 # %% ../nbs/06_scaling.ipynb #7f37c553
 def run_training(
     target:str,        # SET/MODEL; SET is a name or a path
-    out=None,          # The run folder; None: runs/SET-MODEL-seedN
+    out=None,          # The run folder; None: runs/SET-MODEL-seedN, where SET is what is trained on
     size=None,         # 'small', 'cifar' or 'paper'; None: by the set
     seed=0,            # Initial weights, order, augmentation, dropout
     device='auto',     # Where to train
@@ -406,15 +413,16 @@ def run_training(
         with together() as facts:
             p = plan(target, size, preset, recipe, net, changes, image_size)
             how = dict(source=p.source, size=p.image_size, scale=scale)
-            with first_alone(download): train = _open_both(how, download)
+            with first_alone(download): train, of_test = _open_both(how, download)
             seed_everything(seed)
             net = _prepared(p, train, init)
-            out = Path(out or Path('runs') / f'{Path(target).parent.name}-{p.model}-seed{seed}')
+            out = Path(out or Path('runs') / f'{Path(p.source).name}-{p.model}-seed{seed}')
             ckpt, weights = out / 'checkpoint.safetensors', out / 'weights.safetensors'
             ours = [Distributed(batch_norm)] if ranks() > 1 else []
             if not rank(): ours.append(Checkpoint(ckpt, source=how))
             learn = Learner(net, train, p.recipe, seed, device, [*ours, *callbacks], (rank(), ranks()))
-            cost = gmac(net, train_side(train))                # a pass: pictures that do not fit fail here
+            # a pass for each size of picture: those that do not fit fail now, not after the training
+            cost = [gmac(net, size) for size in (of_test, picture_size(train))][-1]
             if p.recipe.batch_size == ranks(): net.train()._admit(next(iter(learn.loader))[0])
             resumed = _resume(learn, ckpt, resume)
             facts |= dict(data=train.fingerprint, model=p.model, network=net.config, recipe=asdict(p.recipe),
@@ -433,7 +441,7 @@ def run_training(
                         net=net.config, source=how, seconds=round(seconds, 1),
                         resumed_at_step=begun, steps=learn.step, data=train.fingerprint,
                         processes=ranks(), batch_norm=batch_norm if ranks() > 1 else None)
-    save_result(out / 'result.json', f'{target}, size {p.size}, seed {seed}', [row], record,
+    save_result(out / 'result.json', f'{p.source}/{p.model}, size {p.size}, seed {seed}', [row], record,
                 losses=[round(l, 4) for l in learn.loss_curve()])
     return json.loads((out / 'result.json').read_text())
 
@@ -451,6 +459,7 @@ def evaluate_weights(
     if not how.get('source'):
         raise LtpaError(f'{path} does not say what it was trained on; name a set with --data')
     test = open_source(how, 'test')
+    if known := net.info.get('classes'): _same_classes(test, known, 'in the training')
     return net, dict(model=net.name, data=test.name) | evaluate(net, test, device)
 
 # %% ../nbs/06_scaling.ipynb #58ec04af
@@ -499,16 +508,22 @@ def _add_train(t):
                    help='cluttered_fashion only: side of the object over side of the picture, 0 to 1; '
                    'default: 0.5 to 0.8')
     g = t.add_argument_group('network (default: by the size)')
-    g.add_argument('--width', type=float, help='scales every channel count; 1 is the paper\'s')
+    vgg, resnet = NARROW['vgg'], NARROW['resnet']
+    g.add_argument('--width', type=float, help='scales every channel count; default: 1, the paper\'s, at size paper, '
+                   f'else {vgg["width"]} ({resnet["width"]} for ResNets)')
     g.add_argument('--dropout', action=argparse.BooleanOptionalAction,
-                   help='Dropout where the authors have it')
-    g.add_argument('--depth', type=int, help='of a ResNet: 9n+2')
+                   help='Dropout where the authors have it; default: at size paper')
+    g.add_argument('--depth', type=int, help=f'of a ResNet: 9n+2; default: 164 at size paper, else {resnet["depth"]}')
     for k, values in SWITCHES.items():
         g.add_argument('--' + k.replace('_', '-'), type=type(values[0]), choices=values,
-                       help=f'default: {values[0]}' if k != 'early_pools' else 'early pools kept; 0 is the paper\'s')
+                       help=f'default: {values[0]}' if k != 'early_pools' else 'early pools kept; default: '
+                       f'0, the paper\'s, at size paper, else {vgg[k]}')
     g.add_argument('--norm', metavar='softmax|sigmoid', help='normalisation of the scores')
-    g.add_argument('--temperature', type=float, help='divides the scores')
-    _add_recipe(t.add_argument_group('recipe (default: by the size)'))
+    g.add_argument('--temperature', type=float,
+                   help=f'divides the scores; default: 1, but {COOL["temperature"]:g} for dp except at size paper')
+    _add_recipe(t.add_argument_group(
+        'recipe (default: by the size)', 'Size small takes fast, cifar the same with the values given below, paper '
+        'the authors\' for the set.\nWhatever the size, svhn is not flipped; cub has 60 epochs at size cifar.'))
 
 # %% ../nbs/06_scaling.ipynb #5693f035
 def _add_recipe(g):
@@ -519,8 +534,9 @@ def _add_recipe(g):
         if f.name == 'name': continue
         kind = (dict(action=argparse.BooleanOptionalAction) if f.type is bool else
                 dict(type=f.type, metavar='|'.join(CHOICES.get(f.name, ())) or None))
-        two = ', '.join(f'{getattr(RECIPES[r], f.name)} ({r})' for r in ('paper', 'fast'))
-        g.add_argument('--' + f.name.replace('_', '-'), help=f'default: {two}', **kind)
+        usual = [f'{getattr(RECIPES[r], f.name)} ({r})' for r in ('paper', 'fast')]
+        if f.name in (own := SIZES['cifar']['changes']): usual.append(f'{own[f.name]} (size cifar)')
+        g.add_argument('--' + f.name.replace('_', '-'), help=f'default: {", ".join(usual)}', **kind)
 
 # %% ../nbs/06_scaling.ipynb #d0c21352
 class _Parser(argparse.ArgumentParser):
@@ -585,7 +601,7 @@ def _train(a):
         net=given(('width', 'dropout', 'norm', 'temperature', 'depth', *SWITCHES)),
         changes=given(f.name for f in fields(Recipe) if f.name != 'name'),
         callbacks=[*([] if a.quiet or rank() else [Progress()]),
-                   *([StopAfter(a.stop_after)] if a.stop_after else [])],
+                   *([] if a.stop_after is None else [StopAfter(a.stop_after)])],
         preset=a.preset, init=a.init, batch_norm=a.batch_norm)
     if rank(): return
     _print_row(result['rows'][0])
@@ -669,6 +685,9 @@ def _(answer): expect(answer(50_000, 12, 25_000), 24)
 
 @ex_budget.case('a fraction of a pass is rounded up')
 def _(answer): expect(answer(16_000, 6, 50_000), 2)
+
+@ex_budget.case('even a small fraction')
+def _(answer): expect(answer(10, 1, 8), 2)
 
 @ex_budget.case('what fits exactly is not rounded')
 def _(answer): expect(answer(10, 3, 10), 3)

@@ -122,6 +122,8 @@ class Recipe:
             need(number(n) and 0 <= getattr(self, n) < math.inf, 'a number, at least 0', n)
         for n, known in CHOICES.items():
             if getattr(self, n) not in known: raise unknown(n, getattr(self, n), known)
+        need(not self.nesterov or self.momentum and not self.dampening, 'a momentum above 0 and no dampening '
+             f'with it, not momentum={self.momentum!r} and dampening={self.dampening!r}', 'nesterov')
 
     def lr_at(self, step, steps_per_epoch):
         "Learning rate of a step, a function of the step alone: so there is no state to lose"
@@ -509,6 +511,14 @@ def _(answer):
     d = [(l[2] * m[1]).sum((1, 2))[None] for l, m in zip(taps, out.maps)]
     with torch.no_grad(): expect(answer(net, x)[2:], net.classify(d), 1e-4)
 
+@ex_swap.case('a network that is in train mode')
+def _(answer):
+    net, x, out, taps = _swap_case(2)
+    d = [torch.stack([(l[k] * m[k - 1]).sum((1, 2)) for k in range(3)]) for l, m in zip(taps, out.maps)]
+    with torch.no_grad(): want = net.classify(d)
+    net.train()
+    with torch.no_grad(): expect(answer(net, x), want, 1e-4)
+
 # %% ../nbs/05_training.ipynb #3d42f085
 #| code-fold: true
 ex_patience = Exercise('patience', minutes=10, difficulty=2)
@@ -519,7 +529,7 @@ def _epochs_until_stop(answer, patience, means, steps=4):
     Learn.loss_curve = staticmethod(lambda: list(Learn.losses))
     cb = answer(patience)
     for n, m in enumerate(means, 1):
-        Learn.losses += [m + d for d in (.5, -.25, -.2, -.05)]
+        Learn.losses += [m + d for d in (.5, -.25, -.1875, -.0625)]       # their mean is m, exactly
         try: cb.after_epoch(Learn)
         except Stop: return n
 
@@ -531,6 +541,9 @@ def _(answer): expect(_epochs_until_stop(answer, 2, [2., 1., 1.1, 1.2, 1.3]), 4)
 
 @ex_patience.case('a new best starts the count again')
 def _(answer): expect(_epochs_until_stop(answer, 2, [2., 1., 1.1, .9, 1.1, 1., .95]), 6)
+
+@ex_patience.case('as low as the best is no new best')
+def _(answer): expect(_epochs_until_stop(answer, 2, [2., 1., 1., 1., .5]), 4)
 
 @ex_patience.case('the best of all epochs counts, not the last epoch')
 def _(answer): expect(_epochs_until_stop(answer, 3, [1., 2., 1.9, 1.8]), 4)

@@ -95,6 +95,47 @@ def test_evaluate_repeats_the_result_exactly(ltpa, here):
     assert (code, err) == (0, '') and json.loads(out)['images'] == 14
 
 
+def test_evaluation_with_other_class_names(ltpa, here):
+    named = dict(train=dict(classes=['cat', 'dog', 'cow']), test=dict(classes=['cat', 'dog', 'cow']))
+    assert ltpa('train', f'{arrays(here / "set", **named)}/vgg_gap', '--out', 'run', *TINY)[0] == 0
+    for names, words in ((['cow', 'dog', 'cat'], ("class 0 is 'cow'", "'cat'")),
+                         (['cat', 'dog', 'cow', 'pig'], ("class 3 is 'pig'", 'none'))):
+        arrays(here / 'other', test=dict(classes=names))
+        for path in 'run/weights.safetensors', 'run/checkpoint.safetensors':
+            refused(ltpa('evaluate', path, '--data', 'other', '--device', 'cpu'), 'other', *words, 'same order')
+    arrays(here / 'other', **named)
+    assert ltpa('evaluate', 'run/weights.safetensors', '--data', 'other', '--device', 'cpu')[0] == 0
+
+
+@pytest.mark.parametrize('wrong', [('train', 'test'), ('test',)], ids='-'.join)
+@pytest.mark.parametrize('H, W', [(48, 32), (32, 48)])
+def test_pictures_that_are_not_square_and_do_not_fit(H, W, wrong, ltpa, here):
+    arrays(here / 'set', size=32, **{split: dict(images=np.zeros((n, H, W, 3), np.uint8))
+                                     for split, n in dict(train=28, test=56).items() if split in wrong})
+    refused(ltpa('train', 'set/vgg_att1_pc', '--out', 'run', *TINY), f'{H}x{W} pixels', 'multiples of 32')
+    assert not os.path.exists('run')
+
+
+def test_cost_of_pictures_that_are_not_square(ltpa, here):
+    cost = {}
+    for W in 32, 64:
+        arrays(here / f'set{W}', **{split: dict(images=np.zeros((n, 32, W, 3), np.uint8))
+                                    for split, n in dict(train=28, test=56).items()})
+        assert ltpa('train', f'set{W}/vgg_gap', '--out', f'run{W}', *TINY, '--width', .125)[::2] == (0, '')
+        cost[W] = result(here / f'run{W}')['rows'][0]['gmac']
+    assert cost[64] == pytest.approx(2 * cost[32], rel=.05)
+
+
+def test_a_set_that_stands_in_is_named(ltpa, here, monkeypatch):
+    monkeypatch.setattr('ltpa.data.ClutteredFashion', lambda *a, **kw: ClutteredFashion(*a, **kw, n=40))
+    assert ltpa('train', 'cifar10/vgg_gap', '--size', 'small', *TINY)[::2] == (0, '')
+    run = here / 'runs' / 'cluttered_fashion-vgg_gap-seed0'
+    made = result(run)
+    assert made['title'].startswith('cluttered_fashion/vgg_gap, size small')
+    assert made['rows'][0]['data'].startswith('cluttered_fashion') and os.listdir('runs') == [run.name]
+    assert made['provenance']['target'] == 'cifar10/vgg_gap', 'what was asked for is kept as well'
+
+
 def test_arrays_whose_test_part_lacks_a_class(ltpa, here):
     arrays(here / 'set', test=dict(labels=np.arange(56) % 2))
     code, out, err = ltpa('train', 'set/vgg_gap', '--out', 'run', *TINY)
@@ -232,6 +273,11 @@ ZERO = np.zeros((28, 16, 16, 3), np.float32)
     (['set/vgg_gap', '--epochs', '0'], ('epochs=0', 'at least 1')),
     (['set/vgg_gap', '--epochs', 'many'], ('epochs', "'many'")),
     (['set/vgg_gap', '--lr', '-1'], ('lr=-1', 'above 0')),
+    (['set/vgg_gap', '--recipe', 'paper', '--nesterov', '--dampening', '.5'], ('nesterov=True', 'dampening=0.5')),
+    (['set/vgg_gap', '--recipe', 'paper', '--nesterov', '--momentum', '0'], ('nesterov=True', 'momentum=0.0')),
+    (['set/vgg', '--size', 'paper', '--preset', 'official_code', '--nesterov'], ('nesterov=True', 'dampening=0.9')),
+    (['set/vgg_gap', '--stop-after', '-3'], ('stop after -3 steps', 'at least 1')),
+    (['set/vgg_gap', '--stop-after', '0'], ('stop after 0 steps', 'at least 1')),
     (['set/vgg_gap', '--lr', 'nan'], ('lr=nan', 'above 0')),
     (['set/vgg_gap', '--batch-size', '0'], ('batch_size=0', 'at least 1')),
     (['set/vgg_gap', '--batch-size', '29'], ('28 images', 'batch of 29', 'smaller')),
@@ -409,6 +455,15 @@ def test_help(command, ltpa):
     code, out, err = ltpa(*command, '--help')
     assert (code, err) == (0, '') and 'examples:' in out
     assert '\n  ltpa train cluttered_fashion/vgg_att3_concat_pc' in out, 'an example is folded'
+
+
+def test_help_states_the_defaults_of_every_size(ltpa):
+    text = ' '.join(ltpa('train', '--help')[1].split('examples:')[0].split())
+    option = lambda name: text.split(f' --{name} ')[-1].split(' --')[0]
+    for name, value in dict(epochs=16, lr=.004, crop=4, label_smoothing=.1, batch_size=128).items():
+        assert f'{value} (size cifar)' in option(name.replace('_', '-'))
+    assert '8 for dp except at size paper' in option('temperature')
+    assert '0.25 (0.5 for ResNets)' in option('width') and 'default: 164 at size paper, else 20' in option('depth')
 
 
 def test_help_as_a_module():

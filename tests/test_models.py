@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ltpa.attention import normalise
 from ltpa.core import LtpaError, keyed_rng
 from ltpa.data import ASSETS, ClutteredFashion
-from ltpa.models import (create_model, list_models, list_pretrained, load_pretrained, load_state,
+from ltpa.models import (create_model, gmac, list_models, list_pretrained, load_pretrained, load_state,
                          load_weights, read_tensors, save_weights, write_tensors)
 from ltpa.training import evaluate
 
@@ -108,6 +108,20 @@ def test_training_on_one_image(name):
         before = {k: v.clone() for k, v in net.state_dict().items()}
         with refuses('batch of one', 'at least two images', 'net.eval()'): net(rgb(1))
         assert not differing(before, net.state_dict()), 'refused before BatchNorm has counted it'
+
+
+@pytest.mark.parametrize('name, kw', [
+    (name, kw) for name in ATTENTION
+    for kw in ([{}] if name.startswith('resnet') else [dict(early_pools=e) for e in (0, 1, 2)])])
+def test_training_on_one_image_without_batch_norm_in_the_head(name, kw):
+    "Refused where a BatchNorm really has a single number a channel, and nowhere else."
+    net = narrow(name, preset='paper', **kw).train()
+    try: net.features(net.normalise(rgb(1)))
+    except ValueError:
+        assert kw['early_pools'] > 0
+        with refuses('batch of one', 'at least two images'): net(rgb(1))
+        assert net(rgb(1, 32, 64)).logits.isfinite().all()
+    else: assert net(rgb(1)).logits.isfinite().all()
 
 
 # What is inside
@@ -217,6 +231,7 @@ def test_refused_settings(name, kw, words):
     (torch.zeros(2, 32, 32, 3), ('(2, 32, 32, 3)', 'expected floats [B,3,H,W]')),
     (torch.zeros(2, 3, 32, 32, dtype=torch.uint8), ('torch.uint8', 'expected floats [B,3,H,W], RGB in 0..1')),
     (torch.zeros(0, 3, 32, 32), ('(0, 3, 32, 32)', 'empty batch', 'at least one image')),
+    (torch.zeros(2, 3, 32, 32).double(), ('torch.float64', 'expected torch.float32', 'x.to(torch.float32)')),
     (torch.zeros(2, 3, 33, 32), ('33x32 pixels', 'multiples of', 'resize or crop')),
     (torch.zeros(2, 3, 32, 0), ('32x0 pixels', 'multiples of', 'resize or crop')),
 ], ids=words_id)
@@ -230,7 +245,13 @@ def test_refused_inputs(name, x, words):
 def test_smallest_input(name, early_pools, side):
     net, wide = tiny_net(name, early_pools=early_pools).eval(), side + side // 2
     assert net(rgb(1, side)).logits.isfinite().all()
-    with refuses(f'{side}x{wide} pixels', f'multiples of {side}'): net(rgb(1, side, wide))
+    with refuses(f'{side}x{wide} pixels', f'divide it by {side}', f'multiples of {side}'): net(rgb(1, side, wide))
+
+
+def test_cost_of_a_picture_that_is_not_square():
+    with torch.device('meta'): net = create_model('vgg_gap', width=1 / 16, early_pools=2)
+    assert gmac(net, (32, 64)) == pytest.approx(2 * gmac(net), rel=.01) and gmac(net, (32, 32)) == gmac(net, 32)
+    with refuses('40x32 pixels'): gmac(net, (40, 32))
 
 
 # Weights on disk

@@ -460,6 +460,8 @@ def test_description_of_a_checkpoint_is_plain_text(tmp_path):
     (dict(optimizer='adam'), ("optimizer 'adam'", "'adamw'")),
     (dict(schedule='cosine'), ("schedule 'cosine'", 'onecycle')),
     (dict(precision='bf61'), ("precision 'bf61'", "'bf16'")),
+    (dict(nesterov=True, dampening=.5), ('nesterov=True', 'momentum=0.9', 'dampening=0.5', 'no dampening')),
+    (dict(nesterov=True, momentum=0.), ('nesterov=True', 'momentum above 0', 'momentum=0.0')),
     (dict(epoch=3), ("field of a recipe 'epoch'", "'epochs'")),
 ], ids=words_id)
 def test_refused_recipes(changes, words):

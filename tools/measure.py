@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Run the studies behind `results/`: several seeds of several runs, then one table with mean and spread.
 
-    python tools/measure.py controls          # attention against its controls, three seeds each (half an hour)
+    python tools/measure.py controls          # attention against its controls, three seeds each (three quarters of an hour)
     python tools/measure.py clutter           # the same with the object at three sizes
     python tools/measure.py fidelity          # what each difference between paper and code does to a short training
-    python tools/measure.py cifar10           # CIFAR-10 in full, a quarter of an hour; LTPA_DATA says where it is
+    python tools/measure.py cifar10           # CIFAR-10 in full, twenty minutes; LTPA_DATA says where it is
     python tools/measure.py cifar10 --seeds 0 1 2
 
 Runs that are done (their folder under runs/ holds a result.json) are not repeated, so a study can be interrupted.
