@@ -116,7 +116,8 @@ def compare(
         t, row = best_threshold(m[aside & there], masks[aside & there]), dict(way=name)
         for end, some in (('', ~aside & there), ('_with_noise', ~aside)):
             jaccard = lambda how: iou(cut(m[some], how), masks[some]).mean().item()
-            row |= {'pxap' + end: pxap(m[some], masks[some]), 'otsu' + end: jaccard('otsu'), 'fixed' + end: jaccard(t)}
+            row['pxap' + end] = pxap(m[some], masks[some])
+            row |= {'otsu' + end: jaccard('otsu'), 'fixed' + end: jaccard(t)}
         rows.append(row | dict(threshold=t))
     return rows
 
@@ -357,7 +358,7 @@ def _files(folder):
     return found
 
 def _read_mask(path):
-    "Above half of the largest value; values are taken as they are stored, since 0 and 1 are black and black to the eye"
+    "Above half of the largest value stored: 0 and 1 are one black to the eye, and two to a mask"
     m = read_image(path, 1).amax(0)                                     # it also refuses what is damaged
     with Image.open(path) as img:
         if img.mode[0] in 'IF': m = torch.from_numpy(np.array(ImageOps.exif_transpose(img), np.float64))
