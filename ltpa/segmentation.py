@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 from .core import *
 from .attention import normalise
 from .data import SUFFIXES, read_image
@@ -107,15 +107,18 @@ def compare(
     masks,  # bool [N,H,W]
     aside,  # bool [N]: the fixed threshold is chosen on these, the others are scored
 )->list:
-    "A row for each: PxAP, Jaccard by Otsu, with noise pictures too, and by the fixed threshold"
-    rows = []
+    "A row for each: PxAP, Jaccard by Otsu and by the fixed threshold, each without and with noise pictures"
+    there, rows = masks.flatten(1).any(1), []
+    for part, what in ((aside, 'set aside'), (~aside, 'to be scored')):
+        if not there[part].any(): raise LtpaError(f'no object in the {part.sum()} masks {what}; expected some')
     for name, m in maps.items():
         m = stretch(m)
-        t = best_threshold(m[aside], masks[aside])
-        scored, truth = m[~aside], masks[~aside]
-        by_otsu, fixed = (mean_jaccard(cut(scored, how), truth) for how in ('otsu', t))
-        rows.append(dict(way=name, pxap=pxap(scored, truth), otsu=by_otsu['jaccard'],
-                         otsu_with_noise=by_otsu['with_noise'], fixed=fixed['jaccard'], threshold=t))
+        t, row = best_threshold(m[aside & there], masks[aside & there]), dict(way=name)
+        for end, some in (('', ~aside & there), ('_with_noise', ~aside)):
+            jaccard = lambda how: iou(cut(m[some], how), masks[some]).mean().item()
+            row['pxap' + end] = pxap(m[some], masks[some])
+            row |= {'otsu' + end: jaccard('otsu'), 'fixed' + end: jaccard(t)}
+        rows.append(row | dict(threshold=t))
     return rows
 
 # %% ../nbs/12_segmentation.ipynb #f06033da
@@ -294,7 +297,10 @@ class MaskedImages:
         mask_size=None,  # Side of the masks; None: `size`
     ):
         "All of each picture, stretched to a square, and its mask: uint8 [N,3,size,size] and bool [N,size,size]"
-        k = mask_size or size
+        k = size if mask_size is None else mask_size
+        for side in (size, k):
+            if not (isinstance(side, int) and side >= 1):
+                raise LtpaError(f'size {side!r}; expected a whole number of pixels, at least 1')
         grey = (255 * m[None].byte() for m in self.masks)
         return (torch.stack([_stretched(x, size, Image.Resampling.BICUBIC) for x in self.images]),
                 torch.stack([_stretched(m, k, Image.Resampling.BOX)[0] > 127 for m in grey]))
@@ -312,7 +318,7 @@ def load_pairs(
     root = Path(root)
     return _load_pairs(root / 'images', root / 'masks', missing, root.name)
 
-OBJECT_DISCOVERY = 'Airplane100', 'Car100', 'Horse100'
+OBJECT_DISCOVERY = dict(Airplane100='airplane', Car100='automobile', Horse100='horse')     # and its class in CIFAR-10
 
 def load_object_discovery(
     root,              # The folder Data of the archive, as published
@@ -352,10 +358,17 @@ def _files(folder):
     return found
 
 def _read_mask(path):
-    m = read_image(path, 1).amax(0)
-    top = int(m.max())
-    if 1 < top < 128: raise LtpaError(f'{path} has values up to {top}; expected a mask of 0 and 255, or of 0 and 1')
-    return m > min(top // 2, 127)
+    "Above half of the largest value stored: 0 and 1 are one black to the eye, and two to a mask"
+    m = read_image(path, 1).amax(0)                                     # it also refuses what is damaged
+    with Image.open(path) as img:
+        if img.mode[0] in 'IF': m = torch.from_numpy(np.array(ImageOps.exif_transpose(img), np.float64))
+        elif img.has_transparency_data and img.convert('RGBA').getextrema()[3][0] < 255:
+            raise LtpaError(f'{path} has transparent pixels; expected a mask in black and white: save it without alpha')
+    top = m.max().item()
+    full = next(f for f in (1, 255, 65535) if top <= f)
+    if 0 < top <= full / 2: raise LtpaError(
+        f'{path} has values up to {top:g}; expected a mask of 0 and 1, of 0 and 255, or, 16 bits deep, of 0 and 65535')
+    return m > top / 2
 
 # %% ../nbs/12_segmentation.ipynb #6288927d
 #| code-fold: true
@@ -380,6 +393,15 @@ def _(answer): expect(float(answer(*_ramps(2, 2, 6, 3, 4), _train(1, 1, 1, 0, 0)
 @ex_honest.case('mean over pictures, not over pixels of all together')
 def _(answer): expect(float(answer(*_ramps(4, 4, 8, 2), _train(1, 1, 0, 0))), .5)
 
+@ex_honest.case('two thresholds equally good: the smaller')
+def _(answer): expect(float(answer(*_ramps(2, 4, 4), _train(1, 1, 0))), 1.)
+
+@ex_honest.case('chosen by the mean over pictures, too')
+def _(answer): expect(float(answer(*_ramps(1, 1, 8, 1), _train(1, 1, 1, 0))), 1.)
+
+@ex_honest.case('a mean is no median')
+def _(answer): expect(float(answer(*_ramps(4, 6, 9, 6, 6, 1), _train(1, 1, 1, 0, 0, 0))), (1 + 1 + 1 / 6) / 3)
+
 # %% ../nbs/12_segmentation.ipynb #f4ab05d3
 #| code-fold: true
 ex_piece = Exercise('the piece you touched', minutes=10, difficulty=2)
@@ -399,6 +421,9 @@ def _(answer):
 
 @ex_piece.case('an edge is no way to the other side')
 def _(answer): expect(answer(_drawn('#..#', '#..#'), 0, 0), _drawn('#...', '#...'))
+
+@ex_piece.case('row first, then column')
+def _(answer): expect(answer(_drawn('..#', '..#', '#..'), 0, 2), _drawn('..#', '..#', '...'))
 
 @ex_piece.case('beside the object there is nothing')
 def _(answer): expect(answer(_drawn('#.', '..'), 1, 1), _drawn('..', '..'))

@@ -1,13 +1,17 @@
 """Segmentation: loaders on small archives of the published layout, damaged too; masks, noise, thresholds."""
+import json
+
+import measure_segmentation as tool
 import numpy as np
 import pytest
 import torch
 from helpers import pictures, random, refuses, tiny_net
 from PIL import Image
 
-from ltpa.segmentation import (MaskedImages, UNet, attention_maps, attention_parts, best_temperature, blend, compare,
-                               cut, draw, grabcut, largest, load_object_discovery, load_pairs, mean_jaccard,
-                               opencv_saliency, class_maps, soften, train_unet)
+from ltpa.models import save_weights
+from ltpa.segmentation import (OBJECT_DISCOVERY, MaskedImages, UNet, attention_maps, attention_parts, best_temperature,
+                               blend, class_maps, compare, cut, draw, grabcut, largest, load_object_discovery,
+                               load_pairs, mean_jaccard, opencv_saliency, soften, train_unet)
 
 
 def save(path, array, **kw):
@@ -41,6 +45,13 @@ def archive(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope='module')
+def whole_archive(archive, tmp_path_factory):
+    root = tmp_path_factory.mktemp('whole')
+    for subset in OBJECT_DISCOVERY: (root / subset).symlink_to(archive / 'Airplane100')
+    return root
+
+
 @pytest.fixture
 def damaged(archive, tmp_path):
     "The archive, with links in place of files, to be damaged"
@@ -68,9 +79,40 @@ def test_masks_of_several_kinds(pairs, values):
     assert (load_pairs(pairs).masks[2].numpy() == truth(2, 22)).all()
 
 
-def test_class_numbers_are_no_mask(pairs):
-    save(pairs / 'masks/h1.png', truth(1, 21).astype(np.uint8) * 7)
+@pytest.mark.parametrize('top', [1, 255, 65535])
+@pytest.mark.parametrize('ending', ['png', 'tif'])
+def test_masks_of_16_bits(pairs, top, ending):
+    (pairs / 'masks/h2.png').unlink()
+    save(pairs / f'masks/h2.{ending}', truth(2, 22).astype(np.uint16) * top)
+    assert (load_pairs(pairs).masks[2].numpy() == truth(2, 22)).all()
+
+
+def test_masks_of_floats(pairs):
+    (pairs / 'masks/h2.png').unlink()
+    save(pairs / 'masks/h2.tif', truth(2, 22).astype(np.float32))
+    assert (load_pairs(pairs).masks[2].numpy() == truth(2, 22)).all()
+
+
+@pytest.mark.parametrize('kind', [np.uint8, np.uint16])
+def test_class_numbers_are_no_mask(pairs, kind):
+    save(pairs / 'masks/h1.png', truth(1, 21).astype(kind) * 7)
     with refuses('h1.png', 'values up to 7', '0 and 255'): load_pairs(pairs)
+
+
+def test_a_mask_in_the_alpha_channel(pairs):
+    m = truth(1, 21)
+    rgba = np.zeros((*m.shape, 4), np.uint8)
+    rgba[..., 3] = 255 * m
+    save(pairs / 'masks/h1.png', rgba)
+    with refuses('h1.png', 'transparent pixels', 'without alpha'): load_pairs(pairs)
+    rgba[..., :3], rgba[..., 3] = 255 * m[..., None], 255                              # opaque: nothing is hidden
+    save(pairs / 'masks/h1.png', rgba)
+    assert (load_pairs(pairs).masks[1].numpy() == m).all()
+
+
+@pytest.mark.parametrize('sizes', [(0,), (32, 0), (-3,), (8, 2.5)], ids=str)
+def test_fitted_to_nothing(pairs, sizes):
+    with refuses(f'size {sizes[-1]}', 'whole number of pixels, at least 1'): load_pairs(pairs).fitted(*sizes)
 
 
 def test_a_mask_of_another_size(pairs):
@@ -134,6 +176,23 @@ def test_noise_is_reported_both_ways():
     drawn[2, 0] = True                                         # something where there is nothing; the last is right
     assert mean_jaccard(drawn, masks) == dict(jaccard=1., with_noise=.75, noise=2)
     with refuses('all empty'): mean_jaccard(drawn[2:], masks[2:])
+
+
+def test_every_score_without_and_with_noise():
+    masks = torch.zeros(6, 4, 4, dtype=torch.bool)
+    masks[:4, :2] = True
+    maps, aside = masks.float(), torch.arange(6) % 2 == 0                # set aside 0, 2, 4; to be scored 1, 3, 5
+    maps[4:, 3] = torch.linspace(.1, 1, 4)
+    row, = compare(dict(m=maps), masks, aside)
+    for k in ('pxap', 'otsu', 'fixed'): assert row[k] == 1
+    assert row['otsu_with_noise'] == row['fixed_with_noise'] == pytest.approx(2 / 3) and row['pxap_with_noise'] < 1
+    masks[4:] = masks[:2]
+    row, = compare(dict(m=maps), masks, aside)
+    for k in ('pxap', 'otsu', 'fixed'): assert row[k] == row[k + '_with_noise'] < 1
+    assert compare(dict(m=maps), masks, aside)[0]['threshold'] == row['threshold']
+    masks[1::2] = False
+    with refuses('no object in the 3 masks to be scored'): compare(dict(m=maps), masks, aside)
+    with refuses('no object in the 3 masks set aside'): compare(dict(m=maps), masks, ~aside)
 
 
 def test_thresholds_know_nothing_of_scored_pictures():
@@ -220,3 +279,103 @@ def test_unet_learns_and_repeats():
     a, b = (train_unet(x, masks, steps=15) for _ in range(2))
     assert draw(a, x).equal(draw(b, x)) and draw(a, x)[masks].mean() > draw(a, x)[~masks].mean() + .3
     assert UNet()(torch.rand(2, 3, 8, 12)).shape == (2, 8, 12)
+
+
+CIFAR10 = 'airplane automobile bird cat deer dog frog horse ship truck'.split()
+
+
+@pytest.fixture
+def studies(tmp_path, monkeypatch):
+    "The tool beside no networks but those that its training would make; asked: what it trained"
+    asked = []
+
+    def run(data, model, size, seed):
+        asked.append((data, model, size, seed))
+        folder = tmp_path / f'runs/studies/{data}-{model}-seed{seed}'
+        folder.mkdir(parents=True)
+        net = tiny_net(model, 10, seed) if model == 'vgg_gap' else tiny_net(model, 10, seed, width=1 / 16)
+        save_weights(net, folder / 'weights.safetensors', classes=CIFAR10)
+        (folder / 'result.json').write_text('{}')
+
+    monkeypatch.setattr(tool, 'ROOT', tmp_path)
+    monkeypatch.setattr(tool, 'run', run)
+    monkeypatch.setattr(tool, 'train_unet', lambda images, masks, steps, seed: UNet(2))
+    monkeypatch.setattr(tool, 'OF_PHOTOS', ('vgg_gap', 'vgg_pan'))
+    return asked
+
+
+def measured(out, *options):
+    tool.main([*options, '--out', str(out), '--most', '10', '12'])
+    return json.loads(out.read_text())
+
+
+@pytest.mark.slow
+def test_object_discovery_recipe(whole_archive, studies, tmp_path, monkeypatch, capsys):
+    labels = {}
+    kept = tool.class_maps
+    def class_maps(net, images, y, size):
+        labels.setdefault(net.name, []).append(set(y.tolist()))
+        return kept(net, images, y, size)
+    monkeypatch.setattr(tool, 'class_maps', class_maps)
+    found = measured(tmp_path / 'r.json', '--no-bundled', '--object-discovery', str(whole_archive))
+    assert studies == [('cifar10', m, 'cifar', 0) for m in tool.OF_PHOTOS]
+    assert labels['vgg_gap'] == [{0}, {0}, {1}, {1}, {7}, {7}]                     # each at two sizes of the picture
+    assert 'one seed only: vgg_gap (CIFAR-10) on Object Discovery Airplane100' in capsys.readouterr().out
+    rows = found['rows']
+    for subset in OBJECT_DISCOVERY:
+        here = [r for r in rows if subset in r['data']]
+        assert {'CAM', "PAN's gate", 'centre', 'the whole picture'} <= {r['way'] for r in here}
+        for r in here:
+            if r['way'] in ('CAM', 'centre', 'the whole picture'):
+                assert all(r[k + '_with_noise'] < r[k] for k in ('pxap', 'otsu', 'fixed')), r
+            if r['model']: assert (r['seeds'], r['splits']) == (1, 3)
+    assert {r['data'] for r in rows if 'otsu' not in r} == {'ClutteredFashion', 'photographs'}     # not run, and said
+    for record in found['sets']:
+        assert set(record['weights']) == set(tool.OF_PHOTOS) and record['fingerprint'] and record['when']
+
+
+def test_rows_of_other_sets_stay(pairs, studies, tmp_path):
+    out = tmp_path / 'r.json'
+    old = [dict(data='ClutteredFashion, 32 pixels', model='m', way='w', otsu=.5, seeds=1),
+           dict(data='horses, 325 photographs, 32 pixels', model='h (CIFAR-10)', way=''),
+           dict(data='horses, 325 photographs, 32 pixels', model='', way='centre', otsu=.4, splits=3),
+           dict(data='photographs', model='', way='')]
+    out.write_text(json.dumps(dict(title='', rows=old, provenance=dict(commit='abc', when='then'))))
+    for again in range(2):
+        found = measured(out, '--no-bundled', '--no-train', '--photos', str(pairs))
+        names = [r['data'] for r in found['rows']]
+        assert all(r in found['rows'] for r in old[:3]) and old[3] not in found['rows'] and 'Object Discovery' in names
+        assert names[0].startswith('ClutteredFashion') and len(names) == len({str(r) for r in found['rows']})
+        assert [r['commit'] for r in found['sets'] if r['data'] == old[1]['data']] == ['abc']
+    assert studies == [] and {r['model'] for r in found['rows'] if r['data'].startswith(pairs.name) and r['model']} == {
+        'vgg_gap (CIFAR-10)', 'vgg_pan (CIFAR-10)'}                                # not run, and said
+
+
+def test_networks_are_trained_where_they_are_missing(studies, monkeypatch):
+    assert len(tool.networks('cluttered_fashion', 'vgg_pan', (0, 2), True)) == 2
+    assert len(tool.networks('cluttered_fashion', 'vgg_pan', (0, 1, 2), True)) == 3
+    assert studies == [('cluttered_fashion', 'vgg_pan', 'small', k) for k in (0, 2, 1)]
+    assert len(tool.networks('cifar10', 'vgg_pan', (0,), False)) == 0
+    rows = [dict(data='a', model='m', otsu=1, seeds=1), dict(data='a', model='m', otsu=1, splits=3),
+            dict(data='b', model='', otsu=1, seeds=1), dict(data='c', model='n', otsu=1, seeds=3),
+            dict(data='c', model='o')]
+    assert tool.one_seed(rows) == ['m on a']
+    with refuses('nothing to measure', '--photos'): tool.main(['--no-bundled'])
+
+
+def test_networks_of_several_seeds_meet_several_splits(studies, tmp_path, pairs):
+    found = measured(tmp_path / 'r.json', '--no-bundled', '--photos', str(pairs), '--cifar-seeds', '0', '1', '2')
+    rows = [r for r in found['rows'] if r['model'].startswith('vgg_gap')]
+    assert len(rows) == 2 and all(r['seeds'] == r['splits'] == 3 for r in rows)
+    with refuses('4 seeds', 'at most 3'):
+        measured(tmp_path / 'r.json', '--photos', str(pairs), '--cifar-seeds', *'0123')
+
+
+@pytest.mark.slow
+def test_bundled_set(studies, tmp_path, monkeypatch):
+    monkeypatch.setattr(tool, 'MODELS', ('vgg_att3_concat_pc', 'vgg_pan'))
+    found = measured(tmp_path / 'r.json')
+    at32 = [r for r in found['rows'] if r['data'] == 'ClutteredFashion, 32 pixels']
+    assert {r['model'] for r in at32} == {'', *tool.MODELS} and all(r['seeds'] == 3 for r in at32 if r['model'])
+    assert len(found['sets'][0]['weights']['vgg_pan']) == 3 and len(found['sets']) == 4
+    assert len(studies) == 3 * len(tool.MODELS)
