@@ -312,6 +312,17 @@ def _(answer): expect(answer(*_two((3., 2.), (2., 2.5), (1, 4))), torch.tensor([
 @ex_matched.case('a larger object, the other way round')
 def _(answer): expect(answer(*_two((2., 2.), (3., 2.5), (1, 4))), torch.tensor([0.]))
 
+@ex_matched.case('all cells of an object count, not its best or its worst')
+def _(answer):
+    for a, want in ((torch.tensor([5., 0.]), 0.), (torch.tensor([7., 0.]), 1.)):    # means 2.5 and 3.5, against 3
+        expect(answer(*_two((a, 3.), (1., 1.))), torch.tensor([want]))
+
+@ex_matched.case('scores below zero are added as well')
+def _(answer): expect(answer(*_two((-1., -3.), (-3., -2.))), torch.tensor([1.]))
+
+@ex_matched.case('the cells beside the objects do not matter')
+def _(answer): expect(answer(*_two((-20., -10.), (0., 1.))), torch.tensor([0.]))
+
 @ex_matched.case('each scene on its own')
 def _(answer):
     (a, m), (b, n) = _two((2., 1.), (1., 2.)), _two((1., 2.), (2., 1.))

@@ -1,6 +1,8 @@
-"""Attacks: inside the box to the last bit, equal to closed forms and to Captum, never weaker where they must not be."""
+"""Attacks: inside the box to the last bit, equal to closed forms and to Captum, in order of strength up to 8/255."""
 import json
+import re
 from fractions import Fraction
+from pathlib import Path
 
 import captum.robust
 import pytest
@@ -10,8 +12,9 @@ from helpers import differing, refuses, tiny_net
 
 from ltpa.adversarial import ATTACKS, EPS, ball, fgsm, fgsm_answers, input_gradient, margin, noise, pgd, so_far, square
 from ltpa.core import keyed_rng
-from ltpa.models import load_pretrained, save_weights
+from ltpa.models import load_pretrained, load_weights, save_weights
 from ltpa.saliency import Logits
+from ltpa.scaling import build_parser
 
 MODELS = ['vgg_att3_concat_pc', 'vgg_att2_indep_dp', 'vgg_trunk']
 QUICK = dict(noise=dict(draws=2), fgsm={}, pgd=dict(steps=3, restarts=2), square=dict(queries=8))
@@ -155,26 +158,26 @@ def test_few_at_a_time(nets, size):
     net.float()
 
 
-# Never weaker where they must not be
+# In order of strength up to 8/255; beyond, a step of FGSM overshoots and noise catches up
 
 @pytest.mark.parametrize('model', ['vgg_att3_concat_pc', 'vgg_gap', 'vgg_trunk'])
 def test_order_of_strength(trained, model):
     from ltpa.data import ClutteredFashion
     net, data = trained[model], ClutteredFashion('test', 32)
-    x, labels = data.render(slice(24))[0] / 255, data.labels[:24]
+    x, labels = data.render(slice(16))[0] / 255, data.labels[:16]
     clean = answers(net, x)
-    for eps in 1/255, 4/255:
-        one = answers(net, fgsm(net, x, eps)) != clean
+    got, before = fgsm_answers(net, x), 0
+    for eps, one in zip(EPS[1:5], (got != clean)[1:5]):
         many = answers(net, pgd(net, x, eps, steps=5, restarts=2)) != clean
-        chance = answers(net, noise(net, x, eps, draws=3)) != clean
+        chance = answers(net, noise(net, x, eps, draws=10)) != clean
         assert (many | ~one).all(), 'FGSM fooled a picture that PGD did not'
-        assert chance.sum() <= one.sum() <= many.sum()
-    got = fgsm_answers(net, x)
-    assert got[0].equal(clean) and got[3].equal(answers(net, fgsm(net, x, EPS[3])))
+        assert chance.sum() < one.sum() <= many.sum()
+        assert many.sum() >= before, f'PGD is weaker at {eps} than at a smaller size'
+        before = many.sum()
+    for now, eps in zip(got, EPS): assert now.equal(answers(net, fgsm(net, x, eps))), eps
     standing = (clean == labels) & ~so_far(got != clean)
     assert standing.equal(~so_far(fgsm_answers(net, x, labels=labels) != labels))
-    count = standing.sum(1)
-    assert (count[1:] <= count[:-1]).all() and count[-1] < count[0] / 2
+    assert standing[-1].sum() < standing[0].sum() / 2
 
 
 def test_so_far():
@@ -238,9 +241,31 @@ def test_tool(tmp_path, monkeypatch):
     rows = {(r['model'], r['attack'], r['eps']): r for r in result['rows']}
     for model in 'vgg_att2_concat_pc', 'vgg_trunk':
         curve = [rows[model, 'fgsm', e] for e in (0, 1, 2, 4, 8, 16, 32)]
-        assert curve[0]['fooled'] == 0 and all(a['standing'] >= b['standing'] for a, b in zip(curve, curve[1:]))
+        assert curve[0]['fooled'] == 0
         assert all(r['seeds'] == 2 and 'fooled_sd' in r and ('pointing_2' in r) == ('att' in model) for r in curve)
         names = 'noise', 'fgsm', 'fgsm_margin', 'pgd', 'square', 'transfer'
         few = {k: rows[model, f'{k}_few', 2]['fooled'] for k in names}
         assert rows[model, 'any_few', 2]['fooled'] >= max(few.values()) and few['pgd'] >= few['fgsm']
         assert {r['seed'] for r in result['runs'] if r['model'] == model} == {0, 1}
+    _, x, labels, _ = measure_fgsm.pictures(load_weights(files[0]), None, 12)
+    for file, runs in zip(files, (result['runs'][k:k + 15] for k in range(0, 60, 15))):     # counted picture by picture
+        got = fgsm_answers(load_weights(file), x)
+        right, change = got[0] == labels, got != got[0]
+        for k, r in enumerate(runs[:7]):
+            standing = [ok and not change[:k + 1, i].any() for i, ok in enumerate(right)]
+            assert round(r['fooled'] * 12) == change[k].sum() and round(r['standing'] * 12) == sum(standing)
+            assert r['lost'] == pytest.approx(1 - sum(standing) / max(right.sum(), 1) if right.any() else 0)
+
+
+# The recipe of the lesson
+
+def test_recipe_starts_birds_from_cifar100():
+    text = (Path(__file__).parents[1] / 'nbs' / '13_fgsm.ipynb').read_text()
+    cells = [''.join(c['source']) for c in json.loads(text)['cells'] if c['cell_type'] == 'markdown']
+    recipe = next(c for c in cells if 'ltpa train cub/' in c).replace('\\\n', ' ')
+    made = []
+    for line in re.findall(r'^ {4}ltpa (train .*)$', recipe, re.M):
+        a = build_parser().parse_args(line.split())
+        assert (a.init in made) == a.target.startswith('cub/'), line
+        made.append(f'runs/{a.target.replace("/", "-")}-seed0/weights.safetensors')
+    assert len(made) == 4 and all(m in recipe for m in made)

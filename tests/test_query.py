@@ -1,6 +1,5 @@
 """Asking one picture for what another shows: scenes, vectors, scores, answers."""
-import importlib.util
-from pathlib import Path
+import json
 
 import pytest
 import torch
@@ -171,3 +170,23 @@ def test_alike_needs_both_of_one_group():
 ], ids=lambda v: v[0] if isinstance(v, tuple) else '')
 def test_refusals(call, words, small):
     with refuses(*words): call(small)
+
+
+def test_tool_says_what_it_was_measured_on(tmp_path, monkeypatch):
+    import measure_query
+    names = measure_query.MODELS | dict(fresh=measure_query.MODELS['dp'])
+    monkeypatch.setattr(measure_query.measure, 'ROOT', tmp_path)
+    monkeypatch.setattr(measure_query, 'trained', lambda seed: {k: tiny_net(m, 10, seed) for k, m in names.items()})
+    monkeypatch.setattr(measure_query, 'best_level', lambda net: 2)
+    def measured(*args):
+        measure_query.main(['--scenes', '4', *args])
+        return json.loads((tmp_path / 'results' / 'query.json').read_text())
+    two, more = measured('--seeds', '0', '1'), measured('--seeds', '0', '--scenes', '5')
+    kept = [r['provenance'] for r in (two, more)]
+    assert len(kept[0]['data']) == 16 and kept[0]['data'] != kept[1]['data']
+    assert {s: set(w) for s, w in kept[0]['weights'].items()} == {'0': set(names), '1': set(names)}
+    assert kept[0]['weights']['0'] == kept[1]['weights']['0'] != kept[0]['weights']['1']
+    rows = {(r['net'], r['asked'], r['how'], r['level']): r for r in two['rows']}
+    assert rows['dp', 'own g', 'as it is', 1]['share'] == rows['pc', 'class mean', 'as it is', 3]['share'] == .5
+    best, second = (rows['dp', 'class mean', 'contrast', level] for level in ('best', 2))
+    assert best | dict(level=2) == second and 'share_sd' in best

@@ -10,7 +10,7 @@ import argparse
 import time
 
 import measure
-from ltpa.core import LtpaError, provenance, save_result, seed_everything
+from ltpa.core import LtpaError, fingerprint, provenance, save_result, seed_everything
 from ltpa.data import ClutteredFashion
 from ltpa.models import create_model, load_weights
 from ltpa.query import ASKED, alike, best_level, encode, interrogate, parts_of, summarise, templates, two_objects
@@ -45,21 +45,23 @@ def asked(nets, scenes, pictures, labels):
     return {(net, *case): a for net, cases in found.items() for case, a in cases.items()}
 
 
-def main():
+def main(argv=None):
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     p.add_argument('--scenes', type=int, default=1000)
-    a = p.parse_args()
+    a = p.parse_args(argv)
     start, seeds = time.time(), sorted(set(a.seeds))
     scenes, (pictures, labels) = two_objects(a.scenes, seed=1), templates()     # other scenes than the notebook's
-    found, of_g = [], []
+    found, of_g, weights = [], [], {}
     for seed in seeds:
         nets = trained(seed)
+        weights[seed] = {k: fingerprint(*n.state_dict().values()) for k, n in nets.items()}
         found.append(asked(nets, scenes, pictures, labels))
         of_g.append(dict(seed=seed, level=best_level(nets['dp'])) | parts_of(encode(nets['dp'], pictures)[1], labels))
     rows = [dict(net=net, asked=what, how=how, level=level) | summarise([f[net, what, how, level] for f in found])
             for net, what, how, level in found[0]]
-    record = provenance(seeds=seeds, scenes=a.scenes, models=MODELS, seconds=round(time.time() - start))
+    record = provenance(seeds=seeds, scenes=a.scenes, models=MODELS, seconds=round(time.time() - start),
+                        data=fingerprint(*scenes, pictures, labels), weights=weights)
     path = save_result(measure.ROOT / 'results' / 'query.json',
                        'Two objects in a picture: share of the attention on the one that is asked for', rows, record,
                        of_g=of_g)
