@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['TEMPLATES', 'WAYS', 'ASKED', 'GROUPS', 'ex_unshared', 'ex_matched', 'encode', 'Scenes', 'two_objects', 'templates',
            'class_means', 'best_level', 'answers', 'parts_of', 'contrast', 'soften', 'ask', 'questions', 'interrogate',
-           'summarise', 'alike']
+           'summarise', 'alike', 'contrasting']
 
-# %% ../nbs/14_query.ipynb #c389fd28
-import statistics
+# %% ../nbs/14_query.ipynb #4c682b4b
+import copy, statistics
 from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from .core import *
+from .attention import normalise
 from .data import *
 from .data import _backgrounds, _objects, _scenes
 from .models import *
@@ -264,6 +265,21 @@ def alike(
     "Whether the two objects of each scene are of one of the `GROUPS`: bool [N]"
     groups = [{classes.index(name) for name in names} for names in GROUPS]
     return torch.tensor([any(set(pair) <= group for group in groups) for pair in labels.tolist()])
+
+# %% ../nbs/14_query.ipynb #2d8d7226
+def contrasting(
+    net,     # A network with dot-product attention
+    others,  # uint8 [M,3,h,w], pictures of anything: the contrast is to these
+):
+    "`net` with the same weights, whose maps are the softened contrast; its temperatures soften them further"
+    centre, usual = encode(net, others)[1], [a.temperature for a in net.attention]
+    def attend(l, g):
+        maps = soften(contrast(net, l, g, centre))
+        heat = [a.temperature / t for a, t in zip(net.attention, usual)]
+        return net.pool(l, [normalise(m.flatten(1).log(), temperature=t).view_as(m) for m, t in zip(maps, heat)])
+    twin = copy.copy(net)
+    twin.attend = attend
+    return twin
 
 # %% ../nbs/14_query.ipynb #a6e0707d
 #| code-fold: true
