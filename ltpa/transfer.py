@@ -279,9 +279,6 @@ def _listed(name, root, split):
     if times > 1:
         raise LtpaError(f'{root}: the lists name {file} {times} times; '
                         'expected each image once, in one part, as published')
-    if len(lists[split]) != (want := LAYOUTS[name].counts[split == 'test']):
-        raise LtpaError(f'{root}: the lists name {len(lists[split])} images for {split}; '
-                        f'expected {want} as published')
     classes = sorted(train)
     return classes, [(file, classes.index(c)) for file, c in lists[split]]
 
@@ -305,6 +302,9 @@ def load_published(
     if len(classes) != layout.classes:
         raise LtpaError(f'{root}: {len(classes)} classes; expected the {layout.classes} of {name}: '
                         'is the archive unpacked whole?')
+    if name in _LISTED and len(items) != (want := layout.counts[split == 'test']):
+        raise LtpaError(f'{root}: the lists name {len(items)} images for {split}; '
+                        f'expected {want} as published')
     images = torch.stack([stretch(read_image(root / layout.folder / path), size) for path, _ in items])
     return ImageSet(images, torch.tensor([k for _, k in items]), classes, f'{name}/{split}')
 

@@ -85,13 +85,14 @@ def small(sets, splits, n):
     path, start = ROOT / 'results' / 'transfer.json', time.time()
     encoders = {name: [make(k) for k in range(splits)] for name, make in ENCODERS.items()}
     rows, about = stored(path).get('rows', []), stored(path).get('sets', {})
+    title = ('Accuracy of a linear SVM on frozen features of networks trained on ClutteredFashion (size small); '
+             'network of seed k on split k')
     for target in sets:
         name, new, about[name] = measure(target, encoders, splits, n)
         rows = [r for r in rows if r['target'] != name] + new
-    title = ('Accuracy of a linear SVM on frozen features of networks trained on ClutteredFashion (size small); '
-             'network of seed k on split k')
-    record = provenance(seconds=round(time.time() - start), splits=splits, n=n)
-    return save_result(path, title, rows, record, sets=about)
+        record = provenance(seconds=round(time.time() - start), splits=splits, n=n)
+        save_result(path, title, rows, record, sets=about)
+    return path
 
 
 def source_of(net, weights):
@@ -138,6 +139,8 @@ def main():
     p.add_argument('what', choices=('small', 'table3'))
     p.add_argument('weights', nargs='?', help='of a network trained on CIFAR, for table3')
     p.add_argument('targets', nargs='*', metavar='TARGET', help=f'stl10/train, stl10, {", ".join(LAYOUTS)}; default: all')
+    p.add_argument('--sets', nargs='*', metavar='SET', help='for small, what `parts_of` takes; default: '
+                   f'{", ".join(UNSEEN)}, and cifar100 if it is there')
     p.add_argument('--caltech', metavar='DIR', help='CLASS/IMAGE in it, or train/CLASS/IMAGE and test/CLASS/IMAGE')
     p.add_argument('--splits', type=int, default=SPLITS)
     p.add_argument('-n', type=int, default=2000, help='images a part, at most')
@@ -146,7 +149,8 @@ def main():
         if not a.weights: raise LtpaError('table3 needs the weights of a network trained on cifar10 or cifar100')
         path = table3(a.weights, a.targets, a.splits)
     else:
-        path = small([*UNSEEN, *['cifar100'] * is_here('cifar100'), *filter(None, [a.caltech])], a.splits, a.n)
+        usual = [*UNSEEN, *['cifar100'] * is_here('cifar100')] if a.sets is None else a.sets
+        path = small([*usual, *filter(None, [a.caltech])], a.splits, a.n)
     print(f'wrote {path.relative_to(ROOT)}')
 
 
