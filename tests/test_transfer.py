@@ -510,7 +510,7 @@ def test_tool_small(tool, tmp_path):
     assert [r for r in second['rows'] if r['target'] == 'kinds'] == first['rows'], 'rows of other sets stay'
     assert second['sets']['kinds'] == about and len(second['sets']['others']['data']) == 2
     again = tool('small', '--caltech', tmp_path / 'kinds')
-    assert [r['target'] for r in again['rows']] == ['others'] * 2 + ['kinds'] * 2
+    assert [r['target'] for r in again['rows']] == ['kinds'] * 2 + ['others'] * 2
     assert again['sets']['kinds']['data'] == about['data']
 
 

@@ -84,14 +84,15 @@ def small(sets, splits, n):
     "Measure `sets`; what was measured before of other sets stays"
     path, start = ROOT / 'results' / 'transfer.json', time.time()
     encoders = {name: [make(k) for k in range(splits)] for name, make in ENCODERS.items()}
-    rows, about = stored(path).get('rows', []), stored(path).get('sets', {})
+    rows, about = {}, stored(path).get('sets', {})                  # rows by set, each in its old place
+    for r in stored(path).get('rows', []): rows.setdefault(r['target'], []).append(r)
     title = ('Accuracy of a linear SVM on frozen features of networks trained on ClutteredFashion (size small); '
              'network of seed k on split k')
     for target in sets:
-        name, new, about[name] = measure(target, encoders, splits, n)
-        rows = [r for r in rows if r['target'] != name] + new
+        name, new, record = measure(target, encoders, splits, n)
+        rows[name], about[name] = new, record
         record = provenance(seconds=round(time.time() - start), splits=splits, n=n)
-        save_result(path, title, rows, record, sets=about)
+        save_result(path, title, sum(rows.values(), []), record, sets=about)
     return path
 
 
