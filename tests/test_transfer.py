@@ -422,12 +422,12 @@ def test_wrong(words, name, damage, tmp_path, few):
 @pytest.mark.parametrize('name, enough', [('caltech101', 31), ('caltech256', 80), ('event8', 130)])
 def test_smallest_class_as_published(name, enough, tmp_path, monkeypatch):
     "With the real counts: one image too few in one class is an error, not a smaller test part."
-    monkeypatch.setitem(LAYOUTS, name, LAYOUTS[name]._replace(classes=1))
-    top = tmp_path / LAYOUTS[name].folder / 'kind'
-    for i in range(enough): picture(top / f'{i}.png', i)
+    monkeypatch.setitem(LAYOUTS, name, LAYOUTS[name]._replace(classes=2))
+    top = tmp_path / LAYOUTS[name].folder
+    for i in range(2 * enough): picture(top / f'kind{i % 2}' / f'{i}.png', i)
     learn, test = LAYOUTS[name].counts
-    assert len(load_published(name, 'test', tmp_path)) == min(test, enough - learn)
-    (top / '0.png').unlink()
+    assert len(load_published(name, 'test', tmp_path)) == 2 * min(test, enough - learn)
+    (top / 'kind0' / '0.png').unlink()
     with refuses(f'holds {enough - 1} images; expected {enough} or more'): load_published(name, 'train', tmp_path)
 
 

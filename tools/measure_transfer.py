@@ -89,8 +89,8 @@ def small(sets, splits, n):
     title = ('Accuracy of a linear SVM on frozen features of networks trained on ClutteredFashion (size small); '
              'network of seed k on split k')
     for target in sets:
-        name, new, record = measure(target, encoders, splits, n)
-        rows[name], about[name] = new, record
+        name, found, what = measure(target, encoders, splits, n)
+        rows[name], about[name] = found, what
         record = provenance(seconds=round(time.time() - start), splits=splits, n=n)
         save_result(path, title, sum(rows.values(), []), record, sets=about)
     return path
