@@ -190,7 +190,8 @@ def test_splits_of_a_small_folder_differ_by_seed(given, tmp_path):
     for train, test in splits:
         assert sorted(greys(train) + greys(test)) == [8 * k for k in range(30)], 'every image once'
         assert all(g // 8 % 3 == k for part in (train, test) for g, k in zip(greys(part), part[1].tolist()))
-        assert [p[1].bincount().tolist() for p in (train, test)] == ([[6] * 3, [4] * 3] if given else [[8] * 3, [2] * 3])
+        counts = [p[1].bincount().tolist() for p in (train, test)]
+        assert counts == ([[6] * 3, [4] * 3] if given else [[8] * 3, [2] * 3])
     assert len({tuple(sorted(greys(train))) for train, _ in splits}) == 3
     assert greys(parts_of(name, 1)[0]) == greys(splits[1][0])
 

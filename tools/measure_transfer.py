@@ -3,6 +3,7 @@
 
     python tools/measure_transfer.py small                       # the small networks and their controls, minutes
     python tools/measure_transfer.py small --caltech DIR         # ... on a folder of Caltech-101's classes as well
+    python tools/measure_transfer.py small --sets digits         # ... on these sets only
     python tools/measure_transfer.py table3 WEIGHTS [TARGET …]   # rows of the paper's Table 3 for a network from CIFAR
 
 `small` takes the networks of `measure.py controls` and plain `vgg` (three seeds; trained first if not there), the
@@ -139,7 +140,8 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('what', choices=('small', 'table3'))
     p.add_argument('weights', nargs='?', help='of a network trained on CIFAR, for table3')
-    p.add_argument('targets', nargs='*', metavar='TARGET', help=f'stl10/train, stl10, {", ".join(LAYOUTS)}; default: all')
+    p.add_argument('targets', nargs='*', metavar='TARGET',
+                   help=f'stl10/train, stl10, {", ".join(LAYOUTS)}; default: all')
     p.add_argument('--sets', nargs='*', metavar='SET', help='for small, what `parts_of` takes; default: '
                    f'{", ".join(UNSEEN)}, and cifar100 if it is there')
     p.add_argument('--caltech', metavar='DIR', help='CLASS/IMAGE in it, or train/CLASS/IMAGE and test/CLASS/IMAGE')
