@@ -489,6 +489,8 @@ def tool(tmp_path, monkeypatch):
     monkeypatch.setattr(measure_transfer, 'ENCODERS', {
         'tiny': lambda seed: tiny_net('vgg_trunk', seed=seed), 'pixels': lambda seed: pixels})
     monkeypatch.setenv('LTPA_DATA', str(tmp_path / 'data'))
+    commits = iter(['before', *['after'] * 9])         # the first file that is written changes the tree
+    monkeypatch.setattr(measure_transfer, 'git_commit', lambda: next(commits))
     (tmp_path / 'root' / 'results').mkdir(parents=True)
 
     def run(*args):
@@ -507,6 +509,7 @@ def test_tool_small(tool, tmp_path):
     assert len(set(about['data'])) == 3, 'three splits'
     assert len(set(about['weights']['tiny'])) == 3 and 'pixels' not in about['weights']
     assert {'commit', 'when', 'seconds'} <= set(about)
+    assert about['commit'] == first['provenance']['commit'] == 'before'
     second = tool('small', '--caltech', folder(tmp_path / 'others', False), '--splits', '2')
     assert [r for r in second['rows'] if r['target'] == 'kinds'] == first['rows'], 'rows of other sets stay'
     assert second['sets']['kinds'] == about and len(second['sets']['others']['data']) == 2

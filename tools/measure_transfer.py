@@ -22,7 +22,7 @@ from measure import ATT3
 from measure_fgsm import studied
 from torch import nn
 
-from ltpa.core import LtpaError, fingerprint, provenance, save_result, seed_everything
+from ltpa.core import LtpaError, fingerprint, git_commit, provenance, save_result, seed_everything
 from ltpa.data import is_here, open_data
 from ltpa.models import create_model, load_pretrained, load_weights
 from ltpa.training import predict
@@ -75,15 +75,15 @@ def measure(target, encoders, splits, n):
         for m, nets in encoders.items():
             found[m].append(got := transfer(nets[k], parts, FOLDS.get(name, 5)))
             print(f'{name} {k} {m:26} {got["accuracy"]:.3f}  {time.time() - start:4.0f} s', flush=True)
-    about = {k: v for k, v in provenance().items() if k in ('commit', 'when')}
-    about |= dict(seconds=round(time.time() - start), n=n, data=data,
-                  weights={m: w for m, nets in encoders.items() if (w := weights_of(nets))})
+    about = dict(when=provenance()['when'], seconds=round(time.time() - start), n=n, data=data,
+                 weights={m: w for m, nets in encoders.items() if (w := weights_of(nets))})
     return name, [spread(runs, model=m, target=name) for m, runs in found.items()], about
 
 
 def small(sets, splits, n):
     "Measure `sets`; what was measured before of other sets stays"
     path, start = ROOT / 'results' / 'transfer.json', time.time()
+    commit = git_commit()                                        # before the file that is written changes the tree
     encoders = {name: [make(k) for k in range(splits)] for name, make in ENCODERS.items()}
     rows, about = {}, stored(path).get('sets', {})                  # rows by set, each in its old place
     for r in stored(path).get('rows', []): rows.setdefault(r['target'], []).append(r)
@@ -91,8 +91,8 @@ def small(sets, splits, n):
              'network of seed k on split k')
     for target in sets:
         name, found, what = measure(target, encoders, splits, n)
-        rows[name], about[name] = found, what
-        record = provenance(seconds=round(time.time() - start), splits=splits, n=n)
+        rows[name], about[name] = found, dict(commit=commit) | what
+        record = provenance(seconds=round(time.time() - start), splits=splits, n=n) | dict(commit=commit)
         save_result(path, title, sum(rows.values(), []), record, sets=about)
     return path
 
