@@ -275,9 +275,9 @@ def _listed(name, root, split):
     train, test = ({c for _, c in items} for items in lists.values())
     if odd := sorted(train ^ test):
         raise LtpaError(f'{root}: class {odd[0]!r} is in the list of only one part; expected it in both')
-    file, times = Counter(f for items in lists.values() for f, _ in items).most_common(1)[0]
-    if times > 1:
-        raise LtpaError(f'{root}: the lists name {file} {times} times; '
+    times = Counter(f for items in lists.values() for f, _ in items)
+    if twice := [f for f in times if times[f] > 1]:
+        raise LtpaError(f'{root}: the lists name {twice[0]} {times[twice[0]]} times; '
                         'expected each image once, in one part, as published')
     classes = sorted(train)
     return classes, [(file, classes.index(c)) for file, c in lists[split]]

@@ -399,6 +399,8 @@ WRONG = [
     (('66 classes; expected the 67 of scene67',), 'scene67', lambda r: [
         edit(f'{s}Images.txt', lambda t: '\n'.join(x for x in t.split() if 'kind_000' not in x))(r)
         for s in ('Train', 'Test')]),
+    (('0 classes; expected the 67 of scene67',), 'scene67', lambda r: [
+        (r / f'{s}Images.txt').write_text('\n') for s in ('Train', 'Test')]),
     (("class 'kind_009' is in the list of only one part",), 'scene67',
      edit('TestImages.txt', lambda t: t.replace('kind_009/', 'kind_9/'))),
     (('the lists name kind_002/train0.jpg 2 times', 'in one part'), 'scene67',
