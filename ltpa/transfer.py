@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ANIMALS', 'UNSEEN', 'CS', 'FINETUNE', 'CALTECH', 'STANFORD', 'LAYOUTS', 'CIFAR10', 'STL10', 'MODELS_OF_TABLE3',
-           'TABLE3', 'ex_per_class', 'ex_copies', 'unseen', 'classifiers', 'features', 'probe', 'stretch', 'parts_of',
-           'pixels', 'transfer', 'FreezeNorm', 'finetune', 'Layout', 'load_published', 'fetch_published', 'translate',
-           'direct', 'table3']
+           'TABLE3', 'ex_per_class', 'ex_copies', 'unseen', 'classifiers', 'features', 'probe', 'fill_square',
+           'parts_of', 'pixels', 'transfer', 'FreezeNorm', 'finetune', 'Layout', 'load_published', 'fetch_published',
+           'translate', 'direct', 'table3']
 
 # %% ../nbs/11_transfer.ipynb #f9cddff4
 import statistics
@@ -132,8 +132,8 @@ def _checked(train_x, train_y, test_x, test_y, folds):
                         f'the {folds} folds that choose C; give more, or set folds lower')
     return y
 
-# %% ../nbs/11_transfer.ipynb #28a17dba
-def stretch(
+# %% ../nbs/11_transfer.ipynb #6f689fb7
+def fill_square(
     image,  # uint8 [3,H,W]
     size,   # Side of the result
 )->torch.Tensor:
@@ -151,7 +151,7 @@ def parts_of(
     splits, own = ('train', 'test'), Path(name).absolute().name
     if name in UNSEEN: return tuple(unseen(name, s, seed, size).tensors() for s in splits)
     if name in LAYOUTS: return tuple(load_published(name, s, None, seed, size).tensors() for s in splits)
-    parts = [open_data(name, s, size, fit=stretch).tensors() for s in splits]
+    parts = [open_data(name, s, size, fit=fill_square).tensors() for s in splits]
     if name not in ('cluttered_fashion', *DOWNLOADS): parts = _dealt(parts, keyed_rng('transfer', own, seed))
     rows = [torch.randperm(len(y), generator=keyed_rng('transfer', own, s, seed))[:n]
             for s, (_, y) in zip(splits, parts)]
@@ -305,7 +305,7 @@ def load_published(
     if name in _LISTED and len(items) != (want := layout.counts[split == 'test']):
         raise LtpaError(f'{root}: the lists name {len(items)} images for {split}; '
                         f'expected {want} as published')
-    images = torch.stack([stretch(read_image(root / layout.folder / path), size) for path, _ in items])
+    images = torch.stack([fill_square(read_image(root / layout.folder / path), size) for path, _ in items])
     return ImageSet(images, torch.tensor([k for _, k in items]), classes, f'{name}/{split}')
 
 # %% ../nbs/11_transfer.ipynb #8ac7f780
