@@ -350,7 +350,8 @@ def fit_square(
 def load_folder(
     root,            # `root/class/image`, or `root/train/class/image` and `root/test/class/image`
     split='train',   # 'train' or 'test'
-    size=32,         # Short side after scaling; the middle square is kept
+    size=32,         # Side of the images
+    fit=fit_square,  # How an image uint8 [3,H,W] becomes [3,size,size]: here the middle square is kept
 )->ImageSet:
     "A folder of images as an `ImageSet`; without `train/` and `test/`, a fifth of each class is held out"
     root = Path(root)
@@ -373,7 +374,7 @@ def load_folder(
             files.sort(key=lambda f: fingerprint(str(f.relative_to(root))))
             held = max(1, len(files) // 5)
             files = files[:held] if split == 'test' else files[held:]
-        images += [fit_square(read_image(f), size) for f in files]
+        images += [fit(read_image(f), size) for f in files]
         labels += [k] * len(files)
     return ImageSet(torch.stack(images), torch.tensor(labels), classes, f'{root.name}/{split}')
 
@@ -700,6 +701,7 @@ def open_data(
     size=None,        # Side in pixels; None: the set's own (32 where it has none; 80 for 'cub')
     seed=0,           # Decides the scenes of `cluttered_fashion`
     download=False,   # Fetch a missing set
+    fit=fit_square,   # How the images of a folder or an array file become square, as in `load_folder`
     **kw,             # More arguments for `ClutteredFashion`
 ):
     "The set called `name`: an `ImageSet` or `ClutteredFashion`"
@@ -713,7 +715,7 @@ def open_data(
         data = load_arrays(path / f'{split}{found}')
         if split == 'test' and len(data.classes) < (k := len(load_arrays(path / f'train{found}').classes)):
             data = load_arrays(path / f'test{found}', k)
-        return _resized(data, size)
+        return _resized(data, size, fit)
     if name in DOWNLOADS: return _published(name, split, size, download)
     if not path.exists():
         if os.sep in str(name) or path.suffix: raise LtpaError(f'{name}: no such file or folder')
@@ -721,16 +723,16 @@ def open_data(
     if path.is_file():
         raise LtpaError(f'{path} is a file; expected a folder with train{path.suffix} and test{path.suffix}, '
                         'or with CLASS/IMAGE')
-    return load_folder(path, split, size or 32)
+    return load_folder(path, split, size or 32, fit)
 
 # %% ../nbs/02_data.ipynb #639933ce
 def _array_files(folder):
     "How the array files in `folder` end, or None"
     return next((s for s in ('.npz', '.safetensors') if (folder / f'train{s}').exists()), None)
 
-def _resized(data, size):
+def _resized(data, size, fit=fit_square):
     if size is None or data.images.shape[-2:] == (size, size): return data
-    images = torch.stack([fit_square(x, size) for x in data.images])
+    images = torch.stack([fit(x, size) for x in data.images])
     return ImageSet(images, data.labels, data.classes, data.name)
 
 # %% ../nbs/02_data.ipynb #5c5ac13b

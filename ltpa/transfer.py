@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['ANIMALS', 'UNSEEN', 'CS', 'FINETUNE', 'CALTECH', 'STANFORD', 'LAYOUTS', 'CIFAR10', 'STL10', 'MODELS_OF_TABLE3',
-           'TABLE3', 'ex_per_class', 'ex_copies', 'unseen', 'classifiers', 'features', 'probe', 'parts_of', 'pixels',
-           'transfer', 'FreezeNorm', 'finetune', 'Layout', 'load_published', 'fetch_published', 'translate', 'direct',
-           'table3']
+           'TABLE3', 'ex_per_class', 'ex_copies', 'unseen', 'classifiers', 'features', 'probe', 'fill_square',
+           'parts_of', 'pixels', 'transfer', 'FreezeNorm', 'finetune', 'Layout', 'load_published', 'fetch_published',
+           'translate', 'direct', 'table3']
 
 # %% ../nbs/11_transfer.ipynb #f9cddff4
 import statistics
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -131,23 +132,38 @@ def _checked(train_x, train_y, test_x, test_y, folds):
                         f'the {folds} folds that choose C; give more, or set folds lower')
     return y
 
-# %% ../nbs/11_transfer.ipynb #20a3f626
+# %% ../nbs/11_transfer.ipynb #6f689fb7
+def fill_square(
+    image,  # uint8 [3,H,W]
+    size,   # Side of the result
+)->torch.Tensor:
+    "The whole image as uint8 [3,size,size], whatever its shape was"
+    img = Image.fromarray(image.permute(1, 2, 0).numpy())
+    return torch.from_numpy(np.array(img.resize((size, size), Image.Resampling.BICUBIC))).permute(2, 0, 1)
+
 def parts_of(
     name,       # 'animals', 'digits', one of `LAYOUTS`, or what `open_data` takes
-    seed=0,     # Which split
-    size=32,    # Side of the pictures
+    seed=0,     # Which split; decides nothing of a published one of `n` images or fewer a part
+    size=32,    # Side of the pictures; those of a folder are stretched to it
     n=2000,     # Images a part, drawn by the seed, where a set from `open_data` has more
 )->tuple:
-    "Training and test part of a split, each (images uint8 [N,3,H,W], labels [N])"
-    splits, parts = ('train', 'test'), []
+    "Parts for training and test, each (images uint8 [N,3,H,W], labels [N]); those of a path are dealt anew"
+    splits, own = ('train', 'test'), Path(name).absolute().name
     if name in UNSEEN: return tuple(unseen(name, s, seed, size).tensors() for s in splits)
     if name in LAYOUTS: return tuple(load_published(name, s, None, seed, size).tensors() for s in splits)
-    for split in splits:
-        data = open_data(name, split, size)
-        rows = torch.randperm(len(data), generator=keyed_rng('transfer', name, split, seed))[:n]
-        images, labels = data.tensors()
-        parts.append((images[rows], labels[rows]))
-    return tuple(parts)
+    parts = [open_data(name, s, size, fit=fill_square).tensors() for s in splits]
+    if name not in ('cluttered_fashion', *DOWNLOADS): parts = _dealt(parts, keyed_rng('transfer', own, seed))
+    rows = [torch.randperm(len(y), generator=keyed_rng('transfer', own, s, seed))[:n]
+            for s, (_, y) in zip(splits, parts)]
+    return tuple((x[r], y[r]) for r, (x, y) in zip(rows, parts))
+
+def _dealt(parts, rng):
+    "The images of both parts dealt anew; of each class, each part gets as many as it had"
+    x, y = (torch.cat(both) for both in zip(*parts))
+    given, order = y.argsort(stable=True), torch.randperm(len(y), generator=rng)
+    order = order[y[order].argsort(stable=True)]                 # both by class, this one shuffled within
+    train = given < len(parts[0][1])
+    return [(x[r], y[r]) for r in (order[train], order[~train])]
 
 def pixels(images): return images.flatten(1).float() / 255
 
@@ -205,11 +221,12 @@ class Layout(NamedTuple):
     archive: str       # Where it is published
     drop: str = ''     # A folder that is no class
     md5: str = None    # Of the archive; without one it is not fetched for you
+    least: int = None  # Images of the smallest class as published; None: enough for both parts
 
 CALTECH, STANFORD = 'https://data.caltech.edu/records', 'http://vision.stanford.edu'
 LAYOUTS = dict(
     caltech101=Layout(101, '101_ObjectCategories', (30, 50), f'{CALTECH}/mzrjq-6wc02/files/caltech-101.zip',
-                      'BACKGROUND_Google', '3138e1922a9193bfa496528edbbc45d0'),
+                      'BACKGROUND_Google', '3138e1922a9193bfa496528edbbc45d0', least=31),
     caltech256=Layout(256, '256_ObjectCategories', (30, 50),
                       f'{CALTECH}/nyy15-4j048/files/256_ObjectCategories.tar', '257.clutter', '67b4f42ca05d46448c6bb8ecd2220f6d'),
     event8=Layout(8, 'event_img', (70, 60), f'{STANFORD}/lijiali/event_dataset/event_dataset.rar'),
@@ -227,9 +244,9 @@ def _drawn(name, root, split, seed):
     items, (learn, test) = [], layout.counts
     for k, folder in enumerate(folders):
         found = sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES)
-        if len(found) <= learn:
-            raise LtpaError(f'{folder} holds {len(found)} images; expected more than the {learn} to train '
-                            'on: is the archive unpacked whole?')
+        if len(found) < (least := layout.least or learn + test):
+            raise LtpaError(f'{folder} holds {len(found)} images; expected {least} or more, '
+                            'as published: is the archive unpacked whole?')
         order = torch.randperm(len(found), generator=keyed_rng(name, folder.name, seed)).tolist()
         rows = order[:learn] if split == 'train' else order[learn:learn + test]
         items += [(found[i], k) for i in rows]
@@ -244,12 +261,26 @@ def _lines(path):
 def _action40(root, split):
     lists = root / 'ImageSplits'
     classes = [line.split()[0] for line in _lines(lists / 'actions.txt')[1:]]           # below a heading
-    return classes, [(file, k) for k, c in enumerate(classes) for file in _lines(lists / f'{c}_{split}.txt')]
+    return [(file, c) for c in classes for file in _lines(lists / f'{c}_{split}.txt')]
 
 def _scene67(root, split):
-    lines = _lines(root / f'{split.title()}Images.txt')
-    classes = sorted({line.partition('/')[0] for line in lines})
-    return classes, [(line, classes.index(line.partition('/')[0])) for line in lines]
+    return [(line, line.partition('/')[0]) for line in _lines(root / f'{split.title()}Images.txt')]
+
+_LISTED = dict(action40=_action40, scene67=_scene67)
+
+# %% ../nbs/11_transfer.ipynb #58850582
+def _listed(name, root, split):
+    "Class names, and (path, label) of the images of a split, from published lists that agree"
+    lists = {s: _LISTED[name](root, s) for s in ('train', 'test')}
+    train, test = ({c for _, c in items} for items in lists.values())
+    if odd := sorted(train ^ test):
+        raise LtpaError(f'{root}: class {odd[0]!r} is in the list of only one part; expected it in both')
+    times = Counter(f for items in lists.values() for f, _ in items)
+    if twice := [f for f in times if times[f] > 1]:
+        raise LtpaError(f'{root}: the lists name {twice[0]} {times[twice[0]]} times; '
+                        'expected each image once, in one part, as published')
+    classes = sorted(train)
+    return classes, [(file, classes.index(c)) for file, c in lists[split]]
 
 # %% ../nbs/11_transfer.ipynb #d9174a57
 def load_published(
@@ -267,20 +298,15 @@ def load_published(
         raise LtpaError(f'{name}: no folder {root / layout.folder}; '
                         + (f'fetch it by fetch_published({name!r})' if layout.md5 else 'unpack there what is')
                         + f' published at {layout.archive}')
-    listed = dict(action40=_action40, scene67=_scene67).get(name)
-    classes, items = listed(root, split) if listed else _drawn(name, root, split, seed)
+    classes, items = _listed(name, root, split) if name in _LISTED else _drawn(name, root, split, seed)
     if len(classes) != layout.classes:
         raise LtpaError(f'{root}: {len(classes)} classes; expected the {layout.classes} of {name}: '
                         'is the archive unpacked whole?')
-    if listed and len(items) != (want := layout.counts[split == 'test']):
+    if name in _LISTED and len(items) != (want := layout.counts[split == 'test']):
         raise LtpaError(f'{root}: the lists name {len(items)} images for {split}; '
                         f'expected {want} as published')
-    images = torch.stack([_stretched(root / layout.folder / path, size) for path, _ in items])
+    images = torch.stack([fill_square(read_image(root / layout.folder / path), size) for path, _ in items])
     return ImageSet(images, torch.tensor([k for _, k in items]), classes, f'{name}/{split}')
-
-def _stretched(path, size):
-    img = Image.fromarray(read_image(path).permute(1, 2, 0).numpy())
-    return torch.from_numpy(np.array(img.resize((size, size), Image.Resampling.BICUBIC))).permute(2, 0, 1)
 
 # %% ../nbs/11_transfer.ipynb #8ac7f780
 def fetch_published(
@@ -331,6 +357,7 @@ def direct(
 MODELS_OF_TABLE3 = ['vgg', 'vgg_gap', 'vgg_pan', 'resnet164', 'vgg_att2_concat_pc', 'vgg_att3_concat_pc',
                     'resnet164_att2_concat_pc']
 TABLE3 = {  # (trained on, tested on): the paper's accuracy in %, in the order of MODELS_OF_TABLE3
+    ('cifar10', 'stl10/train'): (45.34, 43.24, 47.5, 47.82, 48.76, 48.42, 46.36),
     ('cifar10', 'stl10'): (44.91, 42.76, 47.21, 47.02, 48.29, 48.32, 46.45),
     ('cifar10', 'caltech101'): (35.97, 41.68, 48.09, 49.89, 55.96, 58.34, 68.11),
     ('cifar100', 'caltech101'): (54.20, 62.61, 65.75, 73.62, 74.40, 75.39, 79.17),
@@ -388,3 +415,14 @@ def _(answer): expect(int(answer(_shapes((1, 2)), _shapes((1, 2)))), 1)
 
 @ex_copies.case('copies within the test images count each')
 def _(answer): expect(int(answer(_shapes((0, 0), (0, 0)), _shapes((0, 0), (0, 4), (3, 3)))), 2)
+
+@ex_copies.case('copies within the training images do not')
+def _(answer): expect(int(answer(_shapes((0, 0), (0, 0), (1, 1)), _shapes((0, 0), (3, 3)))), 1)
+
+@ex_copies.case('the same sums of rows and of columns are not the same image')
+def _(answer):
+    x = _shapes((0, 0), (1, 1)).sum(0, dtype=torch.uint8)[None]
+    expect(int(answer(x, x[:, [1, 0, 2, 3]])), 0)
+
+@ex_copies.case('the same outline in another grey is another image')
+def _(answer): expect(int(answer(_shapes((1, 1)), _shapes((1, 1)) // 2)), 0)

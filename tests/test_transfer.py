@@ -1,9 +1,13 @@
 """Frozen features, the linear classifier and its refusals; the sets of Table 3 from small copies of their layouts."""
 import hashlib
 import io
+import json
+import sys
 import tarfile
 import zipfile
 
+import measure_transfer
+import numpy as np
 import pytest
 import torch
 from helpers import pictures, random, refuses, tiny_net, words_id
@@ -11,6 +15,7 @@ from PIL import Image
 
 from ltpa.core import LtpaError
 from ltpa.data import photographs
+from ltpa.models import save_weights
 from ltpa.training import Recipe
 from ltpa.transfer import (ANIMALS, CIFAR10, LAYOUTS, MODELS_OF_TABLE3, STL10, TABLE3, UNSEEN, classifiers, direct,
                            features, fetch_published, finetune, load_published, parts_of, pixels, probe, table3,
@@ -165,6 +170,69 @@ def test_parts_of_a_folder(tmp_path):
     assert a.shape == (6, 3, 32, 32) and len(b) == len(z) == 2
 
 
+def folder(root, given):
+    "Three kinds of ten pictures, with or without train/ and test/; each has a grey of its own."
+    for k in range(30):
+        half = ('train' if k < 18 else 'test') if given else ''
+        f = root / half / f'kind{k % 3}' / f'{k:02}.png'
+        f.parent.mkdir(parents=True, exist_ok=True); Image.new('RGB', (12, 10), (8 * k,) * 3).save(f)
+    return root
+
+
+def greys(part): return [int(x[0, 0, 0]) for x in part[0]]
+
+
+@pytest.mark.parametrize('given', [True, False])
+def test_splits_of_a_small_folder_differ_by_seed(given, tmp_path):
+    "Other images, not the same in another order; the counts of each class stay."
+    name = str(folder(tmp_path / 'set', given))
+    splits = [parts_of(name, seed) for seed in (0, 1, 2)]
+    for train, test in splits:
+        assert sorted(greys(train) + greys(test)) == [8 * k for k in range(30)], 'every image once'
+        assert all(g // 8 % 3 == k for part in (train, test) for g, k in zip(greys(part), part[1].tolist()))
+        counts = [p[1].bincount().tolist() for p in (train, test)]
+        assert counts == ([[6] * 3, [4] * 3] if given else [[8] * 3, [2] * 3])
+    assert len({tuple(sorted(greys(train))) for train, _ in splits}) == 3
+    assert greys(parts_of(name, 1)[0]) == greys(splits[1][0])
+
+
+def test_splits_of_an_array_file_differ_by_seed(tmp_path):
+    for part, first in ('train', 0), ('test', 12):
+        images = np.arange(first, first + 12, dtype=np.uint8)[:, None, None].repeat(16, 1).repeat(16, 2)
+        np.savez(tmp_path / f'{part}.npz', images=images, labels=np.arange(12) % 2)
+    a, b = (set(greys(parts_of(str(tmp_path), seed, size=16)[0])) for seed in (0, 1))
+    assert a != b and len(a) == len(b) == 12
+
+
+def test_split_of_a_folder_does_not_depend_on_where_it_lies(tmp_path, monkeypatch):
+    here, there = (folder(tmp_path / d / 'set', True) for d in ('a', 'b'))
+    monkeypatch.chdir(there.parent)
+    a, b, c = (parts_of(str(d), n=7) for d in (here, there, 'set'))
+    assert greys(a[0]) == greys(b[0]) == greys(c[0]) and greys(a[1]) == greys(b[1]) == greys(c[1])
+
+
+def test_published_parts_are_kept(tmp_path, monkeypatch):
+    "Of CIFAR nothing crosses from one part to the other; the seed draws from each."
+    monkeypatch.setenv('LTPA_DATA', str(tmp_path))
+    (tmp_path / 'cifar10').mkdir()
+    for part, first in ('train', 0), ('test', 100):
+        images = np.arange(first, first + 100, dtype=np.uint8)[:, None, None].repeat(32, 1).repeat(32, 2)
+        np.savez(tmp_path / 'cifar10' / f'{part}.npz', images=images, labels=np.arange(100) % 10)
+    splits = [parts_of('cifar10', seed, n=50) for seed in (0, 1)]
+    assert all(max(greys(train)) < 100 <= min(greys(test)) for train, test in splits)
+    assert set(greys(splits[0][0])) != set(greys(splits[1][0]))
+
+
+def test_images_of_a_folder_are_stretched_not_cropped(tmp_path):
+    "A red left and a blue right end of a long image are still there."
+    for k in range(4):
+        x = np.zeros((10, 40, 3), np.uint8); x[:, :10, 0] = x[:, 30:, 2] = 255
+        f = tmp_path / ('a' if k % 2 else 'b') / f'{k}.png'
+        f.parent.mkdir(exist_ok=True); Image.fromarray(x).save(f)
+    x = parts_of(str(tmp_path), size=16)[0][0]
+    assert (x[:, 0, :, 0] > 200).all() and (x[:, 2, :, -1] > 200).all() and (x[:, :, :, 8] < 40).all()
+
+
 # Fine-tuning
 
 QUICK = Recipe('quick', epochs=1, batch_size=10, optimizer='sgd', lr=.01, flip=False)
@@ -267,7 +335,7 @@ def few(monkeypatch):
     for name, layout in LAYOUTS.items():
         n = CLASSES[name]
         counts = (2 * n, n) if name in ('action40', 'scene67') else (2, 1)
-        monkeypatch.setitem(LAYOUTS, name, layout._replace(classes=n, counts=counts))
+        monkeypatch.setitem(LAYOUTS, name, layout._replace(classes=n, counts=counts, least=None))
 
 
 @pytest.mark.parametrize('name', CLASSES)
@@ -313,8 +381,10 @@ WRONG = [
     (('event8: no folder', 'event_img', 'unpack there', 'event_dataset.rar'), 'event8', move('event_img')),
     (('caltech101: no folder', "fetch_published('caltech101')"), 'caltech101', move('101_ObjectCategories')),
     (('7 classes; expected the 8 of event8', 'unpacked whole?'), 'event8', move('event_img/kind_003')),
-    (('kind_002 holds 2 images; expected more than the 2',), 'event8', lambda r: [
+    (('kind_002 holds 2 images; expected 3 or more, as published',), 'event8', lambda r: [
         (r / f'event_img/kind_002/image_{i}.jpg').unlink() for i in (1, 2)]),
+    (('kind_005 holds 2 images; expected 3 or more',), 'caltech256', lambda r: [
+        (r / f'256_ObjectCategories/kind_005/image_{i}.jpg').unlink() for i in (1, 2)]),
     (('kind_001_train0.jpg: no such file',), 'action40', remove('JPEGImages/kind_001_train0.jpg')),
     (('train0.jpg: no such file',), 'scene67', remove('Images/kind_001/train0.jpg')),
     (('is not an image',), 'scene67', garbage('Images/kind_001/train1.jpg')),
@@ -324,8 +394,23 @@ WRONG = [
     (('cannot read', 'TrainImages.txt'), 'scene67', remove('TrainImages.txt')),
     (('the lists name 79 images for train; expected 80',), 'action40',
      edit('ImageSplits/kind_007_train.txt', lambda t: t.split()[0])),
-    (('66 classes; expected the 67 of scene67',), 'scene67',
+    (("class 'kind_000' is in the list of only one part",), 'scene67',
      edit('TrainImages.txt', lambda t: '\n'.join(t.split()[2:]))),
+    (('66 classes; expected the 67 of scene67',), 'scene67', lambda r: [
+        edit(f'{s}Images.txt', lambda t: '\n'.join(x for x in t.split() if 'kind_000' not in x))(r)
+        for s in ('Train', 'Test')]),
+    (('0 classes; expected the 67 of scene67',), 'scene67', lambda r: [
+        (r / f'{s}Images.txt').write_text('\n') for s in ('Train', 'Test')]),
+    (("class 'kind_009' is in the list of only one part",), 'scene67',
+     edit('TestImages.txt', lambda t: t.replace('kind_009/', 'kind_9/'))),
+    (('the lists name kind_002/train0.jpg 2 times', 'in one part'), 'scene67',
+     edit('TrainImages.txt', lambda t: t.replace('kind_002/train1.jpg', 'kind_002/train0.jpg'))),
+    (('the lists name kind_002/train0.jpg 2 times', 'each image once'), 'scene67',
+     edit('TestImages.txt', lambda t: t.replace('kind_002/test0.jpg', 'kind_002/train0.jpg'))),
+    (('the lists name kind_007_train0.jpg 2 times',), 'action40',
+     edit('ImageSplits/kind_007_test.txt', lambda t: 'kind_007_train0.jpg')),
+    (('the lists name 133 images for train; expected 134',), 'scene67',
+     edit('TrainImages.txt', lambda t: '\n'.join(t.split()[1:]))),
     (('39 classes; expected the 40 of action40',), 'action40',
      edit('ImageSplits/actions.txt', lambda t: '\n'.join(t.split('\n')[:-2]))),
 ]
@@ -335,6 +420,18 @@ WRONG = [
 def test_wrong(words, name, damage, tmp_path, few):
     damage(write(tmp_path, name))
     with refuses(*words): load_published(name, 'train', tmp_path)
+
+
+@pytest.mark.parametrize('name, enough', [('caltech101', 31), ('caltech256', 80), ('event8', 130)])
+def test_smallest_class_as_published(name, enough, tmp_path, monkeypatch):
+    "With the real counts: one image too few in one class is an error, not a smaller test part."
+    monkeypatch.setitem(LAYOUTS, name, LAYOUTS[name]._replace(classes=2))
+    top = tmp_path / LAYOUTS[name].folder
+    for i in range(2 * enough): picture(top / f'kind{i % 2}' / f'{i}.png', i)
+    learn, test = LAYOUTS[name].counts
+    assert len(load_published(name, 'test', tmp_path)) == 2 * min(test, enough - learn)
+    (top / 'kind0' / '0.png').unlink()
+    with refuses(f'holds {enough - 1} images; expected {enough} or more'): load_published(name, 'train', tmp_path)
 
 
 def test_corrupt_member_of_class_folders(tmp_path, few):
@@ -381,3 +478,94 @@ def test_sets_without_a_checksum_are_not_fetched(tmp_path, monkeypatch):
     monkeypatch.setenv('LTPA_DATA', str(tmp_path))
     for name in 'event8', 'action40', 'scene67':
         with refuses(f'{name} has no published checksum', LAYOUTS[name].folder): fetch_published(name)
+
+
+# The tool
+
+@pytest.fixture
+def tool(tmp_path, monkeypatch):
+    "Run measure_transfer.py with these arguments, its results and runs in a folder of their own."
+    monkeypatch.setattr(measure_transfer, 'ROOT', tmp_path / 'root')
+    monkeypatch.setattr(measure_transfer, 'UNSEEN', {})
+    monkeypatch.setattr(measure_transfer, 'is_here', lambda name: False)
+    monkeypatch.setattr(measure_transfer, 'ENCODERS', {
+        'tiny': lambda seed: tiny_net('vgg_trunk', seed=seed), 'pixels': lambda seed: pixels})
+    monkeypatch.setenv('LTPA_DATA', str(tmp_path / 'data'))
+    commits = iter(['before', *['after'] * 9])         # the first file that is written changes the tree
+    monkeypatch.setattr(measure_transfer, 'git_commit', lambda: next(commits))
+    (tmp_path / 'root' / 'results').mkdir(parents=True)
+
+    def run(*args):
+        monkeypatch.setattr(sys, 'argv', ['measure_transfer', *map(str, args)])
+        measure_transfer.main()
+        name = 'transfer' if args[0] == 'small' else 'table3'
+        return json.loads((tmp_path / 'root' / 'results' / f'{name}.json').read_text())
+    return run
+
+
+def test_tool_small(tool, tmp_path):
+    first = tool('small', '--caltech', folder(tmp_path / 'kinds', True))
+    assert [(r['model'], r['target'], r['splits'], r['train'], r['test']) for r in first['rows']] == [
+        (m, 'kinds', 3, 18, 12) for m in ('tiny', 'pixels')]
+    about = first['sets']['kinds']
+    assert len(set(about['data'])) == 3, 'three splits'
+    assert len(set(about['weights']['tiny'])) == 3 and 'pixels' not in about['weights']
+    assert {'commit', 'when', 'seconds'} <= set(about)
+    assert about['commit'] == first['provenance']['commit'] == 'before'
+    second = tool('small', '--caltech', folder(tmp_path / 'others', False), '--splits', '2')
+    assert [r for r in second['rows'] if r['target'] == 'kinds'] == first['rows'], 'rows of other sets stay'
+    assert second['sets']['kinds'] == about and len(second['sets']['others']['data']) == 2
+    again = tool('small', '--caltech', tmp_path / 'kinds')
+    assert [r['target'] for r in again['rows']] == ['kinds'] * 2 + ['others'] * 2
+    assert again['sets']['kinds']['data'] == about['data']
+
+
+def test_tool_refuses_splits_that_are_one(tool, monkeypatch):
+    x, y = pictures(60, 32).tensors()
+    monkeypatch.setattr(measure_transfer, 'parts_of', lambda *a, **k: ((x[:40], y[:40]), (x[40:], y[40:])))
+    with refuses('split 1 has the same images', 'set -n below'): tool('small', '--caltech', 'folder')
+
+
+def cifar_net(path, name='vgg_gap', source='cifar10', classes=CIFAR10, **more):
+    how = {} if source is None else dict(source=dict(source=source, size=None, scale=None), classes=classes)
+    save_weights(tiny_net(name, len(classes)), path, **how, **more)
+    return path
+
+
+def test_tool_table3(tool, tmp_path, few):
+    "Both parts of STL-10 and a drawn set; rows of another network stay."
+    (tmp_path / 'data' / 'stl10').mkdir(parents=True)
+    for part, n in ('train', 20), ('test', 30):
+        x = pictures(n, 32)
+        np.savez(tmp_path / 'data' / 'stl10' / f'{part}.npz', images=x.images.numpy(), labels=np.arange(n) % 10,
+                 classes=np.array(STL10))
+    for k in range(8):
+        for i in range(12): picture(tmp_path / 'data' / 'event8' / 'event_img' / f'{k}' / f'{i}.png', 20 * i + k)
+    LAYOUTS['event8'] = LAYOUTS['event8']._replace(counts=(6, 6))
+    weights = cifar_net(tmp_path / 'w.safetensors')
+    found = tool('table3', weights, 'stl10/train', 'stl10', 'event8')['rows']
+    assert [(r['source'], r['target'], r['model']) for r in found] == [
+        ('cifar10', t, 'vgg_gap') for t in ('stl10/train', 'stl10', 'event8')]
+    assert [r.get('images') for r in found] == [20, 30, None] and found[0]['unmapped'] == found[0]['accuracy']
+    assert found[2]['splits'] == len(set(found[2]['data'])) == 3 and len(found[0]['data']) == 1
+    assert len({r['weights'] for r in found}) == 1 and {r['width'] for r in found} == {1 / 32}
+    more = tool('table3', cifar_net(tmp_path / 'v.safetensors', 'vgg'), 'stl10')['rows']
+    assert more[:3] == found and len(more) == 4
+    shown = {(s, t, m): here for s, t, m, _, here in table3(more)}
+    assert shown['cifar10', 'stl10/train', 'vgg_gap'] == 100 * found[0]['accuracy']
+
+
+@pytest.mark.parametrize('words, how', [
+    (('trained on cluttered_fashion with 10 classes', 'ltpa train'), dict(source='cluttered_fashion')),
+    (('trained on None',), dict(source=None)),
+    (('trained on cifar100 with 10 classes',), dict(source='cifar100')),
+    (('its classes are airplane, bird', 'in its order: airplane, automobile'), dict(classes=STL10)),
+    (('is a vgg_trunk', 'expected one of vgg, vgg_gap'), dict(name='vgg_trunk')),
+], ids=words_id)
+def test_tool_table3_refuses_other_networks(words, how, tool, tmp_path):
+    with refuses('w.safetensors', *words): tool('table3', cifar_net(tmp_path / 'w.safetensors', **how), 'stl10')
+    assert not list((tmp_path / 'root' / 'results').iterdir())
+
+
+def test_tool_table3_refuses_other_sets(tool, tmp_path):
+    with refuses("'stl11' has no entry", 'stl10/train'): tool('table3', cifar_net(tmp_path / 'w.safetensors'), 'stl11')
