@@ -188,10 +188,14 @@ def post_hoc_maps(
     "Captum's methods as explainers, with small settings; CAM and Grad-CAM (also of earlier stages) at their layer's size"
     chosen, suite = SETTINGS | (settings or {}), captum_suite(net)
     for name in chosen.keys() - set(CAPTUM): raise unknown('method', name, CAPTUM)
-    made = {name: functools.partial(f, **chosen.get(name, {})) for name, f in suite.items()}
-    for s in range(len(getattr(getattr(net, 'trunk', None), 'stages', ())) - 1):
-        made[f'grad_cam, stage {s + 1}'] = _at_layer(functools.partial(made['grad_cam'], layer=f'trunk.stages.{s}'))
-    return made | {name: _at_layer(made[name]) for name in ('grad_cam', 'cam') if name in made}
+    stages, made = len(getattr(getattr(net, 'trunk', None), 'stages', ())), {}
+    for name, f in suite.items():
+        f = functools.partial(f, **chosen.get(name, {}))
+        if name == 'grad_cam':
+            for s in range(1, stages):
+                made[f'grad_cam, stage {s}'] = _at_layer(functools.partial(f, layer=f'trunk.stages.{s - 1}'))
+        made[name] = _at_layer(f) if name in ('grad_cam', 'cam') else f
+    return made
 
 def _at_layer(explain):
     "The same map with the cells of its layer, positive part"

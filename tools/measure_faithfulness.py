@@ -26,8 +26,10 @@ from measure import ROOT
 
 MAIN, TRUNK, GAP = 'vgg_att3_concat_pc', 'vgg_trunk', 'vgg_gap'
 OTHERS = 'vgg_att2_concat_pc', 'vgg_att2_concat_dp'
-SHARES = (.1, 16), (.4, 24)      # of the images for deletion and insertion; images for infidelity and sensitivity; MAIN's
+# Share of the images for deletion and insertion, and images for infidelity and sensitivity: of the others, of MAIN
+SHARES = (.1, 16), (.3, 24)
 BROKEN, DRAWS = 4, 5             # images and draws of random parameters
+SPARED = 'centre', 'uniform', 'random', 'smoothgrad', 'noise_tunnel'    # from these: no network, or dear and much alike
 PLACE = 'cells', 'pointing', 'energy', 'iou', 'pxap', 'max_box'
 
 
@@ -90,7 +92,7 @@ def main():
         places |= {r['map']: {k: r[k] for k in r if k.startswith(PLACE)} for r in found if r['map'] in CONTROLS}
         rows += [dict(net=name) | row for row in found]
         if name == MAIN:
-            explainers = {k: f for k, f in explainers.items() if k not in ('centre', 'uniform')}
+            explainers = {k: f for k, f in explainers.items() if k not in SPARED}
             for cascading in True, False:
                 fall += [dict(net=name, cascading=cascading) | row for row in
                          randomisation(explainers, net, images[:BROKEN].float() / 255, cascading=cascading,
