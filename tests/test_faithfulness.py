@@ -74,10 +74,10 @@ def test_monotone_rescaling_changes_no_score_of_order(net, rescale):
 
 def test_pxap_keeps_its_value_under_a_change_of_scale_only_where_maps_share_their_ends():
     masks = objects(40)
-    m = noise(40, SIDE, SIDE) + .3 * masks
+    m = noise(40, SIDE, SIDE) + masks
     m[:, 0, 0], m[:, 0, 1] = 0, 2
     assert pxap(m**3, masks) == pytest.approx(pxap(m, masks), abs=1e-4)
-    m[::2, 0, 1] = 50                                                  # the same order in each image, other ends
+    m[::2, 0, 1] = 5                                                   # the same order in each image, other ends
     assert abs(pxap((m + .1).log(), masks) - pxap(m, masks)) > .02
 
 
