@@ -185,7 +185,7 @@ def post_hoc_maps(
     net,           # Any network that `captum_suite` takes
     settings=None, # Options by method, in place of those in SETTINGS
 )->dict:
-    "Captum's methods as explainers, with small settings; CAM and Grad-CAM (also of earlier stages) at their layer's size"
+    "Captum's methods as explainers, small settings; CAM and Grad-CAM (of every stage) at their layer's size"
     chosen, suite = SETTINGS | (settings or {}), captum_suite(net)
     for name in chosen.keys() - set(CAPTUM): raise unknown('method', name, CAPTUM)
     stages, made = len(getattr(getattr(net, 'trunk', None), 'stages', ())), {}
@@ -244,7 +244,7 @@ def _order(m):
     return at[m[:, at].argsort(dim=1, descending=True, stable=True)].argsort(1)
 
 def predicted(net, images, batch_size=250, target=None):
-    "The class that `net` predicts [N], for images as floats; a `target` is checked, and given back for each image"
+    "The class that `net` predicts [N], for images as floats; or `target`, checked, for each image"
     logits = Logits(net)
     with untouched(logits): return as_targets(logits, images, target, batch_size)
 
@@ -390,7 +390,8 @@ def localisation(
         row |= _with_interval(name, score.mean(), score)
     area_of = lambda s: _area(*s.chunk(2, -1))
     row |= _with_interval('pxap', pxap(m, masks), _levels(m, masks), area_of)
-    if cells.shape == masks.shape: row |= {k.replace('pxap', 'pxap_cells'): row[k] for k in row if 'pxap' in k}
+    if cells.shape == masks.shape:
+        row |= {k.replace('pxap', 'pxap_cells'): v for k, v in row.items() if 'pxap' in k}
     elif cells.any(): row |= _with_interval('pxap_cells', pxap(m, cells), _levels(m, cells), area_of)
     best = lambda s: s.unflatten(-1, (thresholds, 3)).amax(-2).mean(-1) / n
     return row | _with_interval('max_box_oracle', best(hits.double().sum(0)), hits, best)
@@ -502,6 +503,7 @@ def randomised(
                 m.reset_parameters()
     return net
 
+# %% ../nbs/10_faithfulness.ipynb #87f88740
 def randomisation(
     explainers,      # By name
     net,             # A network
@@ -511,7 +513,7 @@ def randomisation(
     parts=None,      # Names of parts, from the top; None: those of `parts_from_top`
     seeds=1,         # Draws of random parameters
 )->list:
-    "Similarity of maps before and after, mean and spread (`_sd`) over draws: a dict for each explainer and part"
+    "Similarity of maps before and after, mean and `_sd` over draws: a dict for each explainer and part"
     target, parts = predicted(net, images, target=target), parts or parts_from_top(net)
     before = {name: as_maps(explain(net, images, target), images) for name, explain in explainers.items()}
     rows, size = [], images.shape[2:]
@@ -521,7 +523,8 @@ def randomisation(
         broken = [randomised(net, parts[:k + 1] if cascading else [part], s)
                   for s in range(at_least_one('seeds', seeds))]
         for name, explain in explainers.items():
-            found = torch.stack([alike(before[name], as_maps(explain(b, images, target), images)) for b in broken])
+            after = [as_maps(explain(b, images, target), images) for b in broken]
+            found = torch.stack([alike(before[name], b) for b in after])
             row = {'map': name, 'part': part, 'images': len(images), 'seeds': seeds}
             for score, v in zip(('spearman', 'spearman_abs', 'ssim'), found.T):
                 row[score] = round(v.mean().item(), 4)
@@ -552,8 +555,8 @@ SWAPS = dict(
 def _swappable(net, images, labels, masks):
     "The labels, if other maps can be put into `net` for these images"
     if not hasattr(net, 'pool'):
-        raise LtpaError(f'{getattr(net, "name", type(net).__name__)} has no `pool(l, maps)`, which takes other maps '
-                        'in the place of its own; expected a network vgg_att… or resnet164_att…')
+        raise LtpaError(f'{getattr(net, "name", type(net).__name__)} has no `pool(l, maps)`, which takes other '
+                        'maps in the place of its own; expected a network vgg_att… or resnet164_att…')
     labels = torch.as_tensor(labels)
     if not len(images) == len(labels) == len(masks) > 1:
         raise LtpaError(f'{len(images)} images, {len(labels)} labels, {len(masks)} masks; '
