@@ -329,7 +329,8 @@ def sensitivity(
     "Captum's `sensitivity_max`: largest change of the map over its norm [N]"
     from captum.metrics import sensitivity_max
     def run(x, target):                               # Captum hands over tuples, and takes a tensor for one
-        return as_maps(explain(net, x[0] if isinstance(x, tuple) else x, target)).contiguous(),
+        x = x[0] if isinstance(x, tuple) else x       # nor does it repeat the class of a single image
+        return as_maps(explain(net, x, target.expand(len(x)))).contiguous(),
     target = predicted(net, images, target=target)
     with torch.random.fork_rng([]):
         torch.manual_seed(0)

@@ -204,6 +204,7 @@ def test_infidelity_and_sensitivity_mean_what_they_mean_to_captum(net):
     assert still.tolist() == [0] * 4 and (moving > .3).all()
     explain = post_hoc_maps(net)['gradient']
     torch.testing.assert_close(sensitivity(explain, net, x, target), sensitivity(explain, net, x, target))
+    assert sensitivity(explain, net, x[:1], target[:1]).shape == (1,)
 
 
 class Adds(torch.nn.Module):
