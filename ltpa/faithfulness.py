@@ -61,23 +61,25 @@ def otsu(
     best = (below * above * apart**2).argmax(1, keepdim=True)
     return torch.where(high > low, centre.gather(1, best), low)[:, 0].to(m.dtype)
 
+def _same_shape(what, a, b):
+    if a.shape == b.shape: return a, b
+    raise LtpaError(f'{what} of shapes {tuple(a.shape)} and {tuple(b.shape)}; expected the same')
+
 def iou(
     a,   # bool [B,H,W]
     b,   # bool [B,H,W]
 )->torch.Tensor:
     "Intersection over union of each pair of masks [B]; two empty masks agree: 1"
-    a, b = as_masks(a), as_masks(b)
-    if a.shape != b.shape:
-        raise LtpaError(f'masks of shapes {tuple(a.shape)} and {tuple(b.shape)}; expected the same')
+    a, b = _same_shape('masks', as_masks(a), as_masks(b))
     both, either = (a & b).sum((1, 2)), (a | b).sum((1, 2))
     return torch.where(either > 0, both / either.clamp_min(1), 1.)
 
 # %% ../nbs/10_faithfulness.ipynb #2a43005b
 def stretch(maps):
     "Each map from 0 to 1; one that is all equal becomes 0"
-    m = as_maps(maps)
+    m = as_maps(maps).double()                       # in float32 the difference of huge values is infinite
     low, high = m.amin((1, 2), keepdim=True), m.amax((1, 2), keepdim=True)
-    return (m - low) / torch.where(high > low, high - low, 1)
+    return ((m - low) / torch.where(high > low, high - low, 1)).float()
 
 def _area(hits, pixels):
     "Area under precision-recall, from counts of object pixels and of all, lowest level first [...,L]"
@@ -159,10 +161,16 @@ def learned_maps(
     "Explainers from the network's own maps: each level, and all combined (a product), by name"
     def level(s): return lambda net, images, target=None: _maps(net, images)[s]
     def product(net, images, target=None): return combine(_maps(net, images), tuple(images.shape[2:]))
-    n = len(getattr(net, 'attention', ()))
+    n = _count(net)
     if not n: raise LtpaError(f'{getattr(net, "name", type(net).__name__)} has no attention maps; '
                               'take post_hoc_maps, which works everywhere')
     return {f'attention {s + 1}': level(s) for s in range(n)} | {'attention, all': product}
+
+def _count(net):
+    "Number of maps that `net` returns; networks that are not ours return none"
+    if not hasattr(net, 'stride'): return 0
+    like = next(net.parameters())
+    return len(_maps(net, like.new_zeros(1, 3, net.stride, net.stride)))
 
 def _maps(net, images):
     with untouched(net), torch.no_grad(): return net(images).maps
@@ -177,11 +185,17 @@ def post_hoc_maps(
     net,           # Any network that `captum_suite` takes
     settings=None, # Options by method, in place of those in SETTINGS
 )->dict:
-    "Captum's methods as explainers, with small settings; Grad-CAM and CAM at their layer's own size"
+    "Captum's methods as explainers, small settings; CAM and Grad-CAM (of every stage) at their layer's size"
     chosen, suite = SETTINGS | (settings or {}), captum_suite(net)
     for name in chosen.keys() - set(CAPTUM): raise unknown('method', name, CAPTUM)
-    made = {name: functools.partial(f, **chosen.get(name, {})) for name, f in suite.items()}
-    return made | {name: _at_layer(made[name]) for name in ('grad_cam', 'cam') if name in made}
+    stages, made = len(getattr(getattr(net, 'trunk', None), 'stages', ())), {}
+    for name, f in suite.items():
+        f = functools.partial(f, **chosen.get(name, {}))
+        if name == 'grad_cam':
+            for s in range(1, stages):
+                made[f'grad_cam, stage {s}'] = _at_layer(functools.partial(f, layer=f'trunk.stages.{s - 1}'))
+        made[name] = _at_layer(f) if name in ('grad_cam', 'cam') else f
+    return made
 
 def _at_layer(explain):
     "The same map with the cells of its layer, positive part"
@@ -195,16 +209,18 @@ def _at_layer(explain):
 # %% ../nbs/10_faithfulness.ipynb #bf045fb1
 def centre_map(net, images, target=None):
     "A Gaussian in the middle, a quarter of the side wide: where photographers put things"
-    r, c = (torch.linspace(-2, 2, 2 * n + 1)[1::2] for n in images.shape[2:])     # at the middle of each cell
+    r, c = (torch.linspace(-2, 2, 2 * n + 1, device=images.device)[1::2]          # at the middle of each cell
+            for n in images.shape[2:])
     return (-(r[:, None]**2 + c**2) / 2).exp().expand(len(images), -1, -1)
 
 def uniform_map(net, images, target=None):
     "The same everywhere"
-    return torch.ones(len(images), *images.shape[2:])
+    return torch.ones(len(images), *images.shape[2:], device=images.device)
 
 def random_map(net, images, target=None):
     "Noise, from the image's own bytes: the same again for the same image, whatever its neighbours"
-    return torch.stack([torch.rand(*x.shape[1:], generator=keyed_rng(fingerprint(x))) for x in images])
+    maps = [torch.rand(*x.shape[1:], generator=keyed_rng(fingerprint(x))) for x in images]
+    return torch.stack(maps).to(images.device)
 
 def edge_map(net, images, target=None):
     "Sobel's edges of the grey image: what a map looks like that has seen the picture and no network"
@@ -227,11 +243,17 @@ def _order(m):
     at = torch.randperm(m.shape[1], generator=keyed_rng('ties', m.shape[1])).to(m.device)
     return at[m[:, at].argsort(dim=1, descending=True, stable=True)].argsort(1)
 
-def predicted(net, images, batch_size=250):
-    "The class that `net` predicts [N], for images as floats"
+def predicted(net, images, batch_size=250, target=None):
+    "The class that `net` predicts [N], for images as floats; or `target`, checked, for each image"
     logits = Logits(net)
-    with untouched(logits), torch.no_grad():
-        return torch.cat([logits(b).argmax(1) for b in images.split(batch_size)])
+    with untouched(logits): return as_targets(logits, images, target, batch_size)
+
+def _finite(logits):
+    "`logits`, if all are finite numbers: else every probability would be NaN, and so every score"
+    bad = (~logits.isfinite()).flatten(1).any(1)
+    if not bad.any(): return logits
+    raise LtpaError(f'logits of image {int(bad.nonzero()[0])} are NaN or infinite; expected finite numbers: '
+                    'look for the cause in the image or in the network')
 
 # %% ../nbs/10_faithfulness.ipynb #42b472a5
 def perturbation_curves(
@@ -247,13 +269,13 @@ def perturbation_curves(
     "Deletion and insertion: probability of the target after 0, 1, … shares, two tensors [N,steps+1]"
     if baseline not in BASELINES: raise unknown('baseline', baseline, BASELINES)
     logits, P = Logits(net), images[0, 0].numel()
-    target = predicted(net, images) if target is None else target
+    target = predicted(net, images, target=target)
     curves = images.new_empty(2, len(images), at_least_one('steps', steps) + 1)
     size, other = images.shape[2:], BASELINES[baseline](images)
     place = _order(to_pixels(as_maps(maps, images), size).flatten(1)).view(-1, 1, *size)
     def ask(x):
         x = x.contiguous(memory_format=torch.channels_last)
-        return torch.cat([pick(logits(b).float().softmax(1), t)
+        return torch.cat([pick(_finite(logits(b).float()).softmax(1), t)
                           for b, t in zip(x.split(batch_size), target.split(batch_size))])
     with untouched(logits), torch.inference_mode(), autocast(images.device, precision):
         curves[0, :, 0] = curves[1, :, -1] = ask(images)
@@ -280,6 +302,8 @@ def infidelity(
     "Captum's infidelity, scale fitted: mean squared error of the logit's fall [N]"
     from captum.metrics import infidelity
     logits, m = Logits(net), to_pixels(as_maps(maps, images), images.shape[2:])
+    if at_least_one('window', window) > min(images.shape[2:]):
+        raise LtpaError(f'window {window}; expected at most the side of the image, {min(images.shape[2:])}')
     def cover(x):
         H, W = x.shape[2:]
         rng = keyed_rng('squares', len(x), H, W)
@@ -287,8 +311,8 @@ def infidelity(
         rows, cols = ((at <= torch.arange(n)) & (torch.arange(n) < at + window) for at, n in ((r, H), (c, W)))
         inside = (rows[:, None, :, None] & cols[:, None, None, :]).to(x.device)
         return inside.expand_as(x) / x.shape[1], torch.where(inside, x.mean((2, 3), keepdim=True), x)
-    def ask(x): return torch.cat([logits(b) for b in x.split(250)])
-    target = predicted(net, images) if target is None else target
+    def ask(x): return torch.cat([_finite(logits(b)) for b in x.split(250)])
+    target = predicted(net, images, target=target)
     with untouched(logits):
         return infidelity(ask, cover, images, m[:, None].expand_as(images).contiguous(), target=target,
                           n_perturb_samples=at_least_one('samples', samples), normalize=True)
@@ -305,8 +329,9 @@ def sensitivity(
     "Captum's `sensitivity_max`: largest change of the map over its norm [N]"
     from captum.metrics import sensitivity_max
     def run(x, target):                               # Captum hands over tuples, and takes a tensor for one
-        return as_maps(explain(net, x[0] if isinstance(x, tuple) else x, target)).contiguous(),
-    target = predicted(net, images) if target is None else target
+        x = x[0] if isinstance(x, tuple) else x       # nor does it repeat the class of a single image
+        return as_maps(explain(net, x, target.expand(len(x)))).contiguous(),
+    target = predicted(net, images, target=target)
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
         return sensitivity_max(run, images, perturb_radius=radius, target=target,
@@ -366,7 +391,9 @@ def localisation(
         row |= _with_interval(name, score.mean(), score)
     area_of = lambda s: _area(*s.chunk(2, -1))
     row |= _with_interval('pxap', pxap(m, masks), _levels(m, masks), area_of)
-    if cells.any(): row |= _with_interval('pxap_cells', pxap(m, cells), _levels(m, cells), area_of)
+    if cells.shape == masks.shape:
+        row |= {k.replace('pxap', 'pxap_cells'): v for k, v in row.items() if 'pxap' in k}
+    elif cells.any(): row |= _with_interval('pxap_cells', pxap(m, cells), _levels(m, cells), area_of)
     best = lambda s: s.unflatten(-1, (thresholds, 3)).amax(-2).mean(-1) / n
     return row | _with_interval('max_box_oracle', best(hits.double().sum(0)), hits, best)
 
@@ -380,17 +407,26 @@ def faithfulness(
     steps=8,   # Of the curves
     few=64,    # Images for infidelity and sensitivity, which are dear: the first
 )->dict:
-    "Areas of deletion and insertion for each baseline, infidelity and sensitivity, with intervals"
-    row = {}
+    "Areas of deletion and insertion for each baseline, infidelity, median sensitivity, with intervals"
+    row = dict(faithful=len(images), few=min(few, len(images)))
     for b in BASELINES:
         curves = perturbation_curves(net, images, maps, target, b, steps)
         for name, a in zip(('deletion', 'insertion'), map(area, curves)):
             row |= _with_interval(f'{name}_{b}', a.mean(), a)
     x, m, t = images[:few], maps[:few], target[:few]
     row |= _with_interval('infidelity', (v := infidelity(net, x, m, t)).mean(), v)
-    return row | _with_interval('sensitivity', (v := sensitivity(explain, net, x, t)).mean(), v)
+    moved = sensitivity(explain, net, x, t).double().sort().values
+    middle = lambda drawn: moved[(drawn.cumsum(-1) >= len(moved) / 2).double().argmax(-1)]
+    return row | _with_interval('sensitivity_median', moved.median(), torch.eye(len(moved)), middle)
 
-# %% ../nbs/10_faithfulness.ipynb #ef220c84
+# %% ../nbs/10_faithfulness.ipynb #dfdac979
+def _as_bytes(images):
+    "Images uint8 [N,3,H,W], or a refusal"
+    if isinstance(images, torch.Tensor) and images.dtype == torch.uint8 and images.ndim == 4: return images
+    what = (f'{images.dtype} of shape {tuple(images.shape)}' if isinstance(images, torch.Tensor)
+            else type(images).__name__)
+    raise LtpaError(f'images {what}; expected bytes, uint8 [N,3,H,W]')
+
 def score_maps(
     explainers,    # Explainers by name
     net,           # The network they explain
@@ -401,16 +437,17 @@ def score_maps(
     few=64,        # Of these, for infidelity and sensitivity
     steps=8,       # Of the curves
     batch_size=100, # Images explained at a time, which bounds memory
+    places=None,   # Scores of place that are known already, by name: controls have the same for all networks
 )->list:
     "The table: a dict for each explainer, with every score and its 95 % interval"
-    if images.dtype != torch.uint8: raise LtpaError(f'images {images.dtype}; expected bytes, uint8 [N,3,H,W]')
-    x = (images.float() / 255).contiguous(memory_format=torch.channels_last)
-    target = predicted(net, x) if target is None else torch.as_tensor(target)
+    x = (_as_bytes(images).float() / 255).contiguous(memory_format=torch.channels_last)
+    target = predicted(net, x, target=target)
     rows, n = [], faithful or len(x)
     for name, explain in explainers.items():
         parts = [explain(net, xs, ts) for xs, ts in zip(x.split(batch_size), target.split(batch_size))]
         m = as_maps(torch.cat(parts), images)
-        rows.append(dict(map=name, images=len(x), **localisation(m, masks), faithful=n,
+        at = (places or {}).get(name) or localisation(m, masks)
+        rows.append(dict(map=name, images=len(x), **at,
                          **faithfulness(explain, net, x[:n], m[:n], target[:n], steps, few)))
     return rows
 
@@ -421,11 +458,11 @@ def spearman(
 )->torch.Tensor:
     "Rank correlation of each pair of maps [B]; 0 where one is all equal"
     def ranks(m):
-        m = as_maps(m).flatten(1).contiguous()
+        m = m.flatten(1).contiguous()
         s = m.sort(1).values
         r = sum(torch.searchsorted(s, m, right=right).double() for right in (False, True))
         return r - r.mean(1, keepdim=True)
-    a, b = ranks(a), ranks(b)
+    a, b = map(ranks, _same_shape('maps', as_maps(a), as_maps(b)))
     size = a.norm(dim=1) * b.norm(dim=1)
     return torch.where(size > 0, (a * b).sum(1) / size.clamp_min(1), 0.)
 
@@ -435,7 +472,7 @@ def ssim(
     window=7,   # Side of the square in which structure is compared
 )->torch.Tensor:
     "Mean structural similarity (Wang et al. 2004) of each pair, both stretched to 0..1 [B]"
-    a, b = stretch(a)[:, None].double(), stretch(b)[:, None].double()
+    a, b = (stretch(m)[:, None].double() for m in _same_shape('maps', as_maps(a), as_maps(b)))
     if min(a.shape[2:]) < window:
         raise LtpaError(f'maps of {a.shape[2]}x{a.shape[3]} for windows of {window}; '
                         'expected sides at least as long: enlarge with to_pixels')
@@ -455,16 +492,19 @@ def parts_from_top(net)->list:
 def randomised(
     net,      # Any module; it is copied
     parts,    # Names of the parts to make new
-    seed=0,
+    seed=0,   # Of the draw; each layer has its own, from `seed` and its name
 ):
     "A copy of `net` in which the parts have the parameters and statistics of new ones"
     net = copy.deepcopy(net)
     with torch.random.fork_rng([]):
-        for name in parts:
-            for m in reversed([*get_layer(net, name).modules()]):
-                if hasattr(m, 'reset_parameters'): torch.manual_seed(seed); m.reset_parameters()
+        for part in parts:
+            for name, m in reversed([*get_layer(net, part).named_modules(prefix=part)]):
+                if not hasattr(m, 'reset_parameters'): continue
+                torch.manual_seed(keyed_rng('randomised', seed, name).initial_seed())
+                m.reset_parameters()
     return net
 
+# %% ../nbs/10_faithfulness.ipynb #87f88740
 def randomisation(
     explainers,      # By name
     net,             # A network
@@ -472,18 +512,25 @@ def randomisation(
     target=None,     # Class of each image, kept throughout; None: the predicted one
     cascading=True,  # Each part in addition to those before, or alone
     parts=None,      # Names of parts, from the top; None: those of `parts_from_top`
+    seeds=1,         # Draws of random parameters
 )->list:
-    "Similarity of maps before and after: a dict for each explainer and part"
-    target, parts = predicted(net, images) if target is None else target, parts or parts_from_top(net)
+    "Similarity of maps before and after, mean and `_sd` over draws: a dict for each explainer and part"
+    target, parts = predicted(net, images, target=target), parts or parts_from_top(net)
     before = {name: as_maps(explain(net, images, target), images) for name, explain in explainers.items()}
     rows, size = [], images.shape[2:]
+    def alike(a, b): return torch.stack([spearman(a, b).mean(), spearman(a.abs(), b.abs()).mean(),
+                                         ssim(to_pixels(a, size), to_pixels(b, size)).mean()])
     for k, part in enumerate(parts):
-        broken = randomised(net, parts[:k + 1] if cascading else [part])
+        broken = [randomised(net, parts[:k + 1] if cascading else [part], s)
+                  for s in range(at_least_one('seeds', seeds))]
         for name, explain in explainers.items():
-            a, b = before[name], as_maps(explain(broken, images, target), images)
-            rows.append({'map': name, 'part': part} | {m: round(v.mean().item(), 4) for m, v in dict(
-                spearman=spearman(a, b), spearman_abs=spearman(a.abs(), b.abs()),
-                ssim=ssim(to_pixels(a, size), to_pixels(b, size))).items()})
+            after = [as_maps(explain(b, images, target), images) for b in broken]
+            found = torch.stack([alike(before[name], b) for b in after])
+            row = {'map': name, 'part': part, 'images': len(images), 'seeds': seeds}
+            for score, v in zip(('spearman', 'spearman_abs', 'ssim'), found.T):
+                row[score] = round(v.mean().item(), 4)
+                if seeds > 1: row[f'{score}_sd'] = round(v.std().item(), 4)
+            rows.append(row)
     return rows
 
 # %% ../nbs/10_faithfulness.ipynb #19745ad3
@@ -505,7 +552,18 @@ SWAPS = dict(
     centre=lambda own, **_: _shared_like(centre_map(None, own[:, None]), own),
     mask=lambda own, masks, **_: _shared_like(covered(masks, own.shape[1:]), own))
 
-# %% ../nbs/10_faithfulness.ipynb #196b0643
+# %% ../nbs/10_faithfulness.ipynb #3e6aae47
+def _swappable(net, images, labels, masks):
+    "The labels, if other maps can be put into `net` for these images"
+    if not hasattr(net, 'pool'):
+        raise LtpaError(f'{getattr(net, "name", type(net).__name__)} has no `pool(l, maps)`, which takes other '
+                        'maps in the place of its own; expected a network vgg_att… or resnet164_att…')
+    labels = torch.as_tensor(labels)
+    if not len(images) == len(labels) == len(masks) > 1:
+        raise LtpaError(f'{len(images)} images, {len(labels)} labels, {len(masks)} masks; '
+                        'expected as many of each, and at least two')
+    return labels
+
 def interventions(
     net,              # A network with attention
     images,           # uint8 [N,3,H,W]
@@ -514,15 +572,16 @@ def interventions(
     batch_size=250,   # Images at a time
 )->list:
     "Accuracy with each map of SWAPS in the place of the own one, and how often the answer stays: a dict each"
-    learned_maps(net); as_masks(masks)
-    said = {name: [] for name in SWAPS}
+    learned_maps(net); labels = _swappable(net, _as_bytes(images), labels, as_masks(masks))
+    xs, said = [b.float() / 255 for b in images.split(batch_size)], {name: [] for name in SWAPS}
+    own = [torch.cat(level) for level in zip(*(_maps(net, x) for x in xs))]
+    swapped = {name: [swap(a, level=s, masks=masks).split(batch_size) for s, a in enumerate(own)]
+               for name, swap in SWAPS.items()}
     with untouched(net), torch.no_grad():
-        for x, ms in zip(images.split(batch_size), masks.split(batch_size)):
-            l, g = net.encode(x.float() / 255)
-            own = net.attend(l, g).maps
-            for name, swap in SWAPS.items():
-                maps = [swap(a, level=s, masks=ms) for s, a in enumerate(own)]
-                said[name].append(net.pool(l, maps).logits.argmax(1))
+        for k, x in enumerate(xs):
+            l, _ = net.encode(x)
+            for name, levels in swapped.items():
+                said[name].append(_finite(net.pool(l, [maps[k] for maps in levels]).logits).argmax(1))
     said = {name: torch.cat(parts) for name, parts in said.items()}
     rows = []
     for name, says in said.items():
@@ -545,6 +604,11 @@ def _(answer): expect(float(answer(torch.tensor([1., 0., 1., 0.]), _halves())), 
 
 @ex_gain.case('worse than chance is negative')
 def _(answer): expect(float(answer(torch.zeros(4), _halves())), -1.)
+
+@ex_gain.case('on large objects chance is more than a half, and little is left above it')
+def _(answer):
+    m = _halves(); m[:, :, 2] = True
+    for hits, gain in (0., -3.), (.75, 0.), (1., 1.): expect(float(answer(torch.full((4,), hits), m)), gain)
 
 @ex_gain.case('chance is the mean share of the object')
 def _(answer):

@@ -72,6 +72,20 @@ def test_monotone_rescaling_changes_no_score_of_order(net, rescale):
     for a, b in zip(of_order(m), of_order(rescale(m))): torch.testing.assert_close(a, b)
 
 
+def test_pxap_keeps_its_value_under_a_change_of_scale_only_where_maps_share_their_ends():
+    masks = objects(40)
+    m = noise(40, SIDE, SIDE) + masks
+    m[:, 0, 0], m[:, 0, 1] = 0, 2
+    assert pxap(m**3, masks) == pytest.approx(pxap(m, masks), abs=1e-4)
+    m[::2, 0, 1] = 5                                                   # the same order in each image, other ends
+    assert abs(pxap((m + .1).log(), masks) - pxap(m, masks)) > .02
+
+
+def test_huge_values_are_stretched():
+    m = torch.tensor([-3e38, 0, 3e38]).expand(2, 1, 3)
+    assert stretch(m).tolist() == [[[0, .5, 1]]] * 2 and stretch(m).dtype == torch.float32
+
+
 def test_scale_changes_no_score_of_place():
     m, masks = noise(12, SIDE, SIDE), objects()
     for a, b in zip(scores(m, masks).values(), scores(m * 1000, masks).values()): assert a == pytest.approx(b)
@@ -190,6 +204,7 @@ def test_infidelity_and_sensitivity_mean_what_they_mean_to_captum(net):
     assert still.tolist() == [0] * 4 and (moving > .3).all()
     explain = post_hoc_maps(net)['gradient']
     torch.testing.assert_close(sensitivity(explain, net, x, target), sensitivity(explain, net, x, target))
+    assert sensitivity(explain, net, x[:1], target[:1]).shape == (1,)
 
 
 class Adds(torch.nn.Module):
@@ -231,6 +246,25 @@ def test_randomised_is_a_copy_with_one_part_new(net):
     assert not same, f'{same} survive'
 
 
+def test_layers_of_one_shape_get_different_random_numbers():
+    layers = torch.nn.ModuleDict({k: torch.nn.Conv2d(3, 3, 3) for k in 'ab'})
+    a, b = (randomised(layers, ['a', 'b'])[k].weight for k in 'ab')
+    assert not a.equal(b)
+    assert randomised(layers, ['b'])['b'].weight.equal(b)              # whatever else is made new
+    assert not randomised(layers, ['b'], seed=1)['b'].weight.equal(b)
+
+
+def test_randomisation_tells_mean_and_spread_over_draws(net):
+    x, explain = noise(2, 3, 32, 32), dict(a=learned_maps(net)['attention 1'])
+    row = randomisation(explain, net, x, parts=['attention'], seeds=3)[0]
+    before = explain['a'](net, x)
+    each = [spearman(before, explain['a'](randomised(net, ['attention'], s), x)).mean().item() for s in range(3)]
+    assert (row['images'], row['seeds']) == (2, 3)
+    assert row['spearman'] == pytest.approx(np.mean(each), abs=1e-4)
+    assert row['spearman_sd'] == pytest.approx(np.std(each, ddof=1), abs=1e-4)
+    with refuses('seeds 0'): randomisation(explain, net, x, seeds=0)
+
+
 @pytest.mark.parametrize('name', ['vgg_trunk', 'vgg_gap', 'resnet164', 'resnet164_att2_concat_pc'])
 def test_parts_hold_all_parameters(name):
     net = tiny_net(name)
@@ -239,10 +273,12 @@ def test_parts_hold_all_parameters(name):
 
 
 @pytest.mark.parametrize('order', ['top_down', 'independent'])
-def test_randomisation_is_that_of_quantus(order):
+def test_randomisation_is_that_of_quantus(order, monkeypatch):
     quantus = pytest.importorskip('quantus')
     from ltpa.saliency import gradient
     torch.manual_seed(0)
+    seeded = torch.manual_seed
+    monkeypatch.setattr(torch, 'manual_seed', lambda seed: seeded(0))  # theirs gives all layers one seed, ours do not
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 4, 3), torch.nn.ReLU(),
                               torch.nn.Flatten(), torch.nn.Linear(4 * 64, 3)).eval()
     x, y = noise(3, 3, 12, 12), torch.tensor([0, 1, 2])
@@ -281,6 +317,66 @@ def test_interventions_keep_the_sum_and_the_own_answers(net):
     assert list(rows) == list(SWAPS) and rows['own']['same_answer'] == 1
     said = predicted(net, x / 255)
     assert rows['own']['accuracy'] == pytest.approx((said == torch.arange(10) % 4).float().mean().item())
+
+
+def test_interventions_do_not_depend_on_the_batch(net):
+    x, masks, labels = (noise(7, 3, 32, 32) * 255).byte(), objects(7, 32), torch.arange(7) % 4
+    given = {}
+    class Watch(type(net)):
+        def pool(self, l, maps): given[size].append(maps[0]); return super().pool(l, maps)
+    kind, net.__class__ = type(net), Watch
+    try:
+        for size in 7, 3, 1:
+            given[size] = []
+            interventions(net, x, labels, masks, batch_size=size)
+    finally: net.__class__ = kind
+    maps = {size: [torch.cat(ms[k::len(SWAPS)]) for k in range(len(SWAPS))] for size, ms in given.items()}
+    for size in 3, 1:
+        for name, a, b in zip(SWAPS, maps[7], maps[size]):
+            torch.testing.assert_close(a, b, msg=lambda m: f'{name}: {m}')
+    own, _, shuffled, another = maps[1][:4]
+    for other in shuffled, another: assert not any(a.equal(b) for a, b in zip(own, other))
+
+
+def test_maps_of_progressive_attention_are_counted():
+    pan = tiny_net('vgg_pan').eval()
+    explainers, x = learned_maps(pan), noise(2, 3, 32, 32)
+    assert list(explainers) == ['attention 1', 'attention 2', 'attention, all']
+    for a, k in zip(pan(x).maps, explainers): torch.testing.assert_close(explainers[k](pan, x), a)
+    with refuses('vgg_pan', 'pool(l, maps)'): interventions(pan, (x * 255).byte(), [0, 1], objects(2, 32))
+
+
+def test_grad_cam_is_also_taken_at_the_earlier_stages(net):
+    from ltpa.saliency import grad_cam
+    x, made = noise(2, 3, 32, 32), post_hoc_maps(net)
+    assert [k for k in made if k.startswith('grad_cam')] == ['grad_cam, stage 1', 'grad_cam, stage 2', 'grad_cam']
+    for s in 1, 2:
+        m = made[f'grad_cam, stage {s}'](net, x)
+        want = grad_cam(net, x, layer=f'trunk.stages.{s - 1}', mode='nearest')
+        torch.testing.assert_close(to_pixels(m, (32, 32)), to_pixels(
+            torch.nn.functional.adaptive_avg_pool2d(want, m.shape[1:]), (32, 32)))
+        assert m.shape[1] > made['grad_cam'](net, x).shape[1]
+
+
+@pytest.mark.parametrize('name', CONTROLS)
+def test_controls_lie_where_the_images_lie(name, monkeypatch):
+    import ltpa.faithfulness
+    monkeypatch.setattr(ltpa.faithfulness, 'fingerprint', lambda x: 0)   # this device has no bytes
+    assert CONTROLS[name](None, torch.ones(2, 3, 8, 8, device='meta')).device.type == 'meta'
+
+
+@pytest.mark.slow
+def test_rows_tell_on_how_many_images_they_rest_and_the_median_of_sensitivity(net):
+    x, masks = (noise(5, 3, 32, 32) * 255).byte(), objects(5, 32)
+    explain = dict(random=CONTROLS['random'])
+    row = score_maps(explain, net, x, masks, faithful=4, few=3, steps=2)[0]
+    assert (row['images'], row['faithful'], row['few']) == (5, 4, 3)
+    v = sensitivity(explain['random'], net, x[:3] / 255, predicted(net, x[:3] / 255))
+    assert row['sensitivity_median'] == pytest.approx(v.median().item(), abs=1e-3)
+    assert row['sensitivity_median_low'] <= row['sensitivity_median'] <= row['sensitivity_median_high']
+    assert v.min() - 1e-3 <= row['sensitivity_median_low']
+    again = score_maps(explain, net, x, masks, few=9, steps=2, places=dict(random=dict(pxap=7)))[0]
+    assert (again['pxap'], again['few']) == (7, 5)
 
 
 @pytest.mark.slow
@@ -334,6 +430,34 @@ def test_negative_weights_and_unknown_names_are_refused(net):
     with refuses('expected the same'): iou(objects(2), objects(3))
     with refuses('no attention maps'): interventions(tiny_net('vgg_gap'), BAD, BAD, objects(2))
     with refuses('[B,h,w]'): as_maps(None)
+
+
+def test_wrong_numbers_of_things_are_refused(net):
+    m, x, masks = noise(2, SIDE, SIDE), noise(2, 3, 32, 32), objects(2, 32)
+    for score in spearman, ssim:
+        for other in noise(3, SIDE, SIDE), noise(2, 8, 8):
+            with refuses(tuple(other.shape), 'expected the same'): score(m, other)
+    for score in perturbation_curves, infidelity:
+        with refuses('target [99, 0]', 'from 0 to 3'): score(net, x, m, torch.tensor([99, 0]))
+        with refuses('target [1, 2, 3]', '2 images'): score(net, x, m, [1, 2, 3])
+        for a, b in zip(score(net, x, m, 3), score(net, x, m, [3, 3])): assert a.equal(b)   # one class for all
+    for window in 40, 2.5, 0, -1:
+        with refuses(f'window {window}'): infidelity(net, x, m, window=window)
+    pixels = (x * 255).byte()
+    with refuses('target [1, 2, 3]'): score_maps(CONTROLS, net, pixels, masks, target=[1, 2, 3])
+    with refuses('torch.float32', 'uint8'): interventions(net, x, [0, 1], masks)
+    with refuses('2 images, 1 labels, 2 masks'): interventions(net, pixels, [0], masks)
+    with refuses('2 images, 2 labels, 1 masks'): interventions(net, pixels, [0, 1], masks[:1])
+    with refuses('at least two'): interventions(net, pixels[:1], [0], masks[:1])
+
+
+def test_logits_that_are_not_numbers_are_refused(net):
+    import copy
+    broken, x, m = copy.deepcopy(net), noise(2, 3, 32, 32), noise(2, SIDE, SIDE)
+    for p in broken.head.parameters(): torch.nn.init.constant_(p, float('nan'))
+    for run in (lambda: perturbation_curves(broken, x, m, 0), lambda: infidelity(broken, x, m, 0),
+                lambda: interventions(broken, (x * 255).byte(), [0, 1], objects(2, 32))):
+        with refuses('logits of image 0 are NaN'): run()
 
 
 class Tuple(torch.nn.Module):

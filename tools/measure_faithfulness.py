@@ -19,27 +19,34 @@ from ltpa.core import LtpaError, provenance, save_result
 from ltpa.data import ClutteredFashion
 from ltpa.faithfulness import (
     CONTROLS, SETTINGS, interventions, learned_maps, localisation, post_hoc_maps, randomisation, score_maps)
+from ltpa.maps import combine
 from ltpa.models import load_pretrained, load_weights
+from ltpa.saliency import untouched
 from measure import ROOT
 
 MAIN, TRUNK, GAP = 'vgg_att3_concat_pc', 'vgg_trunk', 'vgg_gap'
 OTHERS = 'vgg_att2_concat_pc', 'vgg_att2_concat_dp'
+# Share of the images for deletion and insertion, and images for infidelity and sensitivity: of the others, of MAIN
+SHARES = (.1, 16), (.3, 24)
+BROKEN, DRAWS = 4, 5             # images and draws of random parameters
+SPARED = 'centre', 'uniform', 'random', 'smoothgrad', 'noise_tunnel'    # from these: no network, or dear and much alike
+PLACE = 'cells', 'pointing', 'energy', 'iou', 'pxap', 'max_box'
 
 
 def bundled(name): return load_pretrained(f'cluttered_fashion/{name}')
 
 
 def jobs():
-    "Networks, their explainers, and the share of images on which the dearer scores are taken"
+    "Networks, and their explainers: always with the five controls, `gradient` the last of them"
     net = bundled(MAIN)
-    yield MAIN, net, learned_maps(net) | CONTROLS | post_hoc_maps(net), 1.
+    yield MAIN, net, learned_maps(net) | CONTROLS | post_hoc_maps(net)
     for name in OTHERS:
         net = bundled(name)
-        yield name, net, learned_maps(net) | dict(random=CONTROLS['random']), .2
+        yield name, net, learned_maps(net) | CONTROLS | dict(gradient=post_hoc_maps(net)['gradient'])
     net = bundled(TRUNK)
-    yield TRUNK, net, dict(random=CONTROLS['random']) | post_hoc_maps(net), .2
+    yield TRUNK, net, CONTROLS | post_hoc_maps(net)
     net = bundled(GAP)
-    yield GAP, net, dict(random=CONTROLS['random'], cam=post_hoc_maps(net)['cam']), .2
+    yield GAP, net, CONTROLS | {k: post_hoc_maps(net)[k] for k in ('gradient', 'cam')}
 
 
 def over_seeds(name, images, masks, labels):
@@ -48,8 +55,10 @@ def over_seeds(name, images, masks, labels):
     results = []
     for path in found:
         net = load_weights(path)
-        for level, explain in learned_maps(net).items():
-            m = torch.cat([explain(net, x.float() / 255) for x in images.split(100)])
+        with untouched(net), torch.no_grad(): parts = [net(x.float() / 255).maps for x in images.split(100)]
+        levels = [torch.cat(level) for level in zip(*parts)]
+        maps = {f'attention {k}': m for k, m in enumerate(levels, 1)}
+        for level, m in (maps | {'attention, all': combine(levels, masks.shape[1:])}).items():
             scores = localisation(m, masks)
             results.append((level, {k: scores[k] for k in ('pointing', 'energy', 'iou_otsu', 'pxap')}))
         results += [(f'accuracy, {r["weights"]}', dict(accuracy=r['accuracy']))
@@ -75,23 +84,27 @@ def main():
     if a.threads: torch.set_num_threads(a.threads)
     begin, data = time.time(), ClutteredFashion('test', 32)
     images, masks = data.render(range(a.images))
-    labels, rows, fall, swaps = data.labels[:a.images], [], [], []
-    for name, net, explainers, share in jobs():
-        n = max(1, round(share * a.images))
-        rows += [dict(net=name) | row for row in
-                 score_maps(explainers, net, images, masks, faithful=n, few=min(n, 32 if share == 1 else 16), steps=6)]
+    labels, rows, fall, swaps, places = data.labels[:a.images], [], [], [], {}
+    for name, net, explainers in jobs():
+        share, few = SHARES[name == MAIN]
+        found = score_maps(explainers, net, images, masks, faithful=max(1, round(share * a.images)), few=few, steps=6,
+                           places=places)
+        places |= {r['map']: {k: r[k] for k in r if k.startswith(PLACE)} for r in found if r['map'] in CONTROLS}
+        rows += [dict(net=name) | row for row in found]
         if name == MAIN:
-            explainers = {k: f for k, f in explainers.items() if k not in ('centre', 'uniform')}
+            explainers = {k: f for k, f in explainers.items() if k not in SPARED}
             for cascading in True, False:
                 fall += [dict(net=name, cascading=cascading) | row for row in
-                         randomisation(explainers, net, images[:16].float() / 255, cascading=cascading)]
+                         randomisation(explainers, net, images[:BROKEN].float() / 255, cascading=cascading,
+                                       seeds=DRAWS)]
         if hasattr(net, 'attention'):
             swaps += [dict(net=name) | row for row in interventions(net, images, labels, masks)]
         print(f'{name}: done after {time.time() - begin:.0f} s', flush=True)
     seeds = [row for name in (MAIN, 'vgg_att3_concat_uniform') for row in over_seeds(name, images, masks, labels)]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == 'darwin' else 2**20)
     record = provenance(seconds=round(time.time() - begin), peak_gib=round(peak, 2), images=a.images,
-                        settings={k: SETTINGS[k] for k in sorted(SETTINGS)}, steps=6)
+                        settings={k: SETTINGS[k] for k in sorted(SETTINGS)}, steps=6,
+                        randomised=dict(images=BROKEN, draws=DRAWS))
     path = save_result(a.json, f'Every map on the first {a.images} test images of ClutteredFashion', rows, record,
                        randomisation=fall, interventions=swaps, seeds=seeds)
     print(f'wrote {path}: {len(rows)} maps, {record["seconds"]} s, peak {peak:.2f} GiB')
