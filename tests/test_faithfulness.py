@@ -457,7 +457,7 @@ def test_logits_that_are_not_numbers_are_refused(net):
     for p in broken.head.parameters(): torch.nn.init.constant_(p, float('nan'))
     for run in (lambda: perturbation_curves(broken, x, m, 0), lambda: infidelity(broken, x, m, 0),
                 lambda: interventions(broken, (x * 255).byte(), [0, 1], objects(2, 32))):
-        with refuses('image 0', 'NaN'): run()
+        with refuses('image 0', 'answers with NaN or infinite values'): run()
 
 
 class Tuple(torch.nn.Module):
