@@ -169,7 +169,13 @@ def _softened(c, cells):
         low, high = (middle, high) if effective_cells(at(middle)).mean() < cells else (low, middle)
     return at(high)
 
-# %% ../nbs/14_query.ipynb #d62647f2
+# %% ../nbs/14_query.ipynb #7692101c
+def _listens(net):
+    "Refuse a network whose maps cannot depend on g"
+    if any(a.score != 'dp' for a in net.attention):
+        raise LtpaError(f'{net.name} does not compare l with g, so its maps are the same for every template; '
+                        'expected a network with dot-product scores, e.g. vgg_att2_concat_dp')
+
 def ask(
     net,          # A network with dot-product attention
     images,       # uint8 [N,3,H,W]: where?
@@ -178,9 +184,7 @@ def ask(
 )->tuple:
     "Maps of `images`, a tuple of [N,h,w], for the global vector of `templates`; with pc scores refused"
     l, _ = encode(net, images)
-    if any(a.score != 'dp' for a in net.attention):
-        raise LtpaError(f'{net.name} does not compare l with g, so its maps are the same for every template; '
-                        'expected a network with dot-product scores, e.g. vgg_att2_concat_dp')
+    _listens(net)
     g = encode(net, templates)[1].mean(0).expand(len(images), -1)
     if others is not None: return soften(contrast(net, l, g, encode(net, others)[1]))
     with torch.no_grad(): return net.attend(l, g).maps
@@ -273,6 +277,7 @@ def contrasting(
 ):
     "`net` with the same weights, whose maps are the softened contrast; its temperatures soften them further"
     centre, usual = encode(net, others)[1], [a.temperature for a in net.attention]
+    _listens(net)
     def attend(l, g):
         maps = soften(contrast(net, l, g, centre))
         heat = [a.temperature / t for a, t in zip(net.attention, usual)]

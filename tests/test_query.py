@@ -7,8 +7,8 @@ from helpers import pictures, random, refuses, tiny_net
 
 from ltpa.faithfulness import bootstrap
 from ltpa.maps import effective_cells
-from ltpa.query import (ASKED, WAYS, Scenes, alike, answers, ask, class_means, contrast, encode, interrogate,
-                        questions, soften, summarise, templates, two_objects)
+from ltpa.query import (ASKED, WAYS, Scenes, alike, answers, ask, class_means, contrast, contrasting, encode,
+                        interrogate, questions, soften, summarise, templates, two_objects)
 
 NAN = float('nan')
 
@@ -82,6 +82,16 @@ def test_pc_and_uniform_maps_ignore_the_query_to_the_last_bit(name, small):
     found = interrogate(net, *small, [('class mean', 'as it is'), ('absent class', 'as it is')])
     for a in found.values(): torch.testing.assert_close(a['share'], torch.full((12,), .5))
     with refuses(name, 'the same for every template', 'dot-product'): ask(net, small[0].images, small[1])
+    with refuses(name, 'the same for every template'): contrasting(net, small[1])
+
+
+def test_the_contrast_as_a_network(small):
+    net, (scenes, given, _) = tiny_net('vgg_att2_concat_dp').eval(), small
+    twin, l, g = contrasting(net, given), *encode(net, scenes.images)
+    with torch.no_grad(): out, plain = twin.attend(l, g), net.attend(l, g)
+    for a, b in zip(out.maps, soften(contrast(net, l, g, encode(net, given)[1]))): assert torch.allclose(a, b, atol=1e-5)
+    assert any(not torch.allclose(a, b, atol=1e-3) for a, b in zip(out.maps, plain.maps))
+    assert all(a is b for a, b in zip(twin.parameters(), net.parameters())) and 'attend' not in vars(net)
 
 
 def test_asking_with_its_own_vector_is_worth_exactly_one_half(small):
