@@ -3,6 +3,7 @@ import itertools
 
 import pytest
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
 from helpers import random, refuses, words_id
 from torch.func import functional_call, grad, vmap
@@ -109,6 +110,24 @@ def test_small_and_odd_shapes(score, shape):
     assert ga.shape == (B, C) and a.shape == (B, H, W)
     torch.testing.assert_close(a.sum((1, 2)), torch.ones(B))
     if score == 'uniform' or H * W == 1: torch.testing.assert_close(ga, random(*shape).mean((2, 3)))
+
+
+def test_projection_of_g_is_that_of_the_authors():
+    "BatchNorm, ReLU, Dropout of a half, Linear, as in their code; where widths agree there is none."
+    norm, relu, dropout, linear = Attention(256, 512).project
+    assert isinstance(norm, nn.BatchNorm1d) and isinstance(relu, nn.ReLU) and isinstance(linear, nn.Linear)
+    assert (norm.eps, norm.momentum, dropout.p) == (1e-5, .1, .5)
+    assert isinstance(Attention(512, 512).project, nn.Identity)
+    att, l, g = Attention(8, 4, score='dp').train(), random(6, 8, 3, 3), random(6, 4, seed=1)
+    assert not att(l, g)[1].equal(att(l, g)[1]), 'nothing is dropped while it learns'
+    assert att.eval()(l, g)[1].equal(att(l, g)[1])
+
+
+def test_maps_of_pc_are_nearly_uniform_to_start_from():
+    "Scores of standard normal features deviate by .01 times the root of their number: here by .16."
+    torch.manual_seed(0)
+    c = Attention(256, score='pc').scores(random(4, 256, 8, 8), random(4, 256, seed=1))
+    assert c.std(1).mean().item() == pytest.approx(.16, rel=.25)
 
 
 def test_rows_and_columns_are_not_exchanged():

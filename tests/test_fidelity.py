@@ -142,6 +142,14 @@ def test_local_contrast_against_plain_loops():
         torch.testing.assert_close(yuv_lcn(x)[0, 0, i, j], expected, rtol=1e-3, atol=1e-4)
 
 
+def test_colours_are_those_of_television():
+    "BT.601: U = .492 (B - Y) and V = .877 (R - Y), with Y = .299 R + .587 G + .114 B."
+    red, green, blue = X.unbind(1)
+    y = .299 * red + .587 * green + .114 * blue
+    for got, want in zip(yuv_lcn(X)[:, 1:].unbind(1), (.492 * (blue - y), .877 * (red - y))):
+        torch.testing.assert_close(got, want, rtol=0, atol=1e-3)
+
+
 def test_measure_standardises_in_the_networks_own_colours():
     images = ClutteredFashion('train', n=300).tensors(0)[0]
     for colour in SWITCHES['colour']:
@@ -182,6 +190,14 @@ def test_birds_come_at_80_pixels(name, sides):
         assert tuple(m.shape[1] for m in n(torch.rand(1, 3, 80, 80)).maps) == sides
         with refuses('72x80 pixels', 'multiples of'): n(torch.rand(1, 3, 72, 80))
         assert all(m.shape[1:] == (2 * s, s) for m, s in zip(n(torch.rand(1, 3, 160, 80)).maps, sides))
+
+
+def test_birds_first_level_is_pooled_by_5_and_doubled():
+    n = net(layout='cub', early_pools=0).eval()
+    x = torch.rand(1, 3, 80, 80, generator=keyed_rng('bird'))
+    with torch.no_grad(): fine, level = n.trunk(n.normalise(x))[0], n.encode(x)[0][0]
+    largest = fine.view(*fine.shape[:2], 16, 5, 16, 5).amax((3, 5))
+    assert level.equal(largest.repeat_interleave(2, 2).repeat_interleave(2, 3))
 
 
 def test_birds_start_from_a_network_for_small_pictures(tmp_path):

@@ -2,6 +2,7 @@
 import json
 import pickle
 import re
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -12,8 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ltpa.attention import normalise
 from ltpa.core import LtpaError, keyed_rng
 from ltpa.data import ASSETS, ClutteredFashion
-from ltpa.models import (create_model, gmac, list_models, list_pretrained, load_pretrained, load_state,
+from ltpa.models import (GlobalVector, create_model, gmac, list_models, list_pretrained, load_pretrained, load_state,
                          load_weights, read_tensors, save_weights, write_tensors)
+from ltpa.scaling import plan
 from ltpa.training import evaluate
 
 ATTENTION = [name for name in MODELS if 'att' in name]
@@ -144,6 +146,70 @@ def test_one_relu_module_for_each_use(name):
     assert calls == dict.fromkeys(relus, 1) and len(relus) >= 10
     assert (seen.count, seen.inplace) == (len(relus), 0)
     assert not any(m.inplace for m in relus.values())
+
+
+# The authors' code, after Fig. 2: channels of the 15 convolutions, Dropout after each; 14 and 15 lead to g.
+CHANNELS = [64, 64, 128, 128, 256, 256, 256, *[512] * 8]
+DROPOUT = [.3, 0, .4, 0, .4, .4, 0, .4, .4, 0, .4, .4, 0, .4, .4]
+
+
+def convolutions(*parts):
+    "For each convolution in order: its channels, the eps of its BatchNorm, the Dropout after it."
+    found = []
+    for m in (m for part in parts for m in part.modules()):
+        if isinstance(m, nn.Conv2d): found.append((m.out_channels, None, 0))
+        elif isinstance(m, nn.BatchNorm2d): found[-1] = (found[-1][0], m.eps, 0)
+        elif isinstance(m, nn.Dropout): found[-1] = (*found[-1][:2], m.p)
+    return found
+
+
+def kinds(part): return [type(m).__name__ for m in part]
+
+
+def on_meta(name, **kw):
+    with torch.device('meta'): return create_model(name, **kw)
+
+
+@pytest.mark.parametrize('name', [name for name in MODELS if name.startswith('vgg')])
+def test_convolutions_norms_and_dropout_are_those_of_the_authors_table(name):
+    net, table = on_meta(name), list(zip(CHANNELS, [1e-3] * 15, DROPOUT))
+    assert convolutions(net.trunk) == table[:13]
+    globs = [m for m in net.modules() if isinstance(m, GlobalVector)]
+    for glob in globs: assert convolutions(glob.convs) == table[13:]
+    assert len(globs) == (2 if name == 'vgg_pan' else name not in ('vgg', 'vgg_gap'))
+    for fc in (part.fc for part in (globs if name != 'vgg' else [net])):        # then FC-1, and nothing after it
+        assert kinds(fc)[-2:] == ['Dropout', 'Linear'] and fc[-2].p == .5
+
+
+@pytest.mark.parametrize('name', [name for name in MODELS if name not in ('vgg_gap', 'resnet164')])
+def test_heads_and_projections_are_those_of_the_authors(name):
+    "A BatchNorm with the usual eps, ReLU, Dropout; before the projection of g the same."
+    net, resnet = on_meta(name), name.startswith('resnet')
+    for norm in net.head.norm:
+        assert kinds(norm) == ['BatchNorm1d', 'ReLU', 'Dropout']
+        assert (norm[0].eps, norm[2].p) == (1e-5, .3 if resnet else .5)
+    if 'att' not in name: return
+    projected = [att.project for att in net.attention if not isinstance(att.project, nn.Identity)]
+    assert len(projected) == ('uniform' not in name and ('att3' in name or resnet))
+    for p in projected:
+        assert kinds(p) == ['BatchNorm1d', 'ReLU', 'Dropout', 'Linear'] and (p[0].eps, p[2].p) == (1e-5, .5)
+        assert (p[3].in_features, p[3].out_features) == ((256, 128) if resnet else (512, 256))
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_dropout_can_be_switched_off(name):
+    assert not any(m.p for m in on_meta(name, dropout=False).modules() if isinstance(m, nn.Dropout))
+
+
+@pytest.mark.parametrize('name', ['vgg', 'vgg_pan', 'vgg_att3_concat_pc'])
+def test_convolutions_start_with_variance_2_over_kernel_and_outputs(name):
+    "Where inputs and outputs differ in number, it is the outputs that count; within five standard errors."
+    convs = [m for m in narrow(name, width=1 / 4).modules() if isinstance(m, nn.Conv2d)]
+    assert sum(m.in_channels != m.out_channels for m in convs) >= 4
+    for m in convs:
+        ratio = m.weight.square().mean() * m.kernel_size[0]**2 * m.out_channels / 2
+        assert ratio.item() == pytest.approx(1, abs=5 * (2 / m.weight.numel())**.5)
+        assert not m.bias.any()
 
 
 @pytest.mark.parametrize('name', MODELS)
@@ -392,6 +458,15 @@ def test_bundled_weights_score_what_their_record_says(name):
     assert not net.training and net.info['classes'] == list(test.classes) and scores['images'] == 4000
     assert evaluate(net, test)['accuracy'] == pytest.approx(scores['accuracy'], abs=.07)
     if 'att3' in name: assert scores['accuracy'] >= .8 and scores['pointing_2'] >= .85
+
+
+@pytest.mark.parametrize('name', BUNDLED)
+def test_bundled_networks_are_what_the_command_would_train(name):
+    "Network and recipe that their record tells are those of today's plan."
+    record = json.loads((ASSETS / 'weights' / 'cluttered_fashion' / 'scores.json').read_text())
+    record, today = record[name.split('/')[1]]['provenance'], plan(name)
+    assert asdict(today.recipe) == record['recipe']
+    assert today.net | dict(num_classes=10) == record['net'] == load_pretrained(name).config
 
 
 def test_model_card_names_the_commit_of_each_network():

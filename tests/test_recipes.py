@@ -1,5 +1,6 @@
 """Every row of the paper's tables: listed, planned as the authors had it, and run for a few steps."""
 import json
+from pathlib import Path
 
 import pytest
 from helpers import refuses
@@ -49,6 +50,15 @@ def test_presets_reach_network_and_optimiser():
 def test_small_has_pictures_that_stand_in():
     assert plan('cub/vgg', 'small').source == 'cluttered_fashion' == plan('cifar10/vgg', 'small').source
     assert plan('cifar10/vgg').source == 'cifar10' and plan('some/folder/vgg').source == 'some/folder'
+
+
+def test_dp_is_as_cool_as_was_best_but_in_the_papers_size():
+    path = Path(__file__).parent.parent / 'results' / 'choose_cluttered_fashion_dp.json'
+    best = max(json.loads(path.read_text())['rows'], key=lambda row: row['accuracy'])
+    for size in 'small', 'cifar':
+        assert plan('cifar10/vgg_att2_concat_dp', size).net['temperature'] == best['temperature'] != 1
+        assert 'temperature' not in plan('cifar10/vgg_att2_concat_pc', size).net
+    assert 'temperature' not in plan('cifar10/vgg_att2_concat_dp', 'paper').net
 
 
 def test_costs():

@@ -4,6 +4,7 @@ import math
 import pickle
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -311,6 +312,25 @@ def test_learning_rates(name, changes):
         assert rates[-1] < .15 * r.lr and (r.warmup == 0 or rates[0] < .15 * r.lr)
 
 
+def test_one_cycle_is_a_line_up_and_half_a_cosine_down():
+    r = get_recipe('fast', epochs=199, warmup=.2, lr=8.)            # 200 parts: a step ends each but the last
+    got = [r.lr_at(part - 1, 1) for part in (20, 40, 80, 120, 160)]
+    assert got == pytest.approx([4, 8, 4 + 8**.5, 4, 4 - 8**.5])
+
+
+def test_fast_climbs_for_a_quarter():
+    r = get_recipe('fast', epochs=99)
+    rates = [r.lr_at(step, 1) for step in range(99)]
+    assert rates.index(max(rates)) == 24 and max(rates) == r.lr
+
+
+def test_fast_is_the_best_of_the_recipes_that_were_compared():
+    path = Path(__file__).parent.parent / 'results' / 'choose_cluttered_fashion.json'
+    best = max(json.loads(path.read_text())['rows'], key=lambda row: row['accuracy'])
+    r = get_recipe('fast')
+    assert (r.optimizer, r.lr, r.epochs) == (best['optimizer'], best['lr'], best['passes'])
+
+
 def test_paper_recipe():
     r = get_recipe('paper')
     assert (r.optimizer, r.epochs, r.batch_size, r.momentum, r.weight_decay) == ('sgd', 300, 128, .9, 5e-4)
@@ -527,6 +547,15 @@ def test_evaluate_by_hand():
         hits = [m[b >= b.max() * (1 - 1e-5)].float().mean().item() for b, m in zip(big, masks)]
         assert row[f'pointing_{level + 1}'] == pytest.approx(sum(hits) / 30)
     assert set(row) == {'images', 'accuracy', 'pointing_1', 'pointing_2'}
+
+
+def test_only_what_rounding_parts_is_a_tie():
+    "Of two nearly equal pixels only the larger counts, unless they are equal in single precision but for rounding."
+    masks = torch.zeros(2, 4, 4, dtype=torch.bool)
+    masks[:, 1, 1] = True
+    maps = torch.zeros(2, 4, 4)
+    maps[:, 1, 1], maps[:, 2, 2] = 1., torch.tensor([1 - 1e-4, 1 - 1e-6])
+    assert pointing_hits(maps, masks).tolist() == [1, .5]
 
 
 def test_pointing_at_everything_hits_by_its_share():
