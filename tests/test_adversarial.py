@@ -185,6 +185,70 @@ def test_so_far():
     assert so_far(happened).tolist() == [[False] * 3, [True, False, False], [True, False, True]]
 
 
+class Unmoved(nn.Module):
+    "Class 0 whatever the picture; keeps the pictures it was asked about."
+    def __init__(self): super().__init__(); self.asked = []
+    def forward(self, x):
+        self.asked.append(x.clone())
+        return torch.tensor([[1., 0.]]).expand(len(x), -1)
+
+
+def test_squares_shrink_as_published():
+    """Andriushchenko et al. 2020, with p = .8: of 10,000 queries the area halves after 10, 50, 200, 500, ...
+
+    Where nothing helps each picture is the striped one with one square repainted, as high as its side unless no stripe
+    differs from the paint.
+    """
+    net, x, halvings = Unmoved(), torch.full((1, 3, 32, 32), .5), (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+    square(net, x, .1, labels=0, queries=1000)
+    stripes, *tried = net.asked[-1001:]
+    heights = [int((t != stripes).any(1).any(2).sum()) for t in tried]
+    for k, height in enumerate(heights):
+        area = .8 / 2**sum(10 * k >= h for h in halvings) * 32 * 32
+        side = max(1, round(area**.5))
+        assert height == side or height == 0 and side < 8, f'query {k}: {height} rows'
+    assert sum(h > 0 for h in heights) > 700
+
+
+def test_square_begins_with_fair_stripes_and_reaches_every_place():
+    net, x = Unmoved(), torch.full((50, 3, 8, 8), .5)
+    square(net, x, .1, labels=0, queries=400)
+    stripes, *tried = net.asked[-401:]
+    assert stripes.eq(stripes[:, :, :1]).all() and set(stripes.unique().sub(.5).sign().tolist()) == {-1, 1}
+    assert abs((stripes > .5).float().mean() - .5) < 5 * .5 / (50 * 3 * 8)**.5
+    painted = torch.stack(tried).ne(stripes).any(2).float().mean((0, 1))
+    assert (painted > 0).all(), 'a pixel is never painted'
+    assert painted[0, 0] == pytest.approx(painted[-1, -1].item(), rel=.5)
+
+
+def test_noise_keeps_the_worst_draw(nets):
+    net, x = nets['vgg_trunk'], images()
+    y = answers(net, x)
+    leads = [margin(net.logits(noise(net, x, 8/255, draws=k)), y).detach() for k in (1, 2, 5, 20)]
+    assert all((a <= b).all() for a, b in zip(leads, leads[1:])) and (leads[0] < leads[-1]).any()
+
+
+def test_pgd_can_cross_its_box(monkeypatch):
+    "Steps of 2.5 radii in all (Madry et al. 2018): from every random start every corner of the box is in reach."
+    calls, perturb = [], captum.robust.PGD.perturb
+    def watch(self, x, radius, step_size, step_num, target, **kw):
+        calls.append((radius, step_size, step_num, kw))
+        return perturb(self, x, radius, step_size, step_num, target, **kw)
+    monkeypatch.setattr(captum.robust.PGD, 'perturb', watch)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 2))
+    with torch.no_grad(): net[1].weight.mul_(.01); net[1].bias.copy_(torch.tensor([9., 0.]))
+    pgd(net, images(), .1, steps=5, restarts=3)
+    assert len(calls) == 3
+    for radius, step_size, step_num, kw in calls:
+        assert radius == .1 and step_num == 5 and kw['random_start']
+        assert step_size * step_num == pytest.approx(2.5 * radius)
+
+
+def test_sizes_of_the_paper():
+    sizes = [255 * eps for eps in EPS]
+    assert sizes[0] == 0 and sizes[1:6] == pytest.approx([1, 2, 4, 8, 16]) and sizes == sorted(sizes)
+
+
 def test_square_needs_no_gradient():
     class Blunt(nn.Module):
         def forward(self, x):

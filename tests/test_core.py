@@ -189,5 +189,13 @@ def test_check_names_the_case_that_failed(answer, words, doubling):
     assert words in str(caught.value)
 
 
+def test_answers_must_agree_to_a_millionth():
+    for want in 1., torch.ones(3), 1000.:
+        expect(want * (1 + 5e-7), want)
+        with pytest.raises(AssertionError, match='expected'): expect(want * (1 + 3e-6), want)
+    expect(5e-7, 0.), expect(1.05, 1., tol=.1)
+    with pytest.raises(AssertionError): expect(1e-5, 0.)
+
+
 def test_attempt_says_what_to_do():
     with pytest.raises(NotAttempted, match='replace attempt'): attempt()

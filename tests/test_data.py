@@ -16,7 +16,7 @@ from torchvision import datasets
 
 from ltpa import data as data_module
 from ltpa.core import LtpaError, fingerprint, keyed_rng
-from ltpa.data import (ASSETS, DOWNLOADS, SUFFIXES, TORCHVISION, ClutteredFashion, ImageSet, Loader,
+from ltpa.data import (ASSETS, DOWNLOADS, SUFFIXES, TORCHVISION, ClutteredFashion, Collage, ImageSet, Loader,
                        download_size, fit_square, load_arrays, load_folder, open_data, random_crops,
                        random_flips, read_image)
 
@@ -611,6 +611,44 @@ def test_mask_is_the_object_exactly(size, scale):
     assert min(wrong) == 0 < max(wrong)
 
 
+def test_scenes_are_spread_evenly_over_their_ranges():
+    "Turned by up to 20 degrees, half of them mirrored; tints from a half, light from .4 to .9; of all zooms as many."
+    d = ClutteredFashion('train', size=8)
+    s, n = d.scenes(), len(d)
+    assert n == 16_000
+    for name, low, high in (('angle', -np.pi / 9, np.pi / 9), ('tint', .5, 1), ('light', .4, .9), ('corner', 0, 1),
+                            ('side', .5, .8)):
+        v, width = s[name], high - low
+        assert low <= v.min() < low + width / 100 and high - width / 100 < v.max() <= high, name
+        assert abs(v.mean() - (low + high) / 2) < width / 50, name
+    assert s['flip'].unique().tolist() == [-1, 1] and abs(s['flip'].mean()) < .04
+    for name, k in ('zoom', 3), ('photo', len(d.photos)):
+        assert s[name].bincount().tolist() == pytest.approx([n / k] * k, rel=.1)
+
+
+def test_zooms_show_two_thirds_two_fifths_and_a_quarter_of_the_short_side():
+    "A picture that brightens from left to right by one grey a pixel: its crop tells how wide it was."
+    ramp = Image.fromarray(np.broadcast_to(np.arange(240, dtype=np.uint8), (240, 240))[..., None].repeat(3, 2).copy())
+    d = Collage('x', 'test', torch.zeros(3, 28, 28, dtype=torch.uint8), torch.arange(3), TWO, dict(ramp=ramp), 60)
+    s = d.scenes()
+    s['zoom'], s['light'] = torch.arange(3), torch.ones(3, 3)
+    for corner, edge in (0., 0), (1 - 1e-6, 239):                         # as far as the picture goes, to either side
+        s['corner'] = torch.full((3, 2), corner)
+        row = d.render()[0][:, 0, 30].float()
+        assert (row[:, -1] - row[:, 0]).tolist() == pytest.approx([160, 96, 60], abs=5)
+        assert row[:, -1 if edge else 0].tolist() == pytest.approx([edge] * 3, abs=3)
+
+
+def test_black_cloth_reflects_a_little():
+    "The darkest thread of an object has .15 of its tint, white all of it."
+    objects = torch.stack([torch.full((28, 28), v, dtype=torch.uint8) for v in (1, 255)])
+    d = Collage('x', 'test', objects, torch.arange(2), TWO, dict(black=Image.new('RGB', (60, 60))), 32)
+    d.scenes()['tint'].fill_(1)
+    images, masks = d.render()
+    got = [x[:, m.roll(1, 0) & m.roll(-1, 0) & m.roll(1, 1) & m.roll(-1, 1)].float().median() for x, m in zip(images, masks)]
+    assert [v.item() / 255 for v in got] == pytest.approx([.15, 1], abs=.01)
+
+
 def test_mask_is_where_the_object_hides_the_background():
     "Black objects on the same scenes: on the mask, less than half of the background is left, off it more."
     d = ClutteredFashion('test', size=64, n=100, seed=7)
@@ -685,6 +723,11 @@ def test_flips_only_mirror():
     mirrored = [o.equal(i.flip(2)) for o, i in zip(out, x)]
     assert all(m or o.equal(i) for m, o, i in zip(mirrored, out, x)) and 150 < sum(mirrored) < 250
     assert out.equal(random_flips(x, keyed_rng(0))) and not out.equal(random_flips(x, keyed_rng(1)))
+
+
+def test_a_flip_is_a_fair_coin():
+    x = torch.tensor([0., 1.]).view(1, 1, 1, 2).expand(40_000, -1, -1, -1)
+    assert abs(random_flips(x, keyed_rng(0))[..., 0].mean() - .5) < 4 * .5 / 200
 
 
 def coded(n, classes=5):

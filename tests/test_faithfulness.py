@@ -99,6 +99,78 @@ def test_a_single_cell_is_enlarged_alike_for_all():
     torch.testing.assert_close(big.sum(), torch.tensor(16.))
 
 
+@pytest.mark.parametrize('width, share', [(10, 1), (7, 1), (6, 2/3), (5, 2/3), (4, 1/3), (3, 1/3), (2, 0)])
+def test_a_box_counts_at_each_iou_that_it_reaches(width, share):
+    "Of an object 10 wide and 10 high a map marks so many columns: their IoU is a tenth of the width."
+    masks, m = torch.zeros(2, 1, SIDE, SIDE, dtype=torch.bool)
+    masks[:, 3:13, 2:12], m[:, 3:13, 2:2 + width] = True, True
+    assert max_box_acc_v2(m.float(), masks) == pytest.approx(share)
+
+
+def test_a_map_of_zeros_marks_no_box_though_the_object_is_everywhere():
+    assert max_box_acc_v2(torch.zeros(2, 4, 4), torch.ones(2, SIDE, SIDE, dtype=torch.bool)) == 0
+
+
+def test_a_cell_that_is_half_covered_is_of_the_object():
+    masks, m = torch.zeros(2, SIDE, SIDE, dtype=torch.bool), torch.zeros(2, 4, 4)
+    masks[:, 4:8, 8:10], m[:, 1, 2] = True, 1
+    assert localisation(m, masks)['pxap_cells'] == 1
+    masks[:, 4, 9] = False
+    assert 'pxap_cells' not in localisation(m, masks), 'no cell is half covered'
+
+
+# Controls and baselines
+
+def test_centre_is_a_gaussian_a_quarter_of_the_side_wide():
+    m = CONTROLS['centre'](None, torch.ones(2, 3, 400, 200))
+    assert m.shape == (2, 400, 200)
+    for at in (300, 100), (200, 150): assert m[0][at].item() == pytest.approx(np.exp(-1 / 2), rel=.02)
+    assert m[1, 200, 100].item() == pytest.approx(1, abs=1e-3)
+
+
+def test_edges_are_scipys():
+    from scipy.ndimage import sobel
+    x = noise(1, 3, 12, 9)
+    grey = x.mean(1)[0].double().numpy()
+    want = np.hypot(*(sobel(grey, axis, mode='nearest') for axis in (0, 1)))
+    np.testing.assert_allclose(CONTROLS['edges'](None, x)[0], want, atol=1e-5)
+
+
+def test_blur_is_scipys_gaussian_an_eighth_of_the_side_wide():
+    from scipy.ndimage import gaussian_filter
+    x = noise(1, 3, 32, 48)
+    want = gaussian_filter(x[0].double().numpy(), (0, 4, 6), mode='mirror', truncate=2)
+    np.testing.assert_allclose(BASELINES['blur'](x)[0], want, atol=1e-4)
+
+
+class CountsMeans(torch.nn.Module):
+    "The probability of class 0 is the share of pixels that have the picture's mean, which was .5."
+    def forward(self, x):
+        p = ((x - .5).abs() < 1e-3).all(1).float().mean((1, 2)).clamp(1e-7, 1 - 1e-7)
+        return torch.stack([p.log(), (1 - p).log()], 1)
+
+
+@pytest.mark.parametrize('steps', [1, 4, 8])
+def test_each_step_replaces_its_share_of_the_pixels_and_no_pixel_more(steps):
+    x = torch.zeros(2, 3, SIDE, SIDE)
+    x[..., ::2] = 1
+    for m in noise(2, SIDE, SIDE), torch.ones(2, SIDE, SIDE):                  # ties take their turns too
+        deletion, insertion = perturbation_curves(CountsMeans(), x, m, 0, 'mean', steps, precision='fp32')
+        share = torch.linspace(0, 1, steps + 1).expand(2, -1)
+        torch.testing.assert_close(deletion, share, rtol=0, atol=1e-4)
+        torch.testing.assert_close(insertion, 1 - share, rtol=0, atol=1e-4)
+
+
+def test_areas_of_a_plateau_and_of_a_slope():
+    assert area(torch.ones(2, 9)).tolist() == [1, 1] and area(torch.linspace(1, 0, 5)[None]).tolist() == [.5]
+
+
+def test_sensitivity_is_to_changes_of_at_most_two_hundredths():
+    "Of a picture of ones that explains itself, uniform noise changes the root of two hundredths squared over three."
+    changed = sensitivity(lambda net, x, target=None: x[:, 0], CountsMeans(), torch.ones(2, 3, 64, 64), 0)
+    assert changed.tolist() == pytest.approx([.02 / 3**.5] * 2, rel=.1)
+
+
 # Empty and full masks, constant maps
 
 def test_empty_and_full_masks_have_the_documented_values():

@@ -5,10 +5,12 @@ import pytest
 import torch
 from helpers import pictures, random, refuses, tiny_net
 
+from ltpa.data import ASSETS, ClutteredFashion
 from ltpa.faithfulness import bootstrap
 from ltpa.maps import effective_cells
-from ltpa.query import (ASKED, WAYS, Scenes, alike, answers, ask, class_means, contrast, contrasting, encode,
-                        interrogate, questions, soften, summarise, templates, two_objects)
+from ltpa.models import load_pretrained
+from ltpa.query import (ASKED, WAYS, Scenes, alike, answers, ask, best_level, class_means, contrast, contrasting,
+                        encode, interrogate, questions, soften, summarise, templates, two_objects)
 
 NAN = float('nan')
 
@@ -36,6 +38,23 @@ def test_objects_of_a_scene_are_apart_inside_and_of_trained_size(scenes):
     assert {True, False} == set((left[:, 0] > 0).tolist())          # either may be on the left
     rows = scenes.masks.any(3).sum(2)
     assert sizes.min() > 8 and rows.max() <= 36 and (scenes.labels[:, 0] != scenes.labels[:, 1]).all()
+
+
+class Blocks(ClutteredFashion):
+    "With squares that fill their boxes in place of garments"
+    def __init__(self, *args, **kw):
+        super().__init__(*args, **kw)
+        self.objects = torch.full_like(self.objects, 255)
+
+
+def test_even_squares_turned_by_20_degrees_keep_to_their_halves(monkeypatch):
+    "No pixel of a box crosses the middle; nor is more room left there than the turn needs."
+    monkeypatch.setattr('ltpa.query.ClutteredFashion', Blocks)
+    masks = two_objects(1000, 64).masks
+    columns = masks.any(2)
+    left, right = columns[..., :32].any(2), columns[..., 32:].any(2)
+    assert (left ^ right).all() and (left[:, 0] ^ left[:, 1]).all()
+    assert columns[..., 30:34].any(), 'no box comes near the middle'
 
 
 def test_scenes_at_another_size_keep_their_objects_as_large():
@@ -120,6 +139,17 @@ def test_soften_reaches_the_cells_asked_for_whatever_the_scale(scale):
     a, = soften((c,), 1 / 8)
     assert abs(effective_cells(a).mean() - 8) < .05
     assert a.flatten(1).argmax(1).equal(c.flatten(1).argmax(1))
+
+
+def test_softened_maps_have_a_sixteenth_of_their_cells_unless_asked_otherwise():
+    c = random(6, 8, 8), random(6, 16, 16)
+    assert [effective_cells(a).mean().item() for a in soften(c)] == pytest.approx([64 / 16, 256 / 16], rel=.01)
+
+
+def test_best_level_is_the_one_whose_record_points_best():
+    scores = json.loads((ASSETS / 'weights/cluttered_fashion/scores.json').read_text())['vgg_att2_concat_pc']
+    assert scores['pointing_1'] > scores['pointing_2'] + .3
+    assert best_level(load_pretrained('cluttered_fashion/vgg_att2_concat_pc')) == 1
 
 
 def test_questions_ask_for_what_they_say(small):

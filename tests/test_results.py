@@ -1,14 +1,58 @@
 """What is stored in results/: provenance everywhere, and the ratios that the project promises."""
+import importlib
 import json
+import math
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 RESULTS = Path(__file__).resolve().parent.parent / 'results'
 FILES = sorted(RESULTS.glob('*.json'))
 
 
 def rows(name): return json.loads((RESULTS / f'{name}.json').read_text())['rows']
+
+
+@pytest.fixture
+def benchmark(monkeypatch, tmp_path):
+    "Run a benchmark as its command would, at a small size: the rows that it writes, from this very library."
+    monkeypatch.syspath_prepend(str(RESULTS.parent / 'benchmarks'))
+    threads = torch.get_num_threads()
+    def run(name, numbers, changes):
+        module, out = importlib.import_module(name), tmp_path / f'{name}.json'
+        for k, v in changes.items(): monkeypatch.setattr(module, k, v)
+        options = [word for k, v in numbers.items() for word in (f'--{k}', str(v))]
+        monkeypatch.setattr('sys.argv', [f'{name}.py', '--json', str(out), *options])
+        module.main()
+        return json.loads(out.read_text())
+    yield run
+    torch.set_num_threads(threads)
+    for name in [k for k, m in sys.modules.items() if (getattr(m, '__file__', None) or '').startswith(
+            str(RESULTS.parent / 'benchmarks'))]: del sys.modules[name]
+
+
+def quartiles(row): return [float(v) for v in row['quartiles'].split(' to ')]
+
+
+@pytest.mark.parametrize('name, small, changes', [
+    ('attacks', dict(batch=2, rounds=2), {}), ('loader', dict(images=300, batch=32, rounds=2), {}),
+    ('rendering', dict(images=64, size=16, rounds=2), {}),
+    # Its peaks are those of 16 processes, some seconds each; here nobody measures them.
+    ('attention', dict(batch=2, rounds=2), dict(SHAPES=[(8, 4), (16, 2)], memory=lambda *case: [1., 2.]))],
+    ids=lambda v: v if isinstance(v, str) else '')
+def test_benchmarks_give_what_is_stored(name, small, changes, benchmark):
+    "As many rows, the same columns, the same kinds of value; ratios that are ratios, whatever they are."
+    stored, now = json.loads((RESULTS / f'speed_{name}.json').read_text()), benchmark(name, small, changes)
+    assert now['provenance']['arguments'] == stored['provenance']['arguments'] | small
+    assert stored['provenance'].keys() <= now['provenance'].keys()
+    assert len(now['rows']) == len(stored['rows'])
+    for row, old in zip(now['rows'], stored['rows']):
+        assert [(k, type(v)) for k, v in row.items()] == [(k, type(v)) for k, v in old.items()]
+        assert all(math.isfinite(v) and v > 0 for v in row.values() if isinstance(v, (int, float)))
+        low, high = quartiles(row)
+        assert 0 < low <= (row['cost'] if 'cost' in row else row['ratio']) <= high
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda p: p.stem)

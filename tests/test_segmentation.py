@@ -10,8 +10,8 @@ from PIL import Image
 
 from ltpa.models import save_weights
 from ltpa.segmentation import (OBJECT_DISCOVERY, MaskedImages, UNet, attention_maps, attention_parts, best_temperature,
-                               blend, class_maps, compare, cut, draw, grabcut, largest, load_object_discovery,
-                               load_pairs, mean_jaccard, opencv_saliency, soften, train_unet)
+                               best_threshold, blend, class_maps, compare, cut, draw, grabcut, largest,
+                               load_object_discovery, load_pairs, mean_jaccard, opencv_saliency, soften, train_unet)
 
 
 def save(path, array, **kw):
@@ -202,6 +202,25 @@ def test_thresholds_know_nothing_of_scored_pictures():
     masks[~aside] = random(4, 6, 6, seed=2) > -.5
     after = compare(dict(m=maps), masks, aside)[0]
     assert before['threshold'] == after['threshold'] and before['fixed'] != after['fixed']
+
+
+@pytest.mark.parametrize('above, threshold', [(-1, 0), (.305, .3), (.505, .5), (.985, .98)])
+def test_a_fixed_threshold_may_lie_anywhere_from_0_to_98_hundredths(above, threshold):
+    "Maps that rise in hundredths from .01 to 1, and masks of all that is above a value."
+    maps = (torch.arange(1, 101) / 100).view(1, 10, 10).expand(3, -1, -1)
+    assert best_threshold(maps, maps > above) == pytest.approx(threshold)
+
+
+def test_what_equals_the_threshold_is_not_drawn():
+    assert cut(torch.tensor([[[.25, .5, .75]]]), .5).tolist() == [[[False, False, True]]]
+
+
+@pytest.mark.parametrize('rows', [9, 11])
+def test_a_shrunk_pixel_is_of_the_object_if_more_than_half_of_it_was(rows):
+    mask = torch.zeros(20, 20, dtype=torch.bool)
+    mask[:rows] = True
+    data = MaskedImages([torch.zeros(3, 20, 20, dtype=torch.uint8)], [mask], ['one'])
+    assert data.fitted(8, 1)[1].item() == (rows > 10)
 
 
 @pytest.mark.parametrize('how', ['product', 'mean'])

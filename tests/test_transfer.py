@@ -5,12 +5,13 @@ import json
 import sys
 import tarfile
 import zipfile
+from dataclasses import replace
 
 import measure_transfer
 import numpy as np
 import pytest
 import torch
-from helpers import pictures, random, refuses, tiny_net, words_id
+from helpers import differing, pictures, random, refuses, tiny_net, words_id
 from PIL import Image
 
 from ltpa.core import LtpaError
@@ -137,6 +138,20 @@ def test_probe_takes_constant_and_single_precision_features():
     assert with_constant['accuracy'] == probe(a, y, b, z)['accuracy'] > .9
 
 
+def test_seed_deals_the_folds():
+    "Where no C is better than another it is the folds that choose, and with another seed they are others."
+    a, y = random(30, 20), torch.arange(30) % 3
+    chosen = {probe(a, y, a, y, folds=3, seed=seed)['C'] for seed in range(6)}
+    assert len(chosen) > 1
+
+
+def test_probe_hears_what_varies_little():
+    "The one feature that tells the classes apart varies by a hundredth of its size; constant ones stay unheard."
+    y, z = torch.arange(60) % 2, torch.arange(40) % 2
+    a, b = (torch.stack([100 + v + .1 * random(len(v), seed=len(v)), torch.full((len(v),), 7.)], 1) for v in (y, z))
+    assert probe(a, y, b, z)['accuracy'] == 1
+
+
 def test_labels_without_features_score_chance():
     a, y = random(300, 20), torch.arange(300) % 3
     assert abs(probe(a[:150], y[:150], a[150:], y[150:])['accuracy'] - 1 / 3) < .13
@@ -240,7 +255,6 @@ QUICK = Recipe('quick', epochs=1, batch_size=10, optimizer='sgd', lr=.01, flip=F
 
 @pytest.mark.parametrize('optimizer', ['sgd', 'adamw'])
 def test_finetune_parameter_groups(optimizer):
-    from dataclasses import replace
     recipe = replace(QUICK, optimizer=optimizer, weight_decay=0.)
     net, data = tiny_net('vgg_att2_concat_pc', classes=5), pictures(40, 32)
     before = {k: v.clone() for k, v in net.state_dict().items()}
@@ -253,6 +267,19 @@ def test_finetune_parameter_groups(optimizer):
     assert all(v.equal(before[k]) for k, v in net.state_dict().items())
 
 
+def test_finetune_lets_the_trunk_walk_at_a_tenth_of_the_heads_rate():
+    "Plain gradient descent: with a tenth of the rate, a single step goes a tenth of the way."
+    recipe = replace(QUICK, momentum=0., weight_decay=0., batch_size=40, precision='fp32')
+    net, data = tiny_net('vgg_trunk'), pictures(40, 32)
+    start = net.state_dict()
+    usual, full = (finetune(net, data, recipe, **kw).state_dict() for kw in ({}, dict(slower=1.)))
+    for k, w in start.items():
+        if k.startswith(('trunk', 'glob')) and 'running' not in k and w.is_floating_point():
+            torch.testing.assert_close(usual[k] - w, (full[k] - w) / 10, rtol=.01, atol=1e-6)
+    assert not differing({k: v for k, v in usual.items() if k.startswith('head.linear')},
+                         {k: v for k, v in full.items() if k.startswith('head.linear')})
+
+
 def test_finetune_keeps_or_moves_statistics():
     net, data = tiny_net('vgg_trunk'), pictures(40, 32)
     stats = lambda n: [b for k, b in n.named_buffers() if 'running' in k and not k.startswith('head')]
@@ -261,7 +288,6 @@ def test_finetune_keeps_or_moves_statistics():
 
 
 def test_finetune_refuses():
-    from dataclasses import replace
     net, data = tiny_net('vgg_trunk'), pictures(40, 32)
     with refuses("'muon' has no groups", "'sgd' or 'adamw'"): finetune(net, data, replace(QUICK, optimizer='muon'))
     with refuses('slower=-1', 'from 0 to 1'): finetune(net, data, QUICK, slower=-1)
