@@ -10,7 +10,7 @@ from helpers import pictures, random, refuses, tiny_net
 from PIL import Image
 
 from ltpa.explorer import (BESIDE, Explorer, Gallery, Scene, State, draw_state, field_steps, heated, influence,
-                           png, query_note, read_upload, receptive_field)
+                           png, query_note, read_upload, receptive_field, strength)
 from ltpa.maps import effective_cells
 
 NETS = ['vgg_att1_pc', 'vgg_att2_indep_dp', 'vgg_att3_concat_pc', 'vgg_att3_concat_uniform',
@@ -84,6 +84,13 @@ def test_the_attack_stays_within_eps_and_raises_the_loss(nets):
         x = scene.attacked(eps)
         assert 0 <= x.min() and x.max() <= 1 and (x - scene.x).abs().max() <= eps / 255 + 1e-6
     assert torch.is_grad_enabled() and all(p.grad is None for p in net.parameters())
+
+
+def test_the_strongest_hundredth_is_as_dark_as_can_be():
+    m = torch.arange(1., 1001).view(1, 20, 50) * torch.tensor([1., -1.]).repeat(500).view(1, 20, 50)
+    shades = strength(m)
+    assert (shades == 1).sum() == 10 and shades.amin().item() == pytest.approx(1 / 990, rel=.01)
+    assert not strength(torch.zeros(1, 4, 4)).any()
 
 
 def test_gradients_where_they_are_switched_off(nets):

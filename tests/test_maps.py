@@ -93,6 +93,12 @@ def test_effective_cells():
     assert effective_cells(a).allclose(torch.tensor([16., 1.]))
 
 
+def test_a_map_sums_to_one_within_a_hundredth():
+    for total in .995, 1.005: assert effective_cells(total * uniform(4, 4)).item() == pytest.approx(16, rel=.05)
+    for total in .98, 1.02:
+        with refuses(f'sums to {total}', 'expected 1'): effective_cells(total * uniform(4, 4))
+
+
 def test_shades_of_equal_weights_stand_in_the_middle():
     assert shade(uniform(4, 6)).equal(torch.full((1, 4, 6), .5))
     assert shade(torch.zeros(1, 4, 4)).equal(torch.zeros(1, 4, 4))
@@ -105,6 +111,7 @@ def test_overlay():
     out = overlay(white, nothing, strength=.25)
     assert out.shape == (4, 6, 3) and out.dtype == np.uint8 and abs(int(out[0, 0, 0]) - 191) < 3
     assert overlay(white, nothing + 1).sum() > overlay(white, nothing).sum()
+    assert (overlay(white, nothing) - overlay(0 * white, nothing) == round(.4 * 255)).all(), 'not two fifths of grey'
 
 
 @pytest.mark.parametrize('call, words', [
@@ -209,6 +216,14 @@ def test_verdicts():
     with refuses('label 3', '0 to 2'): first(labels=[3])
     with refuses('at least one'): show_attention(net, [])
     with refuses("'sum'", 'product'): first(how='sum')
+
+
+@pytest.mark.parametrize('side, drawn', [(100, 256), (192, 256), (300, 300), (800, 512)])
+def test_pictures_are_enlarged_without_new_colours(side, drawn):
+    black_and_white = (torch.rand(1, side, side) > .5).to(torch.uint8).expand(3, -1, -1) * 255
+    picture = look(tiny_net('vgg_att2_concat_dp'), black_and_white).picture
+    assert picture.shape == (3, drawn, drawn)
+    assert (len(picture.unique()) == 2) == (side <= 300), 'between black and white'
 
 
 def test_a_look_changes_nothing():

@@ -41,7 +41,7 @@ def quartiles(row): return [float(v) for v in row['quartiles'].split(' to ')]
     ('rendering', dict(images=64, size=16, rounds=2), {}),
     # Its peaks are those of 16 processes, some seconds each; here nobody measures them.
     ('attention', dict(batch=2, rounds=2), dict(SHAPES=[(8, 4), (16, 2)], memory=lambda *case: [1., 2.]))],
-    ids=lambda v: v if isinstance(v, str) else '')
+    ids=['attacks', 'loader', 'rendering', 'attention'])
 def test_benchmarks_give_what_is_stored(name, small, changes, benchmark):
     "As many rows, the same columns, the same kinds of value; ratios that are ratios, whatever they are."
     stored, now = json.loads((RESULTS / f'speed_{name}.json').read_text()), benchmark(name, small, changes)

@@ -1,0 +1,265 @@
+"""Changes one constant or comparison of the library at a time and sees whether the tests notice.
+
+    python tools/mutants.py [PATTERN]      # all of `MUTANTS`, or those whose name or tests contain PATTERN
+    python tools/mutants.py --table        # the table in CONTRIBUTING.md
+
+For each mutant `ltpa/` is copied to a temporary folder, changed there, and the tests named beside it are run on the
+copy: killed, or SURVIVED. The exit code is 1 if one survives or cannot be made. First, all the tests are run once on
+a copy that is not changed: a test that fails anyway kills nothing.
+"""
+import argparse
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PATIENCE = 300                      # seconds; tests that hang for so long have noticed something
+FAILED, ELSEWHERE = 1, 99           # exit codes: of pytest where a test failed; ours where they ran on another ltpa
+# Loaded once and inherited by all processes; nothing of ltpa, which each must import anew.
+PRELOAD = ['torch', 'torchvision', 'sklearn.svm', 'sklearn.model_selection', 'scipy.ndimage', 'matplotlib.pyplot',
+           'captum.attr', 'captum.robust', 'captum.metrics', 'pytest']
+
+# Tests that several mutants share.
+TABLE = 'test_models.py::test_convolutions_norms_and_dropout_are_those_of_the_authors_table'
+HEADS = 'test_models.py::test_heads_and_projections_are_those_of_the_authors'
+BUNDLED = 'test_models.py::test_bundled_networks_are_what_the_command_would_train'
+BOXES = 'test_faithfulness.py::test_a_box_counts_at_each_iou_that_it_reaches'
+PGD = 'test_adversarial.py::test_pgd_can_cross_its_box'
+SQUARE = 'test_adversarial.py::test_squares_shrink_as_published'
+PLACES = 'test_adversarial.py::test_square_begins_with_fair_stripes_and_reaches_every_place'
+GAP = 'test_query.py::test_even_squares_turned_by_20_degrees_keep_to_their_halves'
+THRESHOLDS = 'test_segmentation.py::test_a_fixed_threshold_may_lie_anywhere_from_0_to_98_hundredths'
+SCENES = 'test_data.py::test_scenes_are_spread_evenly_over_their_ranges'
+ZOOM = 'test_data.py::test_zooms_show_two_thirds_two_fifths_and_a_quarter_of_the_short_side'
+
+MUTANTS = [  # (name, old text, new text, tests): the old text stands once in all of ltpa/*.py; lists change together
+    ("Dropout after the first convolution .3 → .4", "(64, .3, False)", "(64, .4, False)", TABLE),
+    ("Dropout after the third .4 → .3", "(128, .4, False)", "(128, .3, False)", TABLE),
+    ("Dropout at tap 1", "(256, .4, False), (256, 0, True)", "(256, .4, False), (256, .4, True)", TABLE),
+    ("eps of the trunk 1e-3 → 1e-5", "nn.BatchNorm2d(out, eps=1e-3)", "nn.BatchNorm2d(out, eps=1e-5)", TABLE),
+    ("Dropout before FC-1 .5 → .4",
+     "*pool(1))\n        self.fc = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(),\n"
+     "                                nn.Dropout(.5",
+     "*pool(1))\n        self.fc = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(),\n"
+     "                                nn.Dropout(.4", TABLE),
+    ("Dropout after convolution 14 .4 → .5", "channels, .4 * dropout), *pool(2)", "channels, .5 * dropout), *pool(2)",
+     TABLE),
+    ("Dropout after convolution 15 .4 → 0", "channels, .4 * dropout), *pool(1)", "channels, 0 * dropout), *pool(1)",
+     TABLE),
+    ("Dropout of the plain VGG .5 → .4", "nn.Dropout(.5 * dropout), nn.Linear(C, C)",
+     "nn.Dropout(.4 * dropout), nn.Linear(C, C)", TABLE),
+    ("eps of the head 1e-5 → 1e-3", "nn.Sequential(nn.BatchNorm1d(c), nn.ReLU()",
+     "nn.Sequential(nn.BatchNorm1d(c, eps=1e-3), nn.ReLU()", HEADS),
+    ("Dropout of the head .5 → .3", "share=.5,  ", "share=.3,  ", HEADS),
+    ("Dropout of ResNets' head .3 → .5", "head=head, share=.3)", "head=head, share=.5)", HEADS),
+    ("Dropout of the ResNet control .3 → .5", "[C], num_classes, dropout=dropout, share=.3)",
+     "[C], num_classes, dropout=dropout, share=.5)", HEADS),
+    ("Dropout of VGG's projection .5 → 0", "temperature, .5 * dropout, project) for c in C[-levels:]",
+     "temperature, 0 * dropout, project) for c in C[-levels:]", HEADS),
+    ("Dropout of ResNets' projection .5 → 0", "temperature, .5 * dropout, project) for c in C[1:]",
+     "temperature, 0 * dropout, project) for c in C[1:]", HEADS),
+    ("initialization fan_out → fan_in", "mode='fan_out'", "mode='fan_in'",
+     "test_models.py::test_convolutions_start_with_variance_2_over_kernel_and_outputs"),
+    ("these together: Dropout, eps, initialization",
+     ["(64, .3, False)", "nn.BatchNorm2d(out, eps=1e-3)", "nn.Sequential(nn.BatchNorm1d(c), nn.ReLU()", "share=.5,  ",
+      "mode='fan_out'"],
+     ["(64, .4, False)", "nn.BatchNorm2d(out, eps=1e-5)", "nn.Sequential(nn.BatchNorm1d(c, eps=1e-3), nn.ReLU()",
+      "share=.3,  ", "mode='fan_in'"], "test_models.py"),
+    ("width of the small networks 1/4 → 1/3", "vgg=dict(width=1/4, ", "vgg=dict(width=1/3, ", BUNDLED),
+    ("weight decay of 'fast' .05 → .5", "lr=.008, weight_decay=.05)", "lr=.008, weight_decay=.5)", BUNDLED),
+    ("batches of 'fast' 64 → 32", "Recipe('fast', epochs=6, batch_size=64", "Recipe('fast', epochs=6, batch_size=32",
+     BUNDLED),
+    ("Dropout of the projection .5 → 0", "dropout=.5,           # In the projection",
+     "dropout=0.,           # In the projection", "test_attention.py::test_projection_of_g_is_that_of_the_authors"),
+    ("deviation of u .01 → .001", "std=.01)", "std=.001)",
+     "test_attention.py::test_maps_of_pc_are_nearly_uniform_to_start_from"),
+    ("two weights of V exchanged", "[.615, -.51499, -.10001]", "[.615, -.10001, -.51499]",
+     "test_fidelity.py::test_colours_are_those_of_television"),
+    ("surroundings 1.75 → 1.7", "1.75**2", "1.7**2", "test_fidelity.py::test_local_contrast_against_plain_loops"),
+    ("largest → mean, level 1 of 80 pixels", "F.max_pool2d(taps[0], 5)", "F.avg_pool2d(taps[0], 5)",
+     "test_fidelity.py::test_birds_first_level_is_pooled_by_5_and_doubled"),
+    ("stairs of ResNets 160 → 150", "(120, .2), (160, .2)", "(120, .2), (150, .2)", "test_fidelity.py::test_stairs"),
+    ("half a cosine → a line", "(1 + math.cos(math.pi * (t - self.warmup) / (1 - self.warmup))) / 2)",
+     "1 - (t - self.warmup) / (1 - self.warmup))",
+     "test_training.py::test_one_cycle_is_a_line_up_and_half_a_cosine_down"),
+    ("warm-up .25 → .3", "warmup: float = .25", "warmup: float = .3",
+     "test_training.py::test_fast_climbs_for_a_quarter"),
+    ("rate of 'fast' .008 → .004", "optimizer='muon', lr=.008", "optimizer='muon', lr=.004",
+     "test_training.py::test_fast_is_the_best_of_the_recipes_that_were_compared"),
+    ("Muon's rate as in the original", "adjust_lr_fn='match_rms_adamw'", "adjust_lr_fn='original'",
+     "test_training.py::test_muon_sees_a_convolution_as_a_matrix"),
+    ("tolerance of ties 1e-5 → 1e-3", "(1 - 1e-5)", "(1 - 1e-3)",
+     "test_training.py::test_only_what_rounding_parts_is_a_tie"),
+    ("temperature of dp 8 → 4", "COOL = dict(temperature=8.)", "COOL = dict(temperature=4.)",
+     "test_recipes.py::test_dp_is_as_cool_as_was_best_but_in_the_papers_size"),
+    ("IoU .3, .5, .7 → .3, .5, .5", "np.array([.3, .5, .7])", "np.array([.3, .5, .5])", BOXES),
+    ("IoU of at least → above", "best[:, :, None] >= np", "best[:, :, None] > np", BOXES),
+    ("box of zeros", "_boxes(m > t / thresholds)", "_boxes(m >= t / thresholds)",
+     "test_faithfulness.py::test_a_map_of_zeros_marks_no_box_though_the_object_is_everywhere"),
+    ("half covered: at least → above", "covered(masks, m.shape[1:]) >= .5", "covered(masks, m.shape[1:]) > .5",
+     "test_faithfulness.py::test_a_cell_that_is_half_covered_is_of_the_object"),
+    ("deletion and insertion < → <=", "place < k * P / steps", "place <= k * P / steps",
+     "test_faithfulness.py::test_each_step_replaces_its_share_of_the_pixels_and_no_pixel_more"),
+    ("area over one step more", "dx=1 / (curves.shape[1] - 1)", "dx=1 / curves.shape[1]",
+     "test_faithfulness.py::test_areas_of_a_plateau_and_of_a_slope"),
+    ("width of the centre", "(-(r[:, None]**2 + c**2) / 2)", "(-(r[:, None]**2 + c**2) / 3)",
+     "test_faithfulness.py::test_centre_is_a_gaussian_a_quarter_of_the_side_wide"),
+    ("Sobel → Prewitt", "[[1., 2, 1], [0, 0, 0], [-1, -2, -1]]", "[[1., 1, 1], [0, 0, 0], [-1, -1, -1]]",
+     "test_faithfulness.py::test_edges_are_scipys"),
+    ("blur 1/8 → 1/4", "sd = [n / 8 for n", "sd = [n / 4 for n",
+     "test_faithfulness.py::test_blur_is_scipys_gaussian_an_eighth_of_the_side_wide"),
+    ("radius of sensitivity .02 → .03", "radius=.02,", "radius=.03,",
+     "test_faithfulness.py::test_sensitivity_is_to_changes_of_at_most_two_hundredths"),
+    ("ends of the interval .025 → .05", "[.025, .975]", "[.05, .95]",
+     "test_faithfulness.py::test_bootstrap_of_a_mean_is_as_wide_as_its_standard_error"),
+    ("PGD's steps 2.5 → 1.5", "length = 2.5 * eps", "length = 1.5 * eps", PGD),
+    ("PGD's starts not random", "random_start=True", "random_start=False", PGD),
+    ("Square's schedule .005 → .05", "SHRINK = .001, .005", "SHRINK = .001, .05", SQUARE),
+    ("Square's first area .8 → .5", "area = .8 / 2**", "area = .5 / 2**", SQUARE),
+    ("Square's colours .5 → .7", "generator=rng) < .5).to(x.device)", "generator=rng) < .7).to(x.device)", PLACES),
+    ("Square's last place", "n - side + 1, (B, 1)", "max(1, n - side), (B, 1)", PLACES),
+    ("noise: worst → mildest", "torch.where((now > most)[:", "torch.where((now < most)[:",
+     "test_adversarial.py::test_noise_keeps_the_worst_draw"),
+    ("gradient of 0 moves", "torch.where(way < 0, low, x)", "torch.where(way <= 0, low, x)",
+     "test_adversarial.py::test_square_needs_no_gradient"),
+    ("sizes of the attack", "(0, 1, 2, 4, 8, 16, 32)", "(0, 1, 2, 4, 8, 15, 32)",
+     "test_adversarial.py::test_sizes_of_the_paper"),
+    ("share of cells 1/16 → 1/8", "share=1/16,", "share=1/8,",
+     "test_query.py::test_softened_maps_have_a_sixteenth_of_their_cells_unless_asked_otherwise"),
+    ("gap between two objects 1.29 → 1.2", "near, far = 1.29 *", "near, far = 1.2 *", GAP),
+    ("gap between two objects 1.29 → 1.5", "near, far = 1.29 *", "near, far = 1.5 *", GAP),
+    ("best level counted from 0", "hits.index(max(hits)) + 1", "hits.index(max(hits))",
+     "test_query.py::test_best_level_is_the_one_whose_record_points_best"),
+    ("thresholds up to .78", "(k / 50 for k in range(50))", "(k / 50 for k in range(40))", THRESHOLDS),
+    ("thresholds from .02", "(k / 50 for k in range(50))", "(k / 50 for k in range(1, 50))", THRESHOLDS),
+    ("above a threshold → at least", "return maps > t", "return maps >= t",
+     "test_segmentation.py::test_what_equals_the_threshold_is_not_drawn"),
+    ("shrunk masks: half → two fifths", "[0] > 127 for m in grey", "[0] > 102 for m in grey",
+     "test_segmentation.py::test_a_shrunk_pixel_is_of_the_object_if_more_than_half_of_it_was"),
+    ("folds in order", "folds, shuffle=True, random_state=seed)", "folds)",
+     "test_transfer.py::test_seed_deals_the_folds"),
+    ("constant features 1e-6 → .1", "sd > 1e-6 * train_x", "sd > .1 * train_x",
+     "test_transfer.py::test_probe_hears_what_varies_little"),
+    ("rate of the trunk 1/10 → 1/2", "slower=.1,  ", "slower=.5,  ",
+     "test_transfer.py::test_finetune_lets_the_trunk_walk_at_a_tenth_of_the_heads_rate"),
+    ("tolerance of answers 1e-6 → 1e-3", "tol=1e-6,    # Absolute", "tol=1e-3,    # Absolute",
+     "test_core.py::test_answers_must_agree_to_a_millionth"),
+    ("flips .5 → .45", "[first:first + len(x)] < .5", "[first:first + len(x)] < .45",
+     "test_data.py::test_a_flip_is_a_fair_coin"),
+    ("angles 20° → 15°", "math.pi / 9", "math.pi / 12", SCENES),
+    ("tints from .5 → .2", "tint=.5 + .5 * u(3)", "tint=.2 + .8 * u(3)", SCENES),
+    ("light to .9 → 1", "light=.4 + .5 * u(3)", "light=.4 + .6 * u(3)", SCENES),
+    ("objects flipped .5 → .6", "flip=(u() < .5).float()", "flip=(u() < .6).float()", SCENES),
+    ("zooms 1.5 → 1.4", "ZOOMS = 1.5, 2.5, 4.", "ZOOMS = 1.4, 2.5, 4.", ZOOM),
+    ("last column of photographs", "(width - size + 1)).long()", "(width - size - 5)).long()", ZOOM),
+    ("black cloth reflects .15 → 0", "(.15 + .85 / 255 * objects)", "(0. + 1. / 255 * objects)",
+     "test_data.py::test_black_cloth_reflects_a_little"),
+    ("a fifth held out → a quarter", "len(files) // 5)", "len(files) // 4)",
+     "test_data.py::test_folder_holds_out_a_fifth"),
+    ("sums within .01 → .1", "- 1).abs() < .01", "- 1).abs() < .1",
+     "test_maps.py::test_a_map_sums_to_one_within_a_hundredth"),
+    ("colour over grey .6 → .5", "strength=.6,", "strength=.5,", "test_maps.py::test_overlay"),
+    ("enlarged smoothly up to 2", "NEAREST if scale > 1 else", "NEAREST if scale > 2 else",
+     "test_maps.py::test_pictures_are_enlarged_without_new_colours"),
+    ("strongest hundredth → tenth", "quantile(.99)", "quantile(.9)",
+     "test_explorer.py::test_the_strongest_hundredth_is_as_dark_as_can_be"),
+]
+
+
+def pairs(old, new): return [(old, new)] if isinstance(old, str) else list(zip(old, new, strict=True))
+
+
+def places(folder, text):
+    "How often `text` stands in each module that has it."
+    counts = {f: f.read_text(encoding='utf-8').count(text) for f in sorted((folder / 'ltpa').rglob('*.py'))}
+    return {f: n for f, n in counts.items() if n}
+
+
+def not_one_place(folder, text):
+    "What is wrong if `text` does not stand in exactly one place, else None."
+    found = places(folder, text)
+    if not found: return f'in no module of ltpa: {text!r}'
+    if sum(found.values()) > 1: return f'in {", ".join(f"{f.name} ({n})" for f, n in found.items())}: {text!r}'
+
+
+def change(folder, old, new):
+    "Change the one place of `old`, or of each of several, in the copy; what is wrong if that cannot be done."
+    for before, after in pairs(old, new):
+        if wrong := not_one_place(folder, before): return wrong
+        file, = places(folder, before)
+        file.write_text(file.read_text(encoding='utf-8').replace(before, after), encoding='utf-8')
+
+
+def run_tests(folder, tests):
+    "Runs in a process of its own, which ends with the code of pytest."
+    os.chdir(folder)                                    # pytest looks for modules here first
+    sys.path.insert(0, str(folder))
+    os.environ.update(PYTHONPATH=str(folder), PYTHONDONTWRITEBYTECODE='1')         # for processes that tests start
+    with open('log', 'w') as log:
+        for stream in 1, 2: os.dup2(log.fileno(), stream)
+    import pytest
+    code = pytest.main(['-qx', '--tb=line', '-p', 'no:cacheprovider', '-c', str(ROOT / 'pytest.ini'),
+                        '--rootdir', str(ROOT), *(str(ROOT / 'tests' / test) for test in tests)])
+    files = [m.__file__ for name, m in sys.modules.items() if name.partition('.')[0] == 'ltpa']
+    if not files or not all(Path(f).is_relative_to(folder) for f in files): code = ELSEWHERE
+    sys.stdout.flush(); os._exit(code)                  # what a changed library left behind cannot keep it up
+
+
+def outcome(processes, tests, old=(), new=()):
+    "Exit code, what the tests said, seconds; the code is None where nothing could be run."
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix='ltpa-mutant-', ignore_cleanup_errors=True) as folder:
+        folder = Path(folder).resolve()
+        shutil.copytree(ROOT / 'ltpa', folder / 'ltpa', ignore=shutil.ignore_patterns('__pycache__'))
+        if wrong := change(folder, old, new): return None, wrong, 0.
+        run = processes.Process(target=run_tests, args=(folder, tests))
+        run.start(); run.join(PATIENCE)
+        if hangs := run.is_alive(): run.kill(); run.join()
+        said = (folder / 'log').read_text(encoding='utf-8', errors='replace')
+        return FAILED if hangs else run.exitcode, said, time.monotonic() - begin
+
+
+def table():
+    "Markdown: for each test the modules and the changes that it notices."
+    rows = defaultdict(lambda: ([], []))
+    for name, old, new, tests in MUTANTS:
+        files, names = rows[tests]
+        files += [f.name for before, _ in pairs(old, new) for f in places(ROOT, before) if f.name not in files]
+        names.append(name)
+    lines = [f'| {" ".join(files)} | {"; ".join(names)} | {tests.replace(" ", ", ")} |'
+             for tests, (files, names) in rows.items()]
+    return '\n'.join(['| where | what is changed | test that fails |', '|---|---|---|', *lines])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('pattern', nargs='?', default='', help='only mutants whose name or tests contain this')
+    parser.add_argument('--table', action='store_true', help='print the table for CONTRIBUTING.md, run nothing')
+    args = parser.parse_args()
+    if args.table: print(table()); return
+    chosen = [m for m in MUTANTS if args.pattern in m[0] or args.pattern in m[3]]
+    if not chosen: sys.exit(f'no mutant has {args.pattern!r} in its name or its tests')
+    fork = 'forkserver' in multiprocessing.get_all_start_methods()
+    processes = multiprocessing.get_context('forkserver' if fork else 'spawn')
+    if fork: processes.set_forkserver_preload(PRELOAD)
+    begin, bad = time.monotonic(), 0
+    every = list(dict.fromkeys(test for m in chosen for test in m[3].split()))
+    code, said, seconds = outcome(processes, every)
+    if code: sys.exit(f'{said}\nunchanged, the tests end with code {code}: see above')
+    print(f'unchanged, all tests pass: {seconds:.1f} s', flush=True)
+    for name, old, new, tests in chosen:
+        code, said, seconds = outcome(processes, tests.split(), old, new)
+        verdict = 'killed' if code == FAILED else 'SURVIVED' if code == 0 else 'NOT RUN'
+        bad += verdict != 'killed'
+        print(f'{verdict:8} {seconds:5.1f} s  {name}', flush=True)
+        if verdict == 'NOT RUN': print(said if code is None else f'{said}\nthe tests end with code {code}', flush=True)
+    print(f'{len(chosen) - bad} of {len(chosen)} killed in {time.monotonic() - begin:.0f} s')
+    sys.exit(bad > 0)
+
+
+if __name__ == '__main__': main()
