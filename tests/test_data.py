@@ -320,12 +320,12 @@ def folder(root, **classes):
 
 
 def test_folder_holds_out_a_fifth(tmp_path):
-    folder(tmp_path, cat=10, dog=3)
+    folder(tmp_path, cat=14, dog=3)
     train, test = (load_folder(tmp_path, split, size=8) for split in ('train', 'test'))
     assert train.classes == test.classes == ['cat', 'dog']
-    assert Counter(train.labels.tolist()) == {0: 8, 1: 2} and Counter(test.labels.tolist()) == {0: 2, 1: 1}
+    assert Counter(train.labels.tolist()) == {0: 12, 1: 2} and Counter(test.labels.tolist()) == {0: 2, 1: 1}
     seen = [tuple(x[:, 4, 4].tolist()) for x in (*train.images, *test.images)]
-    assert len(set(seen)) == 13, 'every picture is in exactly one part'
+    assert len(set(seen)) == 17, 'every picture is in exactly one part'
 
 
 def test_split_depends_on_the_names_alone(tmp_path):

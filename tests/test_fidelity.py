@@ -230,7 +230,8 @@ def test_stairs():
     assert [at('paper', e) for e in (0, 24, 25, 50, 299)] == pytest.approx([.1, .1, .05, .025, .1 * .5**11])
     assert [at('cub', e) for e in (0, 29, 30, 60, 89, 90, 300)] == pytest.approx(
         [.01, .01, .02, .04, .04, .02, .04 * .5**8])
-    assert [at('resnet', e) for e in (0, 60, 120, 199)] == pytest.approx([.1, .02, .004, .0008])
+    assert [at('resnet', e) for e in (0, 59, 60, 119, 120, 159, 160, 199)] == pytest.approx(
+        [.1, .1, .02, .02, .004, .004, .0008, .0008])
     assert set(STEPS) == {'halve', 'cub', 'resnet'}
 
 

@@ -55,6 +55,8 @@ def test_even_squares_turned_by_20_degrees_keep_to_their_halves(monkeypatch):
     left, right = columns[..., :32].any(2), columns[..., 32:].any(2)
     assert (left ^ right).all() and (left[:, 0] ^ left[:, 1]).all()
     assert columns[..., 30:34].any(), 'no box comes near the middle'
+    sides = masks.sum((2, 3)).sqrt()
+    assert 25 < sides.max() < 26.2 and 15 < sides.min() < 16.6, 'not of 16 to 26 pixels'
 
 
 def test_scenes_at_another_size_keep_their_objects_as_large():

@@ -79,6 +79,14 @@ def test_masks_of_several_kinds(pairs, values):
     assert (load_pairs(pairs).masks[2].numpy() == truth(2, 22)).all()
 
 
+def test_an_object_is_above_half_of_the_largest_value(pairs):
+    grey = np.full((21, 24), 100, np.uint8)                               # not 0, and less than half of 240
+    grey[:, :6], grey[:, 6:9] = 240, 140
+    save(pairs / 'masks/h1.png', grey)
+    m = load_pairs(pairs).masks[1]
+    assert m[:, :9].all() and not m[:, 9:].any()
+
+
 @pytest.mark.parametrize('top', [1, 255, 65535])
 @pytest.mark.parametrize('ending', ['png', 'tif'])
 def test_masks_of_16_bits(pairs, top, ending):

@@ -1,4 +1,5 @@
 """The tools' rules: each check fails on what it is there to find, and passes what is allowed."""
+import mutants
 import pytest
 from check_notebooks import notebook_offences, offences
 from course import table
@@ -54,6 +55,26 @@ def test_module_without_notebook(tmp_path):
     (tmp_path / '_modidx.py').touch()
     found, = offences(tmp_path, tmp_path)
     assert 'orphan.py: no notebook' in found
+
+
+def test_mutants_stand_where_they_can_be_made():
+    texts = {old for m in mutants.MUTANTS for old, _ in mutants.pairs(*m[1:3])}
+    wrong = [w for text in texts if (w := mutants.not_one_place(mutants.ROOT, text))]
+    assert not wrong, 'tools/mutants.py: ' + '\n'.join(wrong)
+    for test in {test for m in mutants.MUTANTS for test in m[3].split()}:
+        file, _, name = test.partition('::')
+        assert f'def {name}(' in (mutants.ROOT / 'tests' / file).read_text(encoding='utf-8'), test
+    assert len({m[0] for m in mutants.MUTANTS}) == len(mutants.MUTANTS), 'two of one name'
+    said = (mutants.ROOT / 'CONTRIBUTING.md').read_text(encoding='utf-8')
+    assert mutants.table() in said, 'CONTRIBUTING.md: put in what python tools/mutants.py --table prints'
+
+
+def test_change_to_a_copy(tmp_path):
+    (tmp_path / 'ltpa').mkdir()
+    file = tmp_path / 'ltpa' / 'a.py'
+    file.write_text('x = 1\ny = x\n')
+    assert 'in no module' in mutants.change(tmp_path, 'z', 'y') and 'a.py (2)' in mutants.change(tmp_path, 'x', 'y')
+    assert mutants.change(tmp_path, ['= 1', 'y'], ['= 2', 'z']) is None and file.read_text() == 'x = 2\nz = x\n'
 
 
 def test_relink():

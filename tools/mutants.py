@@ -27,11 +27,13 @@ PRELOAD = ['torch', 'torchvision', 'sklearn.svm', 'sklearn.model_selection', 'sc
 # Tests that several mutants share.
 TABLE = 'test_models.py::test_convolutions_norms_and_dropout_are_those_of_the_authors_table'
 HEADS = 'test_models.py::test_heads_and_projections_are_those_of_the_authors'
+START = 'test_models.py::test_convolutions_start_with_variance_2_over_kernel_and_outputs'
 BUNDLED = 'test_models.py::test_bundled_networks_are_what_the_command_would_train'
 BOXES = 'test_faithfulness.py::test_a_box_counts_at_each_iou_that_it_reaches'
 PGD = 'test_adversarial.py::test_pgd_can_cross_its_box'
 SQUARE = 'test_adversarial.py::test_squares_shrink_as_published'
 PLACES = 'test_adversarial.py::test_square_begins_with_fair_stripes_and_reaches_every_place'
+SIGNATURES = 'test_saliency.py::test_signatures_agree'
 GAP = 'test_query.py::test_even_squares_turned_by_20_degrees_keep_to_their_halves'
 THRESHOLDS = 'test_segmentation.py::test_a_fixed_threshold_may_lie_anywhere_from_0_to_98_hundredths'
 SCENES = 'test_data.py::test_scenes_are_spread_evenly_over_their_ranges'
@@ -63,13 +65,12 @@ MUTANTS = [  # (name, old text, new text, tests): the old text stands once in al
      "temperature, 0 * dropout, project) for c in C[-levels:]", HEADS),
     ("Dropout of ResNets' projection .5 → 0", "temperature, .5 * dropout, project) for c in C[1:]",
      "temperature, 0 * dropout, project) for c in C[1:]", HEADS),
-    ("initialization fan_out → fan_in", "mode='fan_out'", "mode='fan_in'",
-     "test_models.py::test_convolutions_start_with_variance_2_over_kernel_and_outputs"),
+    ("initialization fan_out → fan_in", "mode='fan_out'", "mode='fan_in'", START),
     ("these together: Dropout, eps, initialization",
      ["(64, .3, False)", "nn.BatchNorm2d(out, eps=1e-3)", "nn.Sequential(nn.BatchNorm1d(c), nn.ReLU()", "share=.5,  ",
       "mode='fan_out'"],
      ["(64, .4, False)", "nn.BatchNorm2d(out, eps=1e-5)", "nn.Sequential(nn.BatchNorm1d(c, eps=1e-3), nn.ReLU()",
-      "share=.3,  ", "mode='fan_in'"], "test_models.py"),
+      "share=.3,  ", "mode='fan_in'"], f'{TABLE} {HEADS} {START}'),
     ("width of the small networks 1/4 → 1/3", "vgg=dict(width=1/4, ", "vgg=dict(width=1/3, ", BUNDLED),
     ("weight decay of 'fast' .05 → .5", "lr=.008, weight_decay=.05)", "lr=.008, weight_decay=.5)", BUNDLED),
     ("batches of 'fast' 64 → 32", "Recipe('fast', epochs=6, batch_size=64", "Recipe('fast', epochs=6, batch_size=32",
@@ -97,6 +98,9 @@ MUTANTS = [  # (name, old text, new text, tests): the old text stands once in al
      "test_training.py::test_only_what_rounding_parts_is_a_tie"),
     ("temperature of dp 8 → 4", "COOL = dict(temperature=8.)", "COOL = dict(temperature=4.)",
      "test_recipes.py::test_dp_is_as_cool_as_was_best_but_in_the_papers_size"),
+    ("a training costs 3 passes forward → 2", "total = 3 * cost", "total = 2 * cost", "test_recipes.py::test_costs"),
+    ("variance of all processes not unbiased", "var * (n / (n - 1))", "var",
+     "test_distributed.py::test_synchronised_batch_norm_of_one_process"),
     ("IoU .3, .5, .7 → .3, .5, .5", "np.array([.3, .5, .7])", "np.array([.3, .5, .5])", BOXES),
     ("IoU of at least → above", "best[:, :, None] >= np", "best[:, :, None] > np", BOXES),
     ("box of zeros", "_boxes(m > t / thresholds)", "_boxes(m >= t / thresholds)",
@@ -129,10 +133,17 @@ MUTANTS = [  # (name, old text, new text, tests): the old text stands once in al
      "test_adversarial.py::test_square_needs_no_gradient"),
     ("sizes of the attack", "(0, 1, 2, 4, 8, 16, 32)", "(0, 1, 2, 4, 8, 15, 32)",
      "test_adversarial.py::test_sizes_of_the_paper"),
+    ("noise of SmoothGrad .1 → .2", "sd=.1,       # Standard", "sd=.2,       # Standard", SIGNATURES),
+    ("stride of occlusion 4 → 8", "stride=4,     # From one", "stride=8,     # From one", SIGNATURES),
+    ("weights of integrated gradients doubled", "(places + 1) / 2, weights / 2", "(places + 1) / 2, weights",
+     "test_saliency.py::test_captum_is_called_as_its_manual_says"),
+    ("largest channel without sign → with it", "max=lambda a: a.abs().amax(1)", "max=lambda a: a.amax(1)",
+     "test_saliency.py::test_channels"),
     ("share of cells 1/16 → 1/8", "share=1/16,", "share=1/8,",
      "test_query.py::test_softened_maps_have_a_sixteenth_of_their_cells_unless_asked_otherwise"),
     ("gap between two objects 1.29 → 1.2", "near, far = 1.29 *", "near, far = 1.2 *", GAP),
     ("gap between two objects 1.29 → 1.5", "near, far = 1.29 *", "near, far = 1.5 *", GAP),
+    ("two objects of up to 25.6 → 28 pixels", "25.6 / size", "28 / size", GAP),
     ("best level counted from 0", "hits.index(max(hits)) + 1", "hits.index(max(hits))",
      "test_query.py::test_best_level_is_the_one_whose_record_points_best"),
     ("thresholds up to .78", "(k / 50 for k in range(50))", "(k / 50 for k in range(40))", THRESHOLDS),
@@ -141,6 +152,8 @@ MUTANTS = [  # (name, old text, new text, tests): the old text stands once in al
      "test_segmentation.py::test_what_equals_the_threshold_is_not_drawn"),
     ("shrunk masks: half → two fifths", "[0] > 127 for m in grey", "[0] > 102 for m in grey",
      "test_segmentation.py::test_a_shrunk_pixel_is_of_the_object_if_more_than_half_of_it_was"),
+    ("objects of masks above a half → a third", "return m > top / 2", "return m > top / 3",
+     "test_segmentation.py::test_an_object_is_above_half_of_the_largest_value"),
     ("folds in order", "folds, shuffle=True, random_state=seed)", "folds)",
      "test_transfer.py::test_seed_deals_the_folds"),
     ("constant features 1e-6 → .1", "sd > 1e-6 * train_x", "sd > .1 * train_x",
@@ -166,6 +179,7 @@ MUTANTS = [  # (name, old text, new text, tests): the old text stands once in al
     ("colour over grey .6 → .5", "strength=.6,", "strength=.5,", "test_maps.py::test_overlay"),
     ("enlarged smoothly up to 2", "NEAREST if scale > 1 else", "NEAREST if scale > 2 else",
      "test_maps.py::test_pictures_are_enlarged_without_new_colours"),
+    ("rounding of sides 1e-6 → .1", "int(n * zoom + 1e-6)", "int(n * zoom + .1)", "test_maps.py::test_fit_side"),
     ("strongest hundredth → tenth", "quantile(.99)", "quantile(.9)",
      "test_explorer.py::test_the_strongest_hundredth_is_as_dark_as_can_be"),
 ]
@@ -225,15 +239,16 @@ def outcome(processes, tests, old=(), new=()):
 
 
 def table():
-    "Markdown: for each test the modules and the changes that it notices."
-    rows = defaultdict(lambda: ([], []))
+    "Markdown: for each file of tests the modules, and the changes behind the test that notices them."
+    rows = {}
     for name, old, new, tests in MUTANTS:
-        files, names = rows[tests]
-        files += [f.name for before, _ in pairs(old, new) for f in places(ROOT, before) if f.name not in files]
-        names.append(name)
-    lines = [f'| {" ".join(files)} | {"; ".join(names)} | {tests.replace(" ", ", ")} |'
-             for tests, (files, names) in rows.items()]
-    return '\n'.join(['| where | what is changed | test that fails |', '|---|---|---|', *lines])
+        modules, noticed = rows.setdefault(tests.partition('::')[0], ([], defaultdict(list)))
+        modules += [f.name for before, _ in pairs(old, new) for f in places(ROOT, before) if f.name not in modules]
+        noticed[', '.join(f'`{test.partition("::")[2]}`' for test in tests.split())].append(name)
+    lines = [f'| {file} | {" ".join(dict.fromkeys(modules))} | '
+             + '<br>'.join(f'{"; ".join(names)}: {test}' for test, names in noticed.items()) + ' |'
+             for file, (modules, noticed) in rows.items()]
+    return '\n'.join(['| tests | where | what is changed: the test that fails |', '|---|---|---|', *lines])
 
 
 def main():
