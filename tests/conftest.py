@@ -4,7 +4,7 @@ import signal
 import threading
 
 import pytest
-from children import end_all
+from children import end_all, end_with_make
 
 # A shell that starts us in the background has Ctrl-C ignored, here and in all that we start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -21,6 +21,7 @@ def end(signum, frame):
 US = os.getpid()
 ENDING = [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) == signal.SIG_DFL]
 for signum in ENDING: signal.signal(signum, end)
+end_with_make()
 
 
 def pytest_keyboard_interrupt(): end_all()

@@ -1,7 +1,9 @@
 """Children that end when we end, however that happens: by themselves, by a signal, even by SIGKILL."""
+import ctypes
 import os
 import signal
 import subprocess
+import sys
 from contextlib import contextmanager, suppress
 
 import psutil
@@ -36,3 +38,11 @@ def end_all():
     "Ends every process that descends from this one."
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess): process.kill()
+
+
+def end_with_make():
+    "If make started this process: end by SIGTERM when make is gone, which passes on SIGTERM but cannot SIGKILL."
+    parent = psutil.Process().parent()
+    if not (sys.platform == 'linux' and parent and parent.name() == 'make'): return
+    set_death_signal = 1                                     # PR_SET_PDEATHSIG of <sys/prctl.h>
+    ctypes.CDLL(None).prctl(set_death_signal, signal.SIGTERM)

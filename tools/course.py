@@ -20,7 +20,7 @@ from pathlib import Path
 
 import nbformat
 from check_notebooks import split_directives
-from children import ending
+from children import end_with_make, ending
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
@@ -175,6 +175,7 @@ def main():
     paths, out = pick(args.names), args.out
     out.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))  # its kernel ends too
+    end_with_make()
     begin = time.perf_counter()
     print(f'Running {len(paths)} notebooks')
     for path in paths:
