@@ -100,6 +100,16 @@ def test_constraints_pin_every_requirement():
     assert not missing, f'constraints.txt does not pin {sorted(missing)}. Run make constraints'
 
 
+def test_workflows_try_every_python_and_the_oldest_torch():
+    workflows = ROOT / '.github' / 'workflows'
+    oldest = int(cfg['min_python'].split('.')[1])
+    wanted = ', '.join(f'"3.{minor}"' for minor in range(oldest, 15))
+    assert f'python: [{wanted}]' in (workflows / 'test.yaml').read_text(encoding='utf-8')
+    nightly = (workflows / 'nightly.yaml').read_text(encoding='utf-8')
+    for name, version in re.findall(r'(torch\w*)>=([\d.]+)', cfg['requirements']):
+        assert f'{name}=={version}.0/' in nightly, f'nightly.yaml does not try {name} {version}, the oldest allowed'
+
+
 def test_asset_sizes():
     size = sum(p.stat().st_size for p in (ASSETS / 'cluttered_fashion').rglob('*') if p.is_file())
     assert size <= 10 * MB, f'the bundled set takes {size / MB:.1f} MB of the 10 that a clone may carry'
@@ -122,3 +132,18 @@ def test_wheel_installs_and_imports(tree, tmp_path):
             f'for name in {MODULES!r}: print(importlib.import_module("{lib}." + name).__file__)')
     for file in sh(sys.executable, '-c', code, cwd=elsewhere).splitlines():
         assert Path(file).is_relative_to(target), f'imported from {file}, not from the installed wheel'
+
+
+@pytest.mark.slow
+@pytest.mark.whole
+def test_source_distribution_holds_its_tests(tree, tmp_path):
+    sh(sys.executable, '-m', 'build', '--sdist', '--no-isolation', '--outdir', tmp_path / 'dist', cwd=tree)
+    archive, = (tmp_path / 'dist').glob('*.tar.gz')
+    shutil.unpack_archive(archive, tmp_path)
+    unpacked = tmp_path / archive.name.removesuffix('.tar.gz')
+    # `python -m` finds the library here before the installed one
+    where = sh(sys.executable, '-c', 'import ltpa; print(ltpa.__file__)', cwd=unpacked).strip()
+    assert Path(where).is_relative_to(unpacked)
+    said = sh(sys.executable, '-m', 'pytest', '-m', 'not slow and not whole', '-p', 'no:cacheprovider',
+              *(f'tests/test_{name}.py' for name in ('repo', 'attention', 'core', 'tools', 'results')), cwd=unpacked)
+    assert 'not a git checkout: clone the repository to run this check' in said
