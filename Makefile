@@ -1,55 +1,62 @@
 # Each target makes .venv if it is missing and reinstalls when one of the files under $(STAMP) changed.
 PYTHON ?= python3
 ARGS   ?=
+# The versions to install. To try others: rm -r .venv, then make test CONSTRAINTS=FILE.
+CONSTRAINTS ?= constraints.txt
 BIN    := .venv/bin
 STAMP  := .venv/.installed
 # A library that tests compare with. Its own requirements would bring a second OpenCV over ours; what it needs is here.
 PEER   := quantus==0.6.0
-# Commands of the environment first on the path, for what the tools start by name.
-RUN    := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python
+# Commands of the environment first on the path, for what the tools start by name. `exec`, so that a signal that
+# make passes on reaches Python and not a shell that keeps it.
+RUN    := PATH="$(CURDIR)/$(BIN):$$PATH" exec $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help venv course test quick lab export readme constraints clean
+.PHONY: help venv course test test-all quick lab export readme constraints clean
 
 help:  ## show this list
 	@echo "Usage: make TARGET [PYTHON=python3.12] [ARGS='...']"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
 
 venv: $(STAMP)  ## make .venv and install the project in it, with the tested versions
 	@echo "Ready: . .venv/bin/activate"
 
-$(STAMP): settings.ini setup.py constraints.txt
+$(STAMP): settings.ini setup.py $(CONSTRAINTS)
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
 	  command -v $(PYTHON) >/dev/null || { \
-	    echo "No '$(PYTHON)' here: install Python 3.10 or newer, or name yours: make PYTHON=/path/to/python"; \
+	    echo "No '$(PYTHON)' here: install Python 3.11 or newer, or name yours: make PYTHON=/path/to/python"; \
 	    exit 1; }; \
-	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
-	    echo "$$($(PYTHON) --version) is too old: ltpa needs 3.10 or newer. Name one: make PYTHON=python3.12"; \
+	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "$$($(PYTHON) --version) is too old: ltpa needs 3.11 or newer. Name one: make PYTHON=python3.12"; \
 	    exit 1; }; \
 	  echo "Making .venv with $$($(PYTHON) --version)"; \
 	  $(PYTHON) -m venv --clear .venv || { \
 	    echo "Could not make .venv. On Debian or Ubuntu: apt-get install python3-venv; then repeat"; exit 1; }; }
 	@echo "Installing ltpa and its tools in .venv (some minutes and GB the first time, for PyTorch)"
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]' || { \
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c $(CONSTRAINTS) -e '.[dev]' || { \
 	  echo "Installing failed, for the reason above: mend it and repeat the command."; \
 	  echo "If a package has no version for this Python: rm -r .venv, then add PYTHON=python3.12"; exit 1; }
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps $(PEER) || \
 	  echo "Could not install $(PEER): the tests that compare with it will be skipped"
 	@touch $@
 
-course: $(STAMP)  ## run every notebook into build/course, print the results (ARGS='01 03' picks some)
+course: $(STAMP)  ## run every lesson into build/course, say what came out (ARGS='01 03' picks some)
 	@$(RUN) tools/course.py $(ARGS)
 
-test: $(STAMP)  ## check the tree, run all tests, 20 min at most (ARGS='-k models' picks some)
-	@echo "Checking the tree, then running every test"
-	@$(RUN) -m pytest -v --durations=8 $(ARGS)
-
 quick: $(STAMP)  ## the tests of about a minute: all but those marked slow
-	@$(RUN) -m pytest -v -m 'not slow' $(ARGS)
+	@$(RUN) -m pytest -v -m 'not slow and not whole' $(ARGS)
 
-lab: $(STAMP)  ## JupyterLab on nbs/ (ARGS=--no-browser, --port=..., as root --allow-root)
-	@echo "Starting JupyterLab on nbs/: begin with index.ipynb; stop with Ctrl-C"
-	@JUPYTER_PREFER_ENV_PATH=1 $(RUN) -m jupyterlab nbs $(ARGS)
+test: $(STAMP)  ## check the tree, run the tests, 15 min at most (ARGS='-k models' picks some)
+	@echo "Checking the tree, then running the tests"
+	@$(RUN) -m pytest -v -m 'not whole' --durations=8 $(ARGS)
+
+test-all: $(STAMP)  ## all of that, and Run All of every notebook, 45 min at most: nightly, and before a release
+	@echo "Checking the tree, then running every test and every cell"
+	@$(RUN) -m pytest -v --durations=20 $(ARGS)
+
+lab: $(STAMP)  ## JupyterLab, index.ipynb open (ARGS=--no-browser, --port=..., as root --allow-root)
+	@echo "Starting JupyterLab on nbs/index.ipynb; stop with Ctrl-C"
+	@JUPYTER_PREFER_ENV_PATH=1 $(RUN) -m jupyterlab nbs --LabApp.default_url=/lab/tree/index.ipynb $(ARGS)
 
 export: $(STAMP)  ## clean the notebooks, then write ltpa/*.py from them
 	@$(RUN) $(BIN)/nbdev_clean

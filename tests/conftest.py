@@ -1,17 +1,41 @@
 """What all tests share."""
+import os
 import signal
 import threading
 
 import pytest
+from children import end_all, end_with_make
 
 # A shell that starts us in the background has Ctrl-C ignored, here and in all that we start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def end(signum, frame):
+    "In good order, so that fixtures clean up; and at once, so that no child keeps a core busy."
+    if os.getpid() != US: os._exit(128 + signum)                   # a fork of us, which inherits this
+    for other in ENDING: signal.signal(other, signal.SIG_IGN)      # make sends it on, after the shell did
+    end_all()
+    pytest.exit(f'ended by {signal.Signals(signum).name}', 128 + signum)
+
+
+US = os.getpid()
+ENDING = [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) == signal.SIG_DFL]
+for signum in ENDING: signal.signal(signum, end)
+end_with_make()
+
+
+def pytest_keyboard_interrupt(): end_all()
+
+
+@pytest.hookimpl(trylast=True)      # what -k and -m leave out is gone by then
 def pytest_collection_modifyitems(items):
     "The tree's state first, since a stale export makes later failures misleading; notebooks next."
     order = {'test_repo.py': 0, 'test_notebooks.py': 1}
     items.sort(key=lambda item: order.get(item.path.name, 2))
+    run_whole = {item.callspec.id for item in items if item.name.startswith('test_run_all[')}
+    for item in items:
+        if item.name.startswith('test_notebook[') and item.callspec.id in run_whole:
+            item.add_marker(pytest.mark.skip('test_run_all runs the same cells, and those left out here'))
 
 
 @pytest.fixture

@@ -1,37 +1,53 @@
-"""Every notebook runs: its cells are its tests. Cells marked slow, cuda, net or course are left out."""
-import os
+"""Every notebook runs: its cells are its tests.
+
+`test_notebook` leaves out the cells marked slow or course; `test_run_all` leaves out none and does what JupyterLab's
+"Run All Cells" does. Where both are asked for, the first is skipped.
+"""
 import re
 import shutil
-import signal
 import subprocess
 import sysconfig
 from pathlib import Path
 
+import nbformat
 import pytest
+from check_notebooks import notebooks
+from children import started
+from course import run
 
 ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = sorted(p for p in (ROOT / 'nbs').glob('*.ipynb') if not p.name.startswith('_'))
+NBS = ROOT / 'nbs'
 QUICK = {'00_core', '01_attention'}  # these take seconds, so `make quick` runs them too
 LIMIT = 15 * 60  # seconds: twice what the longest may take on 2 busy cores, so that only a hang reaches it
 SHOWN = 80  # lines of a failed notebook's output
-CASES = [pytest.param(p, id=p.stem, marks=() if p.stem in QUICK else pytest.mark.slow) for p in NOTEBOOKS]
+NAMES = [path.relative_to(NBS).with_suffix('').as_posix() for path in notebooks(NBS)]
 
 
-@pytest.mark.parametrize('path', CASES)
-def test_notebook(path, tmp_path):
+@pytest.mark.parametrize('name', [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in NAMES])
+def test_notebook(name, tmp_path):
     command = shutil.which('nbdev_test', path=sysconfig.get_path('scripts'))
     assert command, 'nbdev_test is not installed: pip install -c constraints.txt -e .[dev]'
     log = tmp_path / 'log'
-    # A file and a process group, not a pipe: workers that outlive the notebook would hold a pipe open.
-    with log.open('w', encoding='utf-8') as file:
-        process = subprocess.Popen([command, '--path', str(path), '--n_workers', '0'], cwd=ROOT, stdout=file,
-                                   stderr=subprocess.STDOUT, start_new_session=True)
+    # A file, not a pipe: workers that outlive the notebook would hold a pipe open.
+    with (log.open('w', encoding='utf-8') as file,
+          started([command, '--path', f'nbs/{name}.ipynb', '--n_workers', '0'], cwd=ROOT, stdout=file,
+                  stderr=subprocess.STDOUT) as process):
         try: status = process.wait(LIMIT)
         except subprocess.TimeoutExpired: status = f'no end after {LIMIT} s'
-        finally:
-            if process.poll() is None: os.killpg(process.pid, signal.SIGKILL)
     if status == 0: return
     text = re.sub(r'\x1b\[[0-9;]*m', '', log.read_text(encoding='utf-8', errors='replace'))
     tail = '\n'.join(text.rstrip().splitlines()[-SHOWN:])
-    pytest.fail(f'{path.name} ({status}): open it with make lab, or repeat with\n'
-                f'nbdev_test --path nbs/{path.name} --n_workers 0\n\n{tail}', pytrace=False)
+    pytest.fail(f'{name}.ipynb ({status}): open it with make lab, or repeat with\n'
+                f'nbdev_test --path nbs/{name}.ipynb --n_workers 0\n\n{tail}', pytrace=False)
+
+
+@pytest.mark.whole
+@pytest.mark.slow
+@pytest.mark.parametrize('name', NAMES)
+def test_run_all(name):
+    path = NBS / f'{name}.ipynb'
+    error = run(nbformat.read(path, as_version=4), path.parent, LIMIT)
+    if not error: return
+    head, _, rest = error.partition('\n')
+    tail = '\n'.join(rest.rstrip().splitlines()[-SHOWN:])
+    pytest.fail(f'Run All of {name}.ipynb: {head}\n{tail}', pytrace=False)

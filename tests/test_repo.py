@@ -10,6 +10,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
+from check_notebooks import notebooks
 
 import ltpa
 
@@ -79,8 +80,9 @@ def test_readme_is_the_index_notebook():
 
 def test_sidebar_lists_every_notebook():
     listed = re.findall(r'- (\S+\.ipynb)', (ROOT / 'nbs' / 'sidebar.yml').read_text(encoding='utf-8'))
-    lessons = sorted(p.name for p in (ROOT / 'nbs').glob('[0-9]*.ipynb'))
-    assert listed == ['index.ipynb', *lessons], 'list the notebooks in order in nbs/sidebar.yml'
+    nbs = ROOT / 'nbs'
+    others = sorted({p.relative_to(nbs).as_posix() for p in notebooks(nbs)} - {'index.ipynb'})
+    assert listed == ['index.ipynb', *others], 'list the notebooks in order in nbs/sidebar.yml'
 
 
 def test_version():
@@ -93,9 +95,19 @@ def test_constraints_pin_every_requirement():
     bad = [line for line in lines if not re.fullmatch(form, line)]
     assert not bad, f'constraints.txt: not of the form name==version: {bad}. Run make constraints'
     pinned = {line.split('==')[0] for line in lines}
-    wanted = f'{cfg["requirements"]} {cfg["dev_requirements"]}'.lower().split()
+    wanted = ' '.join(cfg[key] for key in cfg if key.endswith('requirements')).lower().split()
     missing = {re.split('[<>=]', requirement)[0] for requirement in wanted} - pinned
     assert not missing, f'constraints.txt does not pin {sorted(missing)}. Run make constraints'
+
+
+def test_workflows_try_every_python_and_the_oldest_torch():
+    workflows = ROOT / '.github' / 'workflows'
+    oldest = int(cfg['min_python'].split('.')[1])
+    wanted = ', '.join(f'"3.{minor}"' for minor in range(oldest, 15))
+    assert f'python: [{wanted}]' in (workflows / 'test.yaml').read_text(encoding='utf-8')
+    nightly = (workflows / 'nightly.yaml').read_text(encoding='utf-8')
+    for name, version in re.findall(r'(torch\w*)>=([\d.]+)', cfg['requirements']):
+        assert f'{name}=={version}.0/' in nightly, f'nightly.yaml does not try {name} {version}'
 
 
 def test_asset_sizes():
@@ -120,3 +132,18 @@ def test_wheel_installs_and_imports(tree, tmp_path):
             f'for name in {MODULES!r}: print(importlib.import_module("{lib}." + name).__file__)')
     for file in sh(sys.executable, '-c', code, cwd=elsewhere).splitlines():
         assert Path(file).is_relative_to(target), f'imported from {file}, not from the installed wheel'
+
+
+@pytest.mark.slow
+@pytest.mark.whole
+def test_source_distribution_holds_its_tests(tree, tmp_path):
+    sh(sys.executable, '-m', 'build', '--sdist', '--no-isolation', '--outdir', tmp_path / 'dist', cwd=tree)
+    archive, = (tmp_path / 'dist').glob('*.tar.gz')
+    shutil.unpack_archive(archive, tmp_path)
+    unpacked = tmp_path / archive.name.removesuffix('.tar.gz')
+    # `python -m` finds the library here before the installed one
+    where = sh(sys.executable, '-c', 'import ltpa; print(ltpa.__file__)', cwd=unpacked).strip()
+    assert Path(where).is_relative_to(unpacked)
+    files = [f'tests/test_{name}.py' for name in ('repo', 'attention', 'core', 'tools', 'results')]
+    said = sh(sys.executable, '-m', 'pytest', '-m', 'not slow and not whole', *files, cwd=unpacked)
+    assert 'not a git checkout: clone the repository to run this check' in said

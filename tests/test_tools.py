@@ -1,8 +1,13 @@
 """The tools' rules: each check fails on what it is there to find, and passes what is allowed."""
+import json
+import os
+
+import course
 import mutants
+import nbformat
 import pytest
-from check_notebooks import notebook_offences, offences
-from course import table
+from check_notebooks import link_offences, notebook_offences, notebooks, offences
+from course import run, summary
 from readme import relink, render
 
 TITLE = {'cell_type': 'markdown', 'id': 'a', 'source': '# Title\n\n> subtitle'}
@@ -25,6 +30,11 @@ def data(**kinds):
     ([TITLE, code('1', cell_id='a')], '2 cells have the id a'),
     ([TITLE, code('#| exprot\nx = 1')], 'exprot'),
     ([TITLE, code('#| eval: true\n1')], 'eval: true'),
+    ([TITLE, code('#| cuda\n1')], '"#| cuda" is not one of'),
+    ([TITLE, code('#| net\n1')], '"#| net" is not one of'),
+    ([TITLE, code("learn = Learner(net, data, device='cuda')")], 'if torch.cuda.is_available()'),
+    ([TITLE, code('#| slow\nnet.to("cuda:0")')], 'if torch.cuda.is_available()'),
+    ([TITLE, code('torch.cuda.synchronize()')], 'if torch.cuda.is_available()'),
     ([TITLE, code('# a comment\n#| export\nx = 1')], 'nbdev ignores it'),
     ([TITLE, code('#| export\nimport os\nx = 1')], 'imports and other code'),
     ([TITLE, code('#| export\n%timeit 1')], 'not Python'),
@@ -44,6 +54,9 @@ def test_offence_is_found(cells, words):
     code('import os\nprint(os.sep)'),
     code('#|eval:false\n1'),
     code('#| code-fold: true\n#| slow\n1'),
+    code("if torch.cuda.is_available(): net.to('cuda')\nelse: print('No CUDA here')"),
+    code("#| export\ndef fast(x): return x.cuda()"),
+    code("assert pick_device().type in ('cpu', 'cuda')"),
     code('1', stream('https://example.com/work/x and ../tmp/x, 50% | 5')),
     code('1', data(image_png='AA/tmp/AA', text_html='<img src="data:image/png;base64,AA/tmp/AA=">')),
 ])
@@ -95,10 +108,79 @@ def test_render():
     assert '```text\nseen\n```' in text
 
 
-def test_table():
-    rows = [{'model': 'vgg', 'acc': 0.123456}, {'model': 'vgg_pan', 'acc': None}, {'model': 'x', 'seeds': 3}]
-    assert table(rows).splitlines() == [
-        '  model        acc  seeds',
-        '  vgg       0.1235      -',
-        '  vgg_pan  not run      -',
-        '  x              -      3']
+def test_notebooks_lie_in_folders_too(tmp_path):
+    kept = ['00_a.ipynb', 'workshop/b.ipynb']
+    for name in (*kept, '_draft.ipynb', '.ipynb_checkpoints/00_a.ipynb', 'workshop/_old/c.ipynb', 'd.py'):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(json.dumps({'cells': []}))
+    assert notebooks(tmp_path) == [tmp_path / name for name in kept]
+    assert [line.split(', ')[0] for line in offences(tmp_path, tmp_path / 'lib')] == kept      # no title
+
+
+def test_links(tmp_path):
+    (tmp_path / 'there.md').touch()
+    text = '[a](there.md#part) [b](https://x.org/gone) [c](#part) `[d](gone.md)`\n```\n[e](gone.md)\n```\n'
+    cells = [TITLE, {'cell_type': 'markdown', 'id': 'b', 'source': text}, code('x["a"](gone.md)')]
+    assert not list(link_offences({'cells': cells}, tmp_path))
+    cells[1]['source'] += '[f](gone.md#part)'
+    (place, message), = link_offences({'cells': cells}, tmp_path)
+    assert place == 'cell 2 (b)' and message.startswith('links to gone.md,')
+
+
+def notebook(*sources):
+    nb = nbformat.v4.new_notebook()
+    nb.cells = [nbformat.v4.new_code_cell(source, id=f'cell{i}') for i, source in enumerate(sources)]
+    return nb
+
+
+@pytest.mark.slow
+def test_run_all(tmp_path, monkeypatch):
+    monkeypatch.setenv('IN_TEST', '1')
+    nb = notebook('import os; os.getcwd()', '#| slow\nlist(filter("IN_TEST".__eq__, os.environ))')
+    assert run(nb, tmp_path) == ''
+    assert [cell.outputs[0].data['text/plain'] for cell in nb.cells] == [repr(str(tmp_path)), '[]']
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('source, words', [
+    ('1 / 0', ['failed', 'ZeroDivisionError', '1 / 0']),
+    ('import time; time.sleep(60)', ['took more than 5 s']),
+    ('import os; os._exit(1)', ['ended its kernel']),
+])
+def test_run_names_the_cell(source, words):
+    error = run(notebook('1', source, '2'), limit=5)
+    assert error.startswith('cell 2 of 3 (cell1) ') and all(word in error for word in words), error
+
+
+def test_links_of_the_copies(tmp_path):
+    assert course.relink('00_core.ipynb', tmp_path) == '00_core.html'
+    assert course.relink('index.ipynb', tmp_path) == 'overview.html'
+    assert course.relink('gone.png', tmp_path) == 'gone.png'
+    found = course.relink('../LICENSE', tmp_path)
+    assert (tmp_path / found).resolve() == course.ROOT / 'LICENSE'
+
+
+def test_summary(tmp_path):
+    save = lambda name, *rows: (tmp_path / f'{name}.json').write_text(json.dumps({'rows': rows}))
+    pc, uniform = 'vgg_att3_concat_pc', 'vgg_att3_concat_uniform'
+    save('controls', dict(model=pc, accuracy=.844, accuracy_sd=.0071, pointing_2=.9203, pointing_2_sd=.0052),
+         dict(model=uniform, accuracy=.8398, accuracy_sd=.0048, pointing_2=.2006, pointing_2_sd=.0),
+         dict(model='vgg_trunk', accuracy=None))
+    text = summary(16, 14.26, 'build/course', tmp_path)
+    lines = text.splitlines()
+    assert len(lines) == 10 and max(map(len, lines)) <= 110
+    assert lines[0] == '16 notebooks run in 14.3 min: executed copies and HTML pages lie in build/course'
+    assert lines[2].endswith(': learned attention 84.4 ± 0.7 %, uniform 84.0 ± 0.5 %, same trunk not run')
+    assert lines[3].endswith('learned 92.0 ± 0.5 %, uniform 20.1 %')
+    assert lines[4].split(': ')[1] == 'attention not run, CAM not run, blob not run'          # no such file
+    assert os.path.join('build/course', 'index.html') in lines[6] and 'make lab' in lines[7]
+    bundled = 'ClutteredFashion, 32 pixels'
+    save('segmentation', dict(data=bundled, way='CAM', model='vgg_gap', otsu=.3764, otsu_sd=.0032))
+    assert 'attention not run, CAM 0.376 ± 0.003, blob not run' in summary(1, 1, 'o', tmp_path)
+    (tmp_path / 'controls.json').write_text('{"rows": [')
+    with pytest.raises(SystemExit, match='controls.json is not a file of res'): summary(1, 1, 'o', tmp_path)
+
+
+def test_summary_finds_what_is_stored():
+    text = summary(1, 1, 'o')
+    assert 'not run' not in text and text.count('±') >= 6, text

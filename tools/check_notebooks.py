@@ -9,15 +9,27 @@ import sys
 from collections import Counter
 from configparser import ConfigParser
 from pathlib import Path
+from urllib.parse import unquote
 
 ROOT = Path(__file__).resolve().parent.parent
-ALLOWED = {'default_exp', 'export', 'exporti', 'hide', 'code-fold', 'fig-alt', 'slow', 'cuda', 'net', 'course'}
+ALLOWED = {'default_exp', 'export', 'exporti', 'hide', 'code-fold', 'fig-alt', 'slow', 'course'}
 TITLE = re.compile(r'# \S.*\n+> \S')
 DIRECTIVE = re.compile(r'\s*#\s*\|\s*(.*)')
 # A path of one machine, but not the tail of a web address or of a relative path.
 PATH = re.compile(r'(?<![\w.~/:-])/(?:root|home/\w+|tmp|work|Users|private|var/folders)/|\b[A-Z]:\\Users\\')
 BAR = re.compile(r'\b\d{1,3}%\||FloatProgress|IntProgress')
+# A cell that works on a GPU, whatever the machine has.
+CUDA = re.compile(r'device=[\'"]cuda|\.to\([\'"]cuda|\.cuda\(|torch\.cuda\.(?!is_available)')
+# The file in [text](file#place), but no web address nor a place in the same notebook; code only shows one.
+LINK = re.compile(r'\]\((?![a-z]+:|#|/)([^)\s#]+)[^)]*\)')
+CODE = re.compile(r'^```.*?^```|`[^`\n]*`', re.M | re.S)
 ENCODED = re.compile(r'base64,[\w+/=\s]+')
+
+
+def notebooks(folder):
+    "The notebooks in `folder` and below it, in order; what begins with _ or . is a draft or a checkpoint."
+    return sorted(p for p in folder.rglob('*.ipynb')
+                  if not any(part.startswith(('_', '.')) for part in p.relative_to(folder).parts))
 
 
 def joined(text):
@@ -42,8 +54,17 @@ def directive_offences(directives, code):
         yield 'a "#|" line below other lines: nbdev ignores it, move it up'
 
 
+def exported(directives): return any(text.split()[0] in ('export', 'exporti') for text in directives if text)
+
+
+def hardware_offences(directives, code):
+    "JupyterLab runs every cell, whatever the machine lacks; exported code is told the device."
+    if not exported(directives) and CUDA.search(code) and 'torch.cuda.is_available()' not in code:
+        yield 'a cell that needs CUDA: let it ask, "if torch.cuda.is_available(): ...", and else say so'
+
+
 def import_offences(directives, code):
-    if not {'export', 'exporti'} & {text.split()[0] for text in directives if text}: return
+    if not exported(directives): return
     try: kinds = {isinstance(node, (ast.Import, ast.ImportFrom)) for node in ast.parse(code).body}
     except SyntaxError as e: yield f'exported code is not Python ({e.msg}, line {e.lineno}): mend it'
     else:
@@ -81,9 +102,19 @@ def notebook_offences(nb):
     for number, cell in enumerate(nb['cells'], 1):
         if cell['cell_type'] != 'code': continue
         directives, code = split_directives(joined(cell['source']))
-        found = [*directive_offences(directives, code), *import_offences(directives, code)]
+        found = [*directive_offences(directives, code), *import_offences(directives, code),
+                 *hardware_offences(directives, code)]
         found += [message for output in cell['outputs'] for message in output_offences(output)]
         yield from ((f'cell {number} ({cell.get("id")})', message) for message in found)
+
+
+def link_offences(nb, folder):
+    "Links, beside the notebook's `folder`, to what does not exist."
+    for number, cell in enumerate(nb['cells'], 1):
+        if cell['cell_type'] != 'markdown': continue
+        for target in LINK.findall(CODE.sub('', joined(cell['source']))):
+            if not (folder / unquote(target)).exists():
+                yield f'cell {number} ({cell.get("id")})', f'links to {target}, which does not exist: mend it'
 
 
 def exported_module(nb):
@@ -97,12 +128,13 @@ def exported_module(nb):
 def offences(nbs, lib):
     "Every offence in the folders `nbs` and `lib`, a line each."
     owners = {}
-    for path in sorted(p for p in nbs.glob('*.ipynb') if not p.name.startswith('_')):
-        nb = json.loads(path.read_text(encoding='utf-8'))
-        yield from (f'{path.name}, {place}: {message}' for place, message in notebook_offences(nb))
+    for path in notebooks(nbs):
+        nb, name = json.loads(path.read_text(encoding='utf-8')), path.relative_to(nbs).as_posix()
+        yield from (f'{name}, {place}: {message}' for place, message in notebook_offences(nb))
+        yield from (f'{name}, {place}: {message}' for place, message in link_offences(nb, path.parent))
         module = exported_module(nb)
-        if module in owners: yield f'{path.name}: exports {module}, as {owners[module]} does: rename one'
-        if module: owners[module] = path.name
+        if module in owners: yield f'{name}: exports {module}, as {owners[module]} does: rename one'
+        if module: owners[module] = name
     for path in sorted(lib.glob('*.py')):
         if path.name not in ('__init__.py', '_modidx.py') and path.stem not in owners:
             yield f'{lib.name}/{path.name}: no notebook exports it: delete it, or name it in a default_exp'

@@ -1,25 +1,30 @@
-"""Runs the course: every notebook top to bottom in a kernel of its own, then the table of results.
+"""Runs the course: every lesson top to bottom in a kernel of its own; ten lines then say what came out.
 
-    python tools/course.py                    # all notebooks, in the order of their names
+    python tools/course.py                    # all lessons, in the order of their names
     python tools/course.py 01 03_models       # these only
     python tools/course.py --out DIR          # somewhere else than build/course
 """
 import argparse
+import functools
 import html
 import json
 import os
 import re
+import signal
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import nbformat
-import torch
 from check_notebooks import split_directives
+from children import end_with_make, ending
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbconvert import HTMLExporter
 from traitlets import default
 
@@ -53,26 +58,41 @@ def pick(names):
 
 
 def leave_out(nb):
-    "Tag the cells of `nb` that take long or need what is not here, so that they keep their stored output."
-    flags = {'slow', 'net', 'eval: false'} | (set() if torch.cuda.is_available() else {'cuda'})
-    cells = [c for c in nb.cells if c.cell_type == 'code' and flags & set(split_directives(c.source)[0])]
+    "Tag the cells of `nb` that take long, so that they keep their stored output."
+    cells = [c for c in nb.cells if c.cell_type == 'code'
+             and {'slow', 'eval: false'} & set(split_directives(c.source)[0])]
     for cell in cells: cell.metadata.setdefault('tags', []).append('skip-execution')
     return len(cells)
 
 
-def run(nb):
-    "Execute `nb` in place; what went wrong (empty if nothing)."
-    at = []
-    client = NotebookClient(nb, timeout=None, record_timing=False, kernel_manager_class=Kernels,
-                            resources={'metadata': {'path': str(NBS)}},
-                            on_cell_execute=lambda cell, cell_index: at.append(cell_index))
-    try: client.execute()
-    except CellExecutionError as e:
-        plain = re.sub(r'\x1b\[[0-9;]*m', '', str(e))
-        return f'cell {at[-1] + 1} of {len(nb.cells)} failed:\n\n{plain}'
-    except DeadKernelError:
-        return f'the kernel died in cell {at[-1] + 1} of {len(nb.cells)}: most often, memory ran out'
-    return ''
+def run(nb, folder=NBS, limit=None):
+    """Execute `nb` in place in `folder`, as JupyterLab's Run All does; what went wrong (empty if nothing).
+
+    A cell that takes more than `limit` seconds is an error. The kernel and what it started end with this call.
+    """
+    at, ready = [], threading.Event()
+    with ThreadPoolExecutor(1) as thread, ExitStack() as stack:
+
+        def begin(notebook):
+            stack.enter_context(ending(client.km.provisioner.pgid))
+            ready.set()
+
+        client = NotebookClient(
+            nb, timeout=limit, record_timing=False, kernel_manager_class=Kernels, on_notebook_start=begin,
+            resources={'metadata': {'path': str(folder)}},
+            on_cell_execute=lambda cell, cell_index: at.append(cell_index))
+        # A notebook under test takes shortcuts; here it runs as a reader runs it.
+        env = {key: value for key, value in os.environ.items() if key != 'IN_TEST'}
+        # In a thread of its own, since in the main one nbclient would take over our signals.
+        work = thread.submit(client.execute, env=env)
+        work.add_done_callback(lambda _: ready.set())
+        try: work.result()
+        except CellExecutionError as e: error = 'failed:\n\n' + re.sub(r'\x1b\[[0-9;]*m', '', str(e))
+        except CellTimeoutError: error = f'took more than {limit} s'
+        except DeadKernelError: error = 'ended its kernel: most often, memory ran out'
+        else: return ''
+        finally: ready.wait()      # after a signal: a kernel that is starting cannot be ended yet
+    return f'cell {at[-1] + 1} of {len(nb.cells)} ({nb.cells[at[-1]].id}) {error}'
 
 
 def page(name):
@@ -85,8 +105,15 @@ def save(nb, name, out):
     nbformat.write(nb, out / f'{name}.ipynb')
     exporter = HTMLExporter(template_name='lab', embed_images=True)
     text, _ = exporter.from_notebook_node(nb, resources={'metadata': {'name': name, 'path': str(NBS)}})
-    text = re.sub(r'(href="[\w.-]+)\.ipynb\b', r'\1.html', text)
+    text = re.sub(r'(?<= href=")([^":#]+)', lambda match: relink(match[0], out), text)
     (out / page(name)).write_text(text, encoding='utf-8')
+
+
+def relink(target, out):
+    "A link of a lesson as its copy in the folder `out` needs it: to another copy, or to the file itself."
+    path = NBS / target
+    if path.suffix == '.ipynb' and path.parent == NBS: return page(path.stem)
+    return Path(os.path.relpath(path, out)).as_posix() if path.exists() else target
 
 
 def write_index(out):
@@ -100,44 +127,55 @@ def write_index(out):
                                     f'<h1>The course</h1>\n<ul>\n{"".join(items)}</ul>\n', encoding='utf-8')
 
 
-def shown(value):
-    if value is None: return 'not run'
-    return f'{value:.4g}' if isinstance(value, float) else str(value)
+def per_cent(value, sd):
+    return f'{100 * value:.1f}' + (f' ± {100 * sd:.1f}' if sd else '') + ' %'
 
 
-def table(rows):
-    "`rows` (flat dicts) as aligned text: numbers to the right, a column for each key in order of appearance."
-    keys = list(dict.fromkeys(key for row in rows for key in row))
-    cells = [[shown(row[key]) if key in row else '-' for key in keys] for row in rows]
-    right = [all(isinstance(row.get(key, 0), (int, float, type(None))) for row in rows) for key in keys]
-    widths = [max(map(len, column)) for column in zip(keys, *cells)]
-    line = lambda texts: '  '.join(t.rjust(w) if r else t.ljust(w) for t, w, r in zip(texts, widths, right))
-    return '\n'.join(f'  {line(texts).rstrip()}' for texts in [keys, *cells])
+def jaccard(value, sd):
+    return f'{value:.3f}' + (f' ± {sd:.3f}' if sd else '')
 
 
-def print_results(most=12):
-    "Every stored result, then those of this run: the title, and the first rows where there are some."
-    results = ROOT / 'results'
-    paths = sorted(results.glob('*.json')) + sorted((results / 'live').glob('*.json'))
-    print('\nResults' if paths else '\nNo stored results: results/ holds no JSON file')
-    for path in paths:
-        try: result = json.loads(path.read_text(encoding='utf-8'))
-        except ValueError as e:
-            sys.exit(f'{path.relative_to(ROOT)} is not JSON ({e}): git checkout it, or measure again')
-        print(f'\n{result.get("title", path.stem)}')
-        rows = result.get('rows') or []
-        if rows: print(table(rows[:most]))
-        if len(rows) > most: print(f'  ... and {len(rows) - most} rows more in {path.relative_to(ROOT)}')
+def stored(name, key, show=per_cent, results=None, **where):
+    "The number `key` in the row of results/NAME.json that matches `where`, with its deviation over seeds."
+    path = (results or ROOT / 'results') / f'{name}.json'
+    try: rows = json.loads(path.read_text(encoding='utf-8'))['rows']
+    except FileNotFoundError: return 'not run'
+    except (ValueError, KeyError) as e:
+        sys.exit(f'{path.name} is not a file of results ({e!r}): git checkout it, or measure again')
+    row = next((r for r in rows if all(r.get(k) == v for k, v in where.items())), {})
+    return 'not run' if row.get(key) is None else show(row[key], row.get(f'{key}_sd'))
+
+
+def summary(count, minutes, out, results=None):
+    "The ten lines at the end: what was made, the three figures that matter, how to go on."
+    get = functools.partial(stored, results=results)
+    pc, uniform, trunk = 'vgg_att3_concat_pc', 'vgg_att3_concat_uniform', 'vgg_trunk'
+    accuracy = lambda model: get('controls', 'accuracy', model=model)
+    points = lambda model: get('controls', 'pointing_2', model=model)
+    mask = lambda way, model: get('segmentation', 'otsu', jaccard, data='ClutteredFashion, 32 pixels',
+                                  way=way, model=model)
+    return f"""\
+{count} notebook{'s' * (count != 1)} run in {minutes:.1f} min: executed copies and HTML pages lie in {out}
+Measured before, on bundled pictures (mean ± deviation over seeds; the files in results/ hold all):
+  right answers: learned attention {accuracy(pc)}, uniform {accuracy(uniform)}, same trunk {accuracy(trunk)}
+  points at the object, never told where it is: learned {points(pc)}, uniform {points(uniform)}
+  masks, Jaccard: attention {mask('scores, product', pc)}, CAM {mask('CAM', 'vgg_gap')}, blob {mask('centre', '')}
+How to go on:
+  read        {os.path.join(out, 'index.html')}
+  work        make lab: change a cell, run it, do the exercises
+  your photo  .venv/bin/ltpa explain photo.jpg --out attention.png
+  your set    .venv/bin/ltpa train my_photos/vgg_att2_concat_pc --image-size 64    (my_photos/CLASS/IMAGE)"""
 
 
 def main():
     parser = argparse.ArgumentParser(description='Run the course notebooks and print the results.')
-    parser.add_argument('names', nargs='*', help='notebooks, as 01 or 01_attention; all if none is named')
+    parser.add_argument('names', nargs='*', help='lessons, as 01 or 01_attention; all if none is named')
     parser.add_argument('--out', type=Path, default=ROOT / 'build' / 'course', help='where the copies go')
     args = parser.parse_args()
     paths, out = pick(args.names), args.out
     out.mkdir(parents=True, exist_ok=True)
-    os.environ.pop('IN_TEST', None)  # a notebook under test takes shortcuts; here it runs as in JupyterLab
+    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))  # its kernel ends too
+    end_with_make()
     begin = time.perf_counter()
     print(f'Running {len(paths)} notebooks')
     for path in paths:
@@ -145,16 +183,14 @@ def main():
         print(f'  {path.stem:<24}', end='', flush=True)
         nb = nbformat.read(path, as_version=4)
         skipped, error = leave_out(nb), run(nb)
-        note = '  FAILED' if error else f'  ({skipped} slow, cuda or net cells left out)' if skipped else ''
+        note = '  FAILED' if error else f'  ({skipped} slow cells left out)' if skipped else ''
         print(f'{time.perf_counter() - start:7.1f} s{note}', flush=True)
         save(nb, path.stem, out)
         if error:
             sys.exit(f'\n{path.name}: {error}\nWhat ran until then: {os.path.relpath(out / page(path.stem))}')
     seconds = time.perf_counter() - begin
     write_index(out)
-    print_results()
-    print(f'\n{len(paths)} notebooks in {seconds / 60:.1f} min')
-    print(f'Read them: {os.path.relpath(out / "index.html")}; work through them in JupyterLab: make lab')
+    print('', summary(len(paths), seconds / 60, os.path.relpath(out)), sep='\n')
 
 
 if __name__ == '__main__': main()

@@ -1,9 +1,11 @@
-"""Removes widgets from stored notebooks: without a kernel they are errors on the page, and nbdev_clean keeps them.
+"""Removes widgets from stored notebooks: errors where there is no kernel, and nbdev_clean keeps them.
 
     python tools/strip_widgets.py
 """
 import json
 from pathlib import Path
+
+from check_notebooks import notebooks
 
 NBS = Path(__file__).resolve().parent.parent / 'nbs'
 VIEW = 'application/vnd.jupyter.widget-view+json'
@@ -16,9 +18,11 @@ def strip(nb):
 
 
 def main():
-    for path in sorted(NBS.glob('*.ipynb')):
+    for path in notebooks(NBS):
         nb = json.loads(path.read_text(encoding='utf-8'))
-        if strip(nb): path.write_text(json.dumps(nb, indent=1, ensure_ascii=False, sort_keys=True) + '\n', encoding='utf-8')
+        if strip(nb):
+            text = json.dumps(nb, indent=1, ensure_ascii=False, sort_keys=True)
+            path.write_text(text + '\n', encoding='utf-8')
 
 
 if __name__ == '__main__': main()
