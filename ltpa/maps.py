@@ -196,7 +196,7 @@ def look(
     if isinstance(image, (str, Path)): image = read_image(image)
     image = as_images((image if isinstance(image, torch.Tensor) else np.array(image))[None], 'picture')[0]
     part, seen = fit_side(image, trained_side(net) if side is None else side, net.stride)
-    logits, maps = predict(net, seen[None], net.mean.device)
+    logits, maps = predict(net, seen[None])
     if not maps:
         raise LtpaError(f'{net.name} has no attention maps; networks that have: '
                         "vgg_pan and those with 'att' in their names, e.g. vgg_att3_concat_pc")
@@ -309,7 +309,7 @@ class Film(Callback):
 
     def take(self, learn):
         if self.frames and self.frames[-1][0] >= learn.epoch: return
-        self.frames.append((learn.epoch, predict(learn.net, self.images, learn.device)[1]))
+        self.frames.append((learn.epoch, predict(learn.net, self.images)[1]))
 
     def before_fit(self, learn): self.take(learn)
     def after_step(self, learn):

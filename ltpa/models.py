@@ -6,7 +6,7 @@
 __all__ = ['TRUNK', 'TAPS', 'FIRST_POOL', 'MODELS', 'SWITCHES', 'COMMON', 'PRESETS', 'FAMILIES', 'YUV', 'ex_field', 'ex_product',
            'block', 'Trunk', 'scaled', 'scale_grad', 'GlobalVector', 'Output', 'Net', 'Head', 'AttentionNet',
            'VGGAttention', 'VGG', 'VGGTrunk', 'VGGGAP', 'VGGPAN', 'switches', 'list_models', 'create_model', 'yuv_lcn',
-           'measure', 'eval_mode', 'gmac', 'write_tensors', 'read_tensors', 'save_weights', 'load_weights',
+           'measure', 'eval_mode', 'on_device', 'gmac', 'write_tensors', 'read_tensors', 'save_weights', 'load_weights',
            'start_from', 'load_state', 'list_pretrained', 'load_pretrained']
 
 # %% ../nbs/03_models.ipynb #0de8d572
@@ -426,6 +426,23 @@ def eval_mode(
     try: yield net.eval()
     finally:
         for m, training in was: m.training = training
+
+@contextlib.contextmanager
+def on_device(
+    net,          # A network of ours
+    device=None,  # Where to compute; None: where the network is
+):
+    "A block in which `net` is on `device`; after it, even by an error, it has its own tensors again"
+    own = net.mean.device
+    device = own if device is None else torch.device(device)
+    if device == own: yield device; return
+    kept = [(d, dict(d)) for m in net.modules() for d in (m._parameters, m._buffers)]
+    tensors = [(t, t.data) for p in net.parameters() for t in (p, p.grad) if t is not None]
+    try: yield net.to(device).mean.device
+    finally:
+        for now, then in kept: now.update(then)
+        for t, data in tensors:
+            if t.device != data.device: t.data = data
 
 # %% ../nbs/03_models.ipynb #e07a638e
 def gmac(

@@ -42,7 +42,7 @@ def fake(monkeypatch):
     What needs the driver is left out: backward, which asks each device for its queue, and the optimiser's kernel.
     """
     monkeypatch.setattr(torch.nn.Module, '_apply', fake_apply)
-    monkeypatch.setattr('ltpa.training.random_states', lambda device: {})
+    monkeypatch.setattr('ltpa.training.random_states', lambda *_: {})
     monkeypatch.setattr(torch.Tensor, 'backward', lambda loss: None)
     return FakeTensorMode(allow_non_fake_inputs=True)
 
