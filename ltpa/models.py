@@ -192,9 +192,10 @@ class AttentionNet(Net):
         return Output(self.classify(descriptors), tuple(maps), descriptors)
 
     def features(self, x):
-        l, g = self.parts(x)
-        descriptors, maps = zip(*(att(x, g) for att, x in zip(self.attention, l)))
-        return maps, descriptors
+        out = self.attend(*self.parts(x))
+        return out.maps, out.descriptors
+
+    def forward(self, x): return self.attend(*self.encode(x))      # so whatever `attend` does is what all see
 
     def classify(self, descriptors): return self.head(descriptors)
 

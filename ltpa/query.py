@@ -279,7 +279,7 @@ def contrasting(
     centre, usual = encode(net, others)[1], [a.temperature for a in net.attention]
     _listens(net)
     def attend(l, g):
-        maps = soften(contrast(net, l, g, centre))
+        maps = soften(contrast(net, l, g, centre.to(g.device)))
         heat = [a.temperature / t for a, t in zip(net.attention, usual)]
         return net.pool(l, [normalise(m.flatten(1).log(), temperature=t).view_as(m) for m, t in zip(maps, heat)])
     twin = copy.copy(net)

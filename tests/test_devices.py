@@ -100,8 +100,8 @@ WRONG = {
 def test_wrong_networks_are_caught(wrong, kind, fake):
     "Else the tests above would show nothing."
     net = small('vgg_att1_pc')
-    features = net.features
-    net.features = lambda x: features(WRONG[wrong](x))
+    parts = net.parts
+    net.parts = lambda x: parts(WRONG[wrong](x))
     with fake if kind == 'cuda' else contextlib.nullcontext():
         with pytest.raises(RuntimeError, match='device|meta|numpy|scalar|nonzero'): steps(net, kind)
 

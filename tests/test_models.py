@@ -200,6 +200,22 @@ def test_a_seed_decides_the_weights():
     assert not differing(first, same) and differing(first, other)
 
 
+@pytest.mark.parametrize('how', ['subclass', 'instance'])
+@pytest.mark.parametrize('name', ATTENTION)
+def test_another_way_to_attend_is_what_forward_shows(name, how):
+    "Maps, descriptors and logits of `forward` and `features` come from `attend`, whoever has changed it."
+    net = narrow(name).eval()
+    even = lambda self, l, g: self.pool(l, [torch.full_like(x[:, 0], 2 / x[0, 0].numel()) for x in l])
+    want = even(net, *net.encode(rgb(2)))
+    if how == 'instance': net.attend = lambda l, g: even(net, l, g)
+    else: net.__class__ = type('Other', (type(net),), dict(attend=even))
+    with torch.no_grad(): out, features = net(rgb(2)), net.features(net.normalise(rgb(2)))
+    for got, there in ((out.maps, want.maps), (out.descriptors, want.descriptors), ([out.logits], [want.logits]),
+                       (features[0], want.maps), (features[1], want.descriptors)):
+        assert len(got) == len(there) and all(a.equal(b) for a, b in zip(got, there))
+    assert all((a.sum((1, 2)) - 2).abs().max() < 1e-4 for a in out.maps)
+
+
 # Refusals
 
 @pytest.mark.parametrize('name, kw, words', [
