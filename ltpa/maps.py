@@ -253,7 +253,7 @@ def _coloured(picture, a, gamma=1.):
 def class_names(net, classes=None)->list:
     "Names of what `net` tells apart: given, stored with its weights, or 'class 0' and so on"
     known = classes or getattr(net, 'info', {}).get('classes')
-    n = net.config['num_classes']
+    n = net.num_classes
     if known and len(known) != n:
         raise LtpaError(f'{len(known)} class names; expected {n}, one an output of {net.name}')
     return list(known or (f'class {k}' for k in range(n)))

@@ -322,7 +322,7 @@ class Learner:
         r = self.recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
         self.net, self.seed, self.callbacks = net, as_seed(seed), list(callbacks)
         self.device = net.mean.device if device is None else torch.device(device)
-        if (k := net.config['num_classes']) != len(data.classes):
+        if (k := net.num_classes) != len(data.classes):
             raise LtpaError(f'{net.name} has {k} outputs but {data.name} has {len(data.classes)} classes; '
                             f'create it with num_classes={len(data.classes)}')
         net.to(self.device, memory_format=torch.channels_last)
