@@ -12,6 +12,7 @@ import functools, inspect, warnings
 import torch
 import torch.nn.functional as F
 from .core import *
+from .training import seeded
 from .saliency import *
 from .saliency import as_floats, as_targets
 
@@ -166,8 +167,7 @@ def pgd(logits, x, y, eps, *,
     low, high = ball(x, eps)
     best = step(x, uphill(logits, x, y, loss).sign(), eps)
     length = 2.5 * eps / at_least_one('steps', steps)
-    with torch.random.fork_rng([x.device] if x.is_cuda else []):
-        torch.manual_seed(seed)
+    with seeded(seed, x.device):
         for _ in range(at_least_one('restarts', restarts)):
             left = (lead(logits, best, y) <= 0).nonzero()[:, 0]
             if not len(left): break

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'ex_coin', 'LtpaError', 'unknown', 'pick_device', 'has_bf16', 'pick_precision', 'autocast',
-           'keep_buffers', 'seed_everything', 'keyed_rng', 'write_atomic', 'git_commit', 'provenance', 'save_result',
-           'fingerprint', 'NotAttempted', 'WrongAnswer', 'attempt', 'Exercise', 'check', 'expect']
+           'keep_buffers', 'as_seed', 'seed_everything', 'keyed_rng', 'write_atomic', 'git_commit', 'provenance',
+           'save_result', 'fingerprint', 'NotAttempted', 'WrongAnswer', 'attempt', 'Exercise', 'check', 'expect']
 
 # %% ../nbs/00_core.ipynb #572ad76d
 import contextlib, ctypes, difflib, hashlib, io, json, os, platform, random, subprocess, tempfile, time
@@ -88,12 +88,16 @@ def keep_buffers()->bool:
     return bool(kept and mallopt(trim, 2**31 - 1))
 
 # %% ../nbs/00_core.ipynb #a51bb12d
+def as_seed(seed)->int:
+    "`seed` if every random state can be seeded with it"
+    if isinstance(seed, int) and 0 <= seed < 2**32: return seed
+    raise LtpaError(f'seed {seed!r} cannot be used; expected a whole number from 0 to 4294967295')
+
 def seed_everything(
     seed:int,  # Any integer >= 0
 )->int:
-    "Seed Python's, NumPy's and torch's random states"
-    if not (isinstance(seed, int) and 0 <= seed < 2**32):
-        raise LtpaError(f'seed {seed!r} cannot be used; expected a whole number from 0 to 4294967295')
+    "Seed Python's, NumPy's and torch's random states; nothing else in this library changes them for good"
+    as_seed(seed)
     random.seed(seed); np.random.seed(seed); torch.manual_seed(seed)
     return seed
 

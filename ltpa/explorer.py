@@ -67,13 +67,13 @@ def can_be_taken_apart(net):
 class Scene:
     "One picture before one network; what is dear is computed when first asked for, and kept"
     def __init__(self,
-        net,        # A network with attention; it is put into eval mode
+        net,        # A network with attention; it answers in eval mode, and keeps its own
         image,      # uint8 [3,H,W], any size
         side=None,  # Shorter side in pixels for the network; None: as in training
     ):
         can_be_taken_apart(net)
         seen = fit_side(image, trained_side(net) if side is None else side, net.stride)[1]
-        self.net, self.x, self._kept = net.eval(), seen[None].to(net.mean) / 255, {}
+        self.net, self.x, self._kept = net, seen[None].to(net.mean) / 255, {}
 
     def once(self, key, compute):
         if key not in self._kept: self._kept[key] = compute()
@@ -87,18 +87,19 @@ class Scene:
     @torch.enable_grad()
     def _uphill(self):
         x = self.x.clone().requires_grad_()
-        logits = self.net.logits(x)
+        with eval_mode(self.net): logits = self.net.logits(x)
         loss = F.cross_entropy(logits, logits.argmax(1))
         return torch.autograd.grad(loss, x)[0].sign()
 
     def encoded(self, eps=0):
         "Local features and global vector, as `net.encode` gives them"
-        with torch.no_grad(): return self.once(('encoded', eps), lambda: self.net.encode(self.attacked(eps)))
+        with eval_mode(self.net), torch.no_grad():
+            return self.once(('encoded', eps), lambda: self.net.encode(self.attacked(eps)))
 
     def out(self, eps=0, temperature=1., g=None):
         "The network's `Output`; with `g` [1,G], that of another picture, in place of its own"
         l, own = self.encoded(eps)
-        with torch.no_grad(), heated(self.net, temperature):
+        with eval_mode(self.net), torch.no_grad(), heated(self.net, temperature):
             return self.net.attend(l, own if g is None else g)
 
 # %% ../nbs/08_explorer.ipynb #a4fe912f
@@ -155,7 +156,7 @@ def influence(
 ):
     "How strongly each pixel moves the squared length of a cell's features: [1,H,W], from 0"
     x = scene.attacked(eps).clone().requires_grad_()
-    l = scene.net.encode(x)[0][level - 1][0, :, cell[0], cell[1]]
+    with eval_mode(scene.net): l = scene.net.encode(x)[0][level - 1][0, :, cell[0], cell[1]]
     return torch.autograd.grad(l.square().sum(), x)[0].abs().sum(1)
 
 # %% ../nbs/08_explorer.ipynb #e77e36e4
@@ -260,7 +261,8 @@ def _within_reach(state):
 # %% ../nbs/08_explorer.ipynb #c08c9821
 def _method_panel(scene, state, method, picture):
     k = scene.out(state.eps).logits.argmax(1).item()        # the network's word, at its own temperature
-    m = scene.once((method, state.eps), lambda: strength(method(scene.net, scene.attacked(state.eps), k)))
+    with eval_mode(scene.net):
+        m = scene.once((method, state.eps), lambda: strength(method(scene.net, scene.attacked(state.eps), k)))
     drawn = overlay(picture, upsample(m, picture.shape[1:])[0])
     return state.method or 'other', drawn, f'for “{class_names(scene.net)[k]}”; signs left out'
 

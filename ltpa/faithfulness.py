@@ -259,7 +259,7 @@ def perturbation_curves(
     baseline='blur',   # What replaces pixels: 'blur' or 'mean'
     steps=8,           # Equal shares in which pixels are replaced
     batch_size=500,    # Images at a time
-    precision='auto',  # As for `autocast`
+    precision='fp32',  # Or another that `autocast` knows
 ):
     "Deletion and insertion: probability of the target after 0, 1, … shares, two tensors [N,steps+1]"
     if baseline not in BASELINES: raise unknown('baseline', baseline, BASELINES)
@@ -327,8 +327,7 @@ def sensitivity(
         x = x[0] if isinstance(x, tuple) else x       # nor does it repeat the class of a single image
         return as_maps(explain(net, x, target.expand(len(x)))).contiguous(),
     target = predicted(net, images, target=target)
-    with torch.random.fork_rng([]):
-        torch.manual_seed(0)
+    with seeded(0, images.device):
         return sensitivity_max(run, images, perturb_radius=radius, target=target,
                                n_perturb_samples=at_least_one('samples', samples))
 
@@ -491,12 +490,11 @@ def randomised(
 ):
     "A copy of `net` in which the parts have the parameters and statistics of new ones"
     net = copy.deepcopy(net)
-    with torch.random.fork_rng([]):
-        for part in parts:
-            for name, m in reversed([*get_layer(net, part).named_modules(prefix=part)]):
-                if not hasattr(m, 'reset_parameters'): continue
-                torch.manual_seed(keyed_rng('randomised', seed, name).initial_seed())
-                m.reset_parameters()
+    for part in parts:
+        for name, m in reversed([*get_layer(net, part).named_modules(prefix=part)]):
+            if not hasattr(m, 'reset_parameters'): continue
+            where = next(m.parameters(), torch.empty(0)).device
+            with seeded(keyed_rng('randomised', seed, name).initial_seed(), where): m.reset_parameters()
     return net
 
 # %% ../nbs/10_faithfulness.ipynb #87f88740

@@ -196,7 +196,7 @@ def look(
     if isinstance(image, (str, Path)): image = read_image(image)
     image = as_images((image if isinstance(image, torch.Tensor) else np.array(image))[None], 'picture')[0]
     part, seen = fit_side(image, trained_side(net) if side is None else side, net.stride)
-    logits, maps = predict(net, seen[None], net.mean.device)
+    logits, maps = predict(net, seen[None])
     if not maps:
         raise LtpaError(f'{net.name} has no attention maps; networks that have: '
                         "vgg_pan and those with 'att' in their names, e.g. vgg_att3_concat_pc")
@@ -253,7 +253,7 @@ def _coloured(picture, a, gamma=1.):
 def class_names(net, classes=None)->list:
     "Names of what `net` tells apart: given, stored with its weights, or 'class 0' and so on"
     known = classes or getattr(net, 'info', {}).get('classes')
-    n = net.config['num_classes']
+    n = net.num_classes
     if known and len(known) != n:
         raise LtpaError(f'{len(known)} class names; expected {n}, one an output of {net.name}')
     return list(known or (f'class {k}' for k in range(n)))
@@ -309,7 +309,7 @@ class Film(Callback):
 
     def take(self, learn):
         if self.frames and self.frames[-1][0] >= learn.epoch: return
-        self.frames.append((learn.epoch, predict(learn.net, self.images, learn.device)[1]))
+        self.frames.append((learn.epoch, predict(learn.net, self.images)[1]))
 
     def before_fit(self, learn): self.take(learn)
     def after_step(self, learn):

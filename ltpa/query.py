@@ -107,7 +107,7 @@ def best_level(
 )->int:
     "The level, from 1, whose maps point best at the object in 500 training pictures of ClutteredFashion"
     images, masks = ClutteredFashion('train', 32, n=500).render()
-    hits = [pointing_hits(a, masks).mean().item() for a in predict(net, images, net.mean.device)[1]]
+    hits = [pointing_hits(a, masks).mean().item() for a in predict(net, images)[1]]
     return hits.index(max(hits)) + 1
 
 # %% ../nbs/14_query.ipynb #701ca093
@@ -279,7 +279,7 @@ def contrasting(
     centre, usual = encode(net, others)[1], [a.temperature for a in net.attention]
     _listens(net)
     def attend(l, g):
-        maps = soften(contrast(net, l, g, centre))
+        maps = soften(contrast(net, l, g, centre.to(g.device)))
         heat = [a.temperature / t for a, t in zip(net.attention, usual)]
         return net.pool(l, [normalise(m.flatten(1).log(), temperature=t).view_as(m) for m, t in zip(maps, heat)])
     twin = copy.copy(net)

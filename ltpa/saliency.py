@@ -16,6 +16,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from .core import *
 from .models import *
+from .training import seeded
 
 # %% ../nbs/09_saliency.ipynb #a1628f04
 class Logits(nn.Module):
@@ -302,8 +303,7 @@ def _tunnel(attr, inner, x, target, size, samples, sd, seed, kind='smoothgrad', 
     "Captum's NoiseTunnel, an image at a time: each then has its own noise from `seed`, whatever the batch"
     parts = []
     for image, t in zip(x.detach().split(1), target.split(1)):
-        with torch.random.fork_rng([x.device] if x.is_cuda else []):
-            torch.manual_seed(seed)
+        with seeded(seed, x.device):
             parts.append(attr.NoiseTunnel(inner).attribute(
                 image, nt_type=kind, nt_samples=at_least_one('samples', samples), stdevs=float(sd),
                 nt_samples_batch_size=min(size, samples), target=t, **more))

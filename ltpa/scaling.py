@@ -10,7 +10,7 @@ __all__ = ['NARROW', 'SIZES', 'COOL', 'PAPER', 'SETS', 'NO_DISTRIBUTED', 'TIMEOU
            'evaluate_weights', 'build_parser', 'main']
 
 # %% ../nbs/06_scaling.ipynb #8c0c8a5a
-import argparse, contextlib, importlib, json, math, os, pickle, re, signal, socket, sys, tempfile, time
+import argparse, contextlib, copy, importlib, json, math, os, pickle, re, signal, socket, sys, tempfile, time
 from dataclasses import asdict, fields
 from datetime import timedelta
 from pathlib import Path
@@ -168,11 +168,13 @@ def process_group(
     if not dist.is_available(): raise LtpaError(NO_DISTRIBUTED)
     device = own_device(str(device))
     if dist.is_initialized(): yield device; return
+    threads = torch.get_num_threads()
     if device.type == 'cuda': torch.cuda.set_device(device)
     elif 'OMP_NUM_THREADS' not in os.environ:              # else every process would take all cores
         torch.set_num_threads(max(1, os.cpu_count() // int(os.environ.get('LOCAL_WORLD_SIZE', ranks()))))
     try: dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo', timeout=TIMEOUT)
     except (ValueError, RuntimeError) as e:
+        torch.set_num_threads(threads)
         raise LtpaError(f'the {ranks()} processes do not find each other ({str(e).splitlines()[0]}); '
                         'start all of them with torchrun and the same --rdzv-endpoint') from None
     try: yield device
@@ -181,6 +183,7 @@ def process_group(
         why = str(e).splitlines()[0].split('] ')[-1].split('. ')[0]
         raise LtpaError(f'lost another process ({why}); its own message says more; '
                         'go on with --resume') from e
+    finally: torch.set_num_threads(threads)
     dist.destroy_process_group()
 
 # %% ../nbs/06_scaling.ipynb #d1f56459
@@ -268,7 +271,8 @@ class Distributed(Callback):
         self.draw(learn)
 
     def draw(self, learn):
-        torch.manual_seed(keyed_rng('dropout', learn.seed, rank(), learn.step).initial_seed())
+        seed = keyed_rng('dropout', learn.seed, rank(), learn.step).initial_seed()
+        set_random_states(random_states(learn.device, seed), learn.device)     # `fit` puts the old ones back
 
     def after_step(self, learn):
         dist.all_reduce(learn.losses[-1])
@@ -282,7 +286,7 @@ class _OneStep(Callback):
     def after_step(self, learn): raise Stop
 
 def first_gradients(
-    net,                 # A network of ours
+    net,                 # A network of ours; a copy takes the step
     data,                # What `Learner` takes
     recipe,              # A `Recipe` or the name of one
     batch_norm='sync',   # As in `Distributed`
@@ -290,7 +294,8 @@ def first_gradients(
     "Gradients of a training's first batch by parameter, averaged over all processes; on the CPU"
     with process_group('cpu') as device:
         several = [Distributed(batch_norm)] * (ranks() > 1)
-        learn = Learner(net, data, recipe, 0, device, [*several, _OneStep()], (rank(), ranks())).fit()
+        learn = Learner(copy.deepcopy(net), data, recipe, 0, device, [*several, _OneStep()],
+                        (rank(), ranks())).fit()
         return {n: p.grad for n, p in learn.net.named_parameters()}
 
 # %% ../nbs/06_scaling.ipynb #e8a5f6e4
@@ -595,6 +600,7 @@ def main(
 
 # %% ../nbs/06_scaling.ipynb #d04ffd0d
 def _train(a):
+    if a.device == 'cpu' or not torch.cuda.is_available(): keep_buffers()         # this process is ours
     given = lambda names: {n: v for n in names if (v := getattr(a, n)) is not None}
     result = run_training(
         a.target, a.out, a.size, a.seed, a.device, a.resume, a.download, a.image_size, a.scale, a.recipe,

@@ -21,6 +21,7 @@ from .attention import normalise
 from .data import SUFFIXES, read_image
 from .maps import MIXES
 from .models import block
+from .training import seeded
 from .saliency import cam, grad_cam, gradient, untouched
 from .faithfulness import *
 
@@ -248,8 +249,7 @@ def train_unet(
     seed=0,
 )->UNet:
     "A `UNet` trained on masks, in eval mode"
-    seed_everything(seed)
-    net, rng = UNet(), keyed_rng(seed, 'unet')
+    with seeded(as_seed(seed)): net, rng = UNet(), keyed_rng(seed, 'unet')
     opt = torch.optim.AdamW(net.parameters())
     plan = torch.optim.lr_scheduler.OneCycleLR(opt, 1e-2, steps)
     for _ in range(steps):

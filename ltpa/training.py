@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['STEPS', 'CHOICES', 'RECIPES', 'ex_swap', 'ex_patience', 'predict', 'accuracy', 'pointing_hits', 'evaluate', 'Recipe',
            'get_recipe', 'Callback', 'Stop', 'make_optimizer', 'adamw', 'Muon', 'train_step', 'check_loss', 'diverged',
-           'Interrupted', 'orderly_stop', 'random_states', 'set_random_states', 'Learner', 'make_scaler', 'compiled',
-           'Progress', 'Checkpoint', 'save_checkpoint', 'read_checkpoint', 'load_checkpoint']
+           'Interrupted', 'orderly_stop', 'random_states', 'set_random_states', 'drawing_from', 'seeded', 'Learner',
+           'make_scaler', 'compiled', 'Progress', 'Checkpoint', 'save_checkpoint', 'read_checkpoint', 'load_checkpoint']
 
 # %% ../nbs/05_training.ipynb #ffd460ae
 import contextlib, json, math, signal, sys, threading, time
@@ -24,17 +24,18 @@ from .models import load_state, read_tensors, write_tensors
 def predict(
     net,              # A network of ours
     images,           # uint8 [N,3,H,W]
-    device='cpu',     # Where to compute; `net` is moved there
+    device=None,      # Where to compute; None: where the network is. It stays there
     batch_size=500,   # Images at a time
+    precision='fp32', # Or 'bf16', 'fp16', or 'auto', the fastest that the device has
 ):
     "Logits [N,K] and maps (a tuple of [N,h,w]) of all images, in eval mode, float32 on the CPU"
     if images.dtype != torch.uint8 or images.ndim != 4:
         raise LtpaError(f'images {images.dtype} of shape {tuple(images.shape)}; expected uint8 [N,3,H,W]')
     parts = []
-    with eval_mode(net.to(device)):
+    with on_device(net, device) as device, eval_mode(net):
         for x in images.split(batch_size):
             x = x.to(device).float().div_(255).contiguous(memory_format=torch.channels_last)
-            with autocast(device): out = net(x)
+            with autocast(device, precision): out = net(x)
             parts.append((out.logits.float().cpu(), [m.float().cpu() for m in out.maps]))
     logits, maps = zip(*parts)
     return torch.cat(logits), tuple(torch.cat(level) for level in zip(*maps))
@@ -61,14 +62,15 @@ def pointing_hits(
 
 # %% ../nbs/05_training.ipynb #cd544dfc
 def evaluate(
-    net,            # A network of ours
-    data,           # An `ImageSet` or `ClutteredFashion`
-    device='cpu',   # Where to compute
+    net,              # A network of ours
+    data,             # An `ImageSet` or `ClutteredFashion`
+    device=None,      # Where to compute; None: where the network is
+    precision='fp32', # As for `predict`
 )->dict:
     "Accuracy on `data` and, where it has masks, the pointing-game hit rate of each level"
     if hasattr(data, 'render'): images, masks = data.render()
     else: images, masks = data.images, None
-    logits, maps = predict(net, images, device)
+    logits, maps = predict(net, images, device, precision=precision)
     if logits.shape[1] != len(data.classes):
         raise LtpaError(f'the network knows {logits.shape[1]} classes but {data.name} has '
                         f'{len(data.classes)}; evaluate it on the set it was trained for')
@@ -265,8 +267,14 @@ def orderly_stop(learn):
     raise Interrupted(f'stopped by {name} after step {learn.step} of {learn.steps}, {saved}', asked[0])
 
 # %% ../nbs/05_training.ipynb #9e1e2b8f
-def random_states(device):
+def random_states(
+    device,     # A `torch.device`
+    seed=None,  # None: the states as they are; else as they would be after `torch.manual_seed(seed)`
+):
     "The random states that Dropout draws from: the CPU's and, on a GPU, the device's"
+    if seed is not None:
+        kinds = {'cpu': 'cpu'} | ({device.type: device} if device.type in ('cuda', 'mps') else {})
+        return {k: torch.Generator(d).manual_seed(seed).get_state() for k, d in kinds.items()}
     states = dict(cpu=torch.get_rng_state())
     if device.type == 'cuda': states['cuda'] = torch.cuda.get_rng_state(device)
     if device.type == 'mps': states['mps'] = torch.mps.get_rng_state()
@@ -278,21 +286,43 @@ def set_random_states(states, device):
     if device.type == 'cuda' and 'cuda' in states: torch.cuda.set_rng_state(states['cuda'], device)
     if device.type == 'mps' and 'mps' in states: torch.mps.set_rng_state(states['mps'])
 
+@contextlib.contextmanager
+def drawing_from(
+    states,  # From `random_states`; brought up to date at the end
+    device,  # A `torch.device`
+):
+    "A block in which torch draws from `states`; after it, even by an error, it goes on from where it was"
+    usual = random_states(device)
+    set_random_states(states, device)
+    try: yield
+    finally:
+        states.update(random_states(device))
+        set_random_states(usual, device)
+
+def seeded(
+    seed,          # Any whole number
+    device='cpu',  # What is drawn there depends on the seed as well
+):
+    "A block in which torch draws as after `torch.manual_seed(seed)`; after it, it goes on from where it was"
+    device = torch.device(device)
+    return drawing_from(random_states(device, seed), device)
+
 # %% ../nbs/05_training.ipynb #24fe656b
 class Learner:
-    "Trains a network by a recipe; the seed decides the result to the bit (on a CPU)"
+    "Trains a network by a recipe; on a CPU, seed and number of threads decide the result to the bit"
     def __init__(self,
-        net,              # From `create_model`
+        net,              # A network of ours; it is trained itself, and left in eval mode
         data,             # An `ImageSet` or `ClutteredFashion`
         recipe='fast',    # A `Recipe` or the name of one
         seed=0,           # Order, augmentation and dropout (the initial weights are the network's own)
-        device='cpu',     # Where to train
+        device=None,      # Where to train; the network moves there. None: where it is
         callbacks=(),     # `Callback`s
         shard=(0, 1),     # (r, R): train on the r-th of R equal parts of every batch, as `Loader` does
     ):
         r = self.recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
-        self.net, self.seed, self.device, self.callbacks = net, seed, torch.device(device), list(callbacks)
-        if (k := net.config['num_classes']) != len(data.classes):
+        self.net, self.seed, self.callbacks = net, as_seed(seed), list(callbacks)
+        self.device = net.mean.device if device is None else torch.device(device)
+        if (k := net.num_classes) != len(data.classes):
             raise LtpaError(f'{net.name} has {k} outputs but {data.name} has {len(data.classes)} classes; '
                             f'create it with num_classes={len(data.classes)}')
         net.to(self.device, memory_format=torch.channels_last)
@@ -302,7 +332,7 @@ class Learner:
         self.scaler = make_scaler(self.device, r.precision)
         self.model = compiled(net) if r.compile else net         # what a step calls: the network, or what is around it
         self.step, self.losses = 0, []            # steps done; losses as tensors, so that a GPU need not wait
-        seed_everything(seed); self.rng, self.fitting = random_states(self.device), False
+        self.rng, self.fitting = random_states(self.device, seed), False
 
     @property
     def steps(self): return self.recipe.epochs * len(self.loader)
@@ -314,25 +344,27 @@ class Learner:
 
     def fit(self):
         "Train to the end of the recipe, from wherever `step` stands; Ctrl-C or SIGTERM ends it in good order"
-        if self.device.type == 'cpu': keep_buffers()
-        self.net.train()
-        set_random_states(self.rng, self.device); self.fitting = True
         with orderly_stop(self) as asked:
-            self.call('before_fit')
             try:
-                while self.step < self.steps:
-                    epoch, start = divmod(self.step, len(self.loader))
-                    for x, y in self.loader.epoch(epoch, start):
-                        train_step(self, x, y)
-                        self.call('after_step')
-                        if asked and self.step % len(self.loader): raise Stop
-                    check_loss(self)
-                    self.call('after_epoch')
-                    if asked: raise Stop
+                with drawing_from(self.rng, self.device): self._train(asked)
             except Stop: pass
-            finally: self.rng = random_states(self.device); self.fitting = False; self.net.eval()
+            finally: self.fitting = False; self.net.eval()
             self.call('after_fit')
         return self
+
+    def _train(self, asked):
+        self.fitting = True
+        self.net.train()
+        self.call('before_fit')
+        while self.step < self.steps:
+            epoch, start = divmod(self.step, len(self.loader))
+            for x, y in self.loader.epoch(epoch, start):
+                train_step(self, x, y)
+                self.call('after_step')
+                if asked and self.step % len(self.loader): raise Stop
+            check_loss(self)
+            self.call('after_epoch')
+            if asked: raise Stop
 
     def loss_curve(self): return torch.stack(self.losses).tolist() if self.losses else []
 

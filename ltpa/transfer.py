@@ -77,14 +77,15 @@ def classifiers(
 def features(
     net,              # A network of ours
     images,           # uint8 [N,3,H,W]
-    device='cpu',     # Where to compute
+    device=None,      # Where to compute; None: where the network is
     batch_size=500,   # Images at a time
+    precision='fp32', # As for `predict`
 )->torch.Tensor:
     "What enters the last linear layer, float32 [N,D]; `net` learns nothing and stays as it is"
     taken = {layer: [] for layer in classifiers(net)}
     def take(layer, x): taken[layer].append(x[0].float().cpu())
     handles = [layer.register_forward_pre_hook(take) for layer in taken]
-    try: predict(net, images, device, batch_size)
+    try: predict(net, images, device, batch_size, precision)
     finally:
         for h in handles: h.remove()
     return torch.cat([torch.cat(parts) for parts in taken.values()], 1)
@@ -194,16 +195,17 @@ def finetune(
     slower=.1,         # The other layers' rate over the head's; 0 freezes them
     freeze_bn=True,    # Keep BatchNorm's statistics
     seed=0,            # The new head, order, augmentation, dropout
-    device='cpu',      # Where to train
+    device=None,       # Where to train, and where the copy is afterwards; None: where the network is
 ):
     "A copy of `net` with a new head for the classes of `data`, trained by a `Learner`, in eval mode"
     if recipe.optimizer == 'muon':
         raise LtpaError("optimizer 'muon' has no groups; finetune expected a recipe with 'sgd' or 'adamw'")
     if not 0 <= slower <= 1: raise LtpaError(f'slower={slower!r}; expected a factor from 0 to 1')
-    seed_everything(seed)
-    new = create_model(net.name, **net.config | dict(num_classes=len(data.classes)))
+    with seeded(as_seed(seed)):
+        new = create_model(net.name, **net.config | dict(num_classes=len(data.classes)))
     is_head = lambda name: name.split('.')[0] in ('head', 'linear')
     new.load_state_dict({k: v if is_head(k) else net.state_dict()[k] for k, v in new.state_dict().items()})
+    if device is None: device = net.mean.device
     learn = Learner(new, data, recipe, seed, device, [FreezeNorm()] * freeze_bn)
     head, rest = ([p for k, p in new.named_parameters() if is_head(k) == want] for want in (True, False))
     learn.opt = make_optimizer(recipe, head)

@@ -42,7 +42,7 @@ def fake(monkeypatch):
     What needs the driver is left out: backward, which asks each device for its queue, and the optimiser's kernel.
     """
     monkeypatch.setattr(torch.nn.Module, '_apply', fake_apply)
-    monkeypatch.setattr('ltpa.training.random_states', lambda device: {})
+    monkeypatch.setattr('ltpa.training.random_states', lambda *_: {})
     monkeypatch.setattr(torch.Tensor, 'backward', lambda loss: None)
     return FakeTensorMode(allow_non_fake_inputs=True)
 
@@ -100,8 +100,8 @@ WRONG = {
 def test_wrong_networks_are_caught(wrong, kind, fake):
     "Else the tests above would show nothing."
     net = small('vgg_att1_pc')
-    features = net.features
-    net.features = lambda x: features(WRONG[wrong](x))
+    parts = net.parts
+    net.parts = lambda x: parts(WRONG[wrong](x))
     with fake if kind == 'cuda' else contextlib.nullcontext():
         with pytest.raises(RuntimeError, match='device|meta|numpy|scalar|nonzero'): steps(net, kind)
 

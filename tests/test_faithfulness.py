@@ -347,10 +347,14 @@ def test_parts_hold_all_parameters(name):
 @pytest.mark.parametrize('order', ['top_down', 'independent'])
 def test_randomisation_is_that_of_quantus(order, monkeypatch):
     quantus = pytest.importorskip('quantus')
+    from ltpa import training
     from ltpa.saliency import gradient
     torch.manual_seed(0)
     seeded = torch.manual_seed
-    monkeypatch.setattr(torch, 'manual_seed', lambda seed: seeded(0))  # theirs gives all layers one seed, ours do not
+    # Theirs gives all layers one seed, ours do not.
+    monkeypatch.setattr(torch, 'manual_seed', lambda seed: seeded(0))
+    states = training.random_states
+    monkeypatch.setattr(training, 'random_states', lambda d, seed=None: states(d, None if seed is None else 0))
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 4, 3), torch.nn.ReLU(),
                               torch.nn.Flatten(), torch.nn.Linear(4 * 64, 3)).eval()
     x, y = noise(3, 3, 12, 12), torch.tensor([0, 1, 2])

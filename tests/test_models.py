@@ -1,4 +1,5 @@
 """All networks: sizes, what is inside, what the classifier sees, and weights on disk."""
+import inspect
 import json
 import pickle
 import re
@@ -7,16 +8,26 @@ from dataclasses import asdict
 import pytest
 import torch
 import torch.nn as nn
-from helpers import MODELS, Touch, differing, refuses, tiny_net, words_id
+from helpers import MODELS, Touch, differing, pictures, refuses, tiny_net, words_id
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ltpa import models
 from ltpa.attention import normalise
-from ltpa.core import LtpaError, keyed_rng
+from ltpa.core import LtpaError, keyed_rng, seed_everything
 from ltpa.data import ASSETS, ClutteredFashion
+<<<<<<< HEAD
 from ltpa.models import (GlobalVector, create_model, gmac, list_models, list_pretrained, load_pretrained, load_state,
                          load_weights, read_tensors, save_weights, write_tensors)
 from ltpa.scaling import plan
 from ltpa.training import evaluate
+=======
+from ltpa.maps import show_attention
+from ltpa.models import (
+    VGG, VGGGAP, VGGPAN, Net, VGGAttention, VGGTrunk, create_model, gmac, list_models, list_pretrained,
+    load_pretrained, load_state, load_weights, read_tensors, save_weights, write_tensors)
+from ltpa.resnets import ResNet, ResNetAttention, ResNetTrunk
+from ltpa.training import Checkpoint, Learner, evaluate, get_recipe
+>>>>>>> h-fixes
 
 ATTENTION = [name for name in MODELS if 'att' in name]
 BUNDLED = [f'cluttered_fashion/{name}' for name in
@@ -266,7 +277,130 @@ def test_a_seed_decides_the_weights():
     assert not differing(first, same) and differing(first, other)
 
 
+@pytest.mark.parametrize('how', ['subclass', 'instance'])
+@pytest.mark.parametrize('name', ATTENTION)
+def test_another_way_to_attend_is_what_forward_shows(name, how):
+    "Maps, descriptors and logits of `forward` and `features` come from `attend`, whoever has changed it."
+    net = narrow(name).eval()
+    even = lambda self, l, g: self.pool(l, [torch.full_like(x[:, 0], 2 / x[0, 0].numel()) for x in l])
+    want = even(net, *net.encode(rgb(2)))
+    if how == 'instance': net.attend = lambda l, g: even(net, l, g)
+    else: net.__class__ = type('Other', (type(net),), dict(attend=even))
+    with torch.no_grad(): out, features = net(rgb(2)), net.features(net.normalise(rgb(2)))
+    for got, there in ((out.maps, want.maps), (out.descriptors, want.descriptors), ([out.logits], [want.logits]),
+                       (features[0], want.maps), (features[1], want.descriptors)):
+        assert len(got) == len(there) and all(a.equal(b) for a, b in zip(got, there))
+    assert all((a.sum((1, 2)) - 2).abs().max() < 1e-4 for a in out.maps)
+
+
+# Built by its class
+
+SMALL = dict(width=1 / 16)
+CLASSES = [
+    (VGG, dict(dropout=False), 'vgg', dict(dropout=False)), (VGGGAP, dict(early_pools=1), 'vgg_gap', dict(early_pools=1)),
+    (VGGPAN, {}, 'vgg_pan', {}), (VGGTrunk, dict(layout='cub'), 'vgg_trunk', dict(layout='cub')),
+    (VGGAttention, {}, 'vgg_att2_concat_pc', {}), (VGGAttention, dict(levels=1), 'vgg_att1_pc', {}),
+    (VGGAttention, dict(levels=3, score='dp', combine='indep', norm='sigmoid'), 'vgg_att3_indep_dp',
+     dict(norm='sigmoid')),
+    (VGGAttention, dict(score='uniform', temperature=2.), 'vgg_att2_concat_uniform', dict(temperature=2.)),
+    (ResNet, dict(depth=11), 'resnet164', dict(depth=11)),
+    (ResNetTrunk, dict(depth=11), 'resnet164_trunk', dict(depth=11)),
+    (ResNetAttention, dict(depth=11, score='dp'), 'resnet164_att2_concat_dp', dict(depth=11))]
+BUILT = pytest.mark.parametrize('kind, kw, name, own', CLASSES, ids=[f'{k.__name__} {kw}' for k, kw, *_ in CLASSES])
+
+
+@BUILT
+def test_a_class_builds_what_create_model_does(kind, kw, name, own):
+    seed_everything(2)
+    net, after = kind(3, **kw, **SMALL), torch.rand(())
+    seed_everything(2)
+    named = create_model(name, 3, **own, **SMALL)
+    assert torch.rand(()).equal(after), 'as much was drawn'
+    assert not differing(net.state_dict(), named.state_dict())
+    for k in 'name', 'config', 'num_classes', 'stride', 'colour', 'ends_in_one':
+        assert getattr(net, k) == getattr(named, k), k
+    assert net.name == name and net.num_classes == 3 and set(inspect.signature(kind).parameters) > {'num_classes'}
+
+
+@BUILT
+def test_a_network_from_its_class_is_trained_shown_and_kept(kind, kw, name, own, tmp_path):
+    data = pictures(8, 80 if 'layout' in kw else 32)
+    learn = Learner(kind(3, **kw, **SMALL), data, get_recipe('fast', epochs=1, batch_size=4),
+                    callbacks=[Checkpoint(tmp_path / 'c.safetensors')])
+    net = learn.fit().net
+    back = load_weights(save_weights(net, tmp_path / 'w.safetensors', classes=list('abc')))
+    assert not differing(back.state_dict(), half(net.state_dict())) and type(back) is kind
+    assert (back.name, back.config, back.info['classes']) == (name, net.config, list('abc'))
+    assert not differing(load_weights(tmp_path / 'c.safetensors').state_dict(), net.state_dict())
+    if 'Attention' in kind.__name__ or kind is VGGPAN: show_attention(net, data.images[0], net.stride)
+    else:
+        with refuses(name, 'no attention maps'): show_attention(net, data.images[0], net.stride)
+    assert evaluate(net, data)['images'] == 8 and gmac(net, data.images.shape[-1]) > 0
+
+
+class Narrow(VGGAttention):
+    "As a user would write it."
+    def __init__(self, k, wide=False): super().__init__(k, 3, 'dp', width=1 / 8 if wide else 1 / 16)
+
+
+def test_a_class_of_ones_own(tmp_path, monkeypatch):
+    net = Narrow(4)
+    assert (net.name, net.num_classes, net.training) == ('Narrow', 4, True)
+    assert show_attention(net, torch.zeros(3, 32, 32, dtype=torch.uint8))
+    path = save_weights(net, tmp_path / 'w.safetensors')
+    with refuses("unknown model 'Narrow'"): load_weights(path)
+    class Wide(VGGAttention): pass
+    monkeypatch.setitem(models.MODELS, 'wide_dp', (Wide, dict(score='dp')))
+    wide = Wide(3, score='dp', **SMALL)
+    assert wide.name == 'wide_dp' and Wide(3, **SMALL).name == 'Wide'
+    back = load_weights(save_weights(wide, tmp_path / 'v.safetensors'))
+    assert type(back) is Wide and not differing(back.state_dict(), half(wide.state_dict()))
+    with refuses('levels 7'): Wide(3, 7)
+    class Own(Net):
+        def __init__(self, head='anything'): super().__init__(); self.name, self.num_classes = 'mine', 7
+    assert (Own('else').name, Own().num_classes, Own().config) == ('mine', 7, {})
+
+
+# Of three seeds, what the code before classes had names gave: sums of weights times their place, and the next draw.
+BEFORE = [
+    ('vgg', {}, 448.1509, .1078833), ('vgg_gap', {}, 405.2206, .2714752), ('vgg_pan', {}, 620.7357, .1046095),
+    ('vgg_trunk', {}, 535.0068, .7012203), ('vgg_att3_concat_pc', {}, 688.1468, .1631426),
+    ('vgg_att2_indep_dp', dict(preset='official_code'), 279.3007, .9923632),
+    ('vgg_att3_concat_pc', dict(preset='official_code'), 361.2817, .0793026),
+    ('resnet164', dict(depth=11), 53.75, .9881707), ('resnet164_trunk', dict(depth=11), 112.8121, .0686131),
+    ('resnet164_att2_concat_pc', dict(depth=11), 162.2105, .4193833)]
+
+
+@pytest.mark.parametrize('name, kw, total, after', BEFORE)
+def test_seeded_weights_are_what_they_were(name, kw, total, after):
+    seed_everything(3)
+    net = create_model(name, 4, 1 / 16, **kw)
+    w = torch.cat([p.detach().flatten().double() for p in net.parameters()])
+    assert (w * torch.linspace(1, 2, len(w), dtype=torch.float64)).sum().item() == pytest.approx(total, abs=1e-3)
+    assert torch.rand(()).item() == pytest.approx(after, abs=1e-6)
+
+
 # Refusals
+
+@pytest.mark.parametrize('kind', dict.fromkeys(kind for kind, *_ in CLASSES))
+@pytest.mark.parametrize('kw, words', [
+    (dict(num_classes=1), ('num_classes 1', 'at least 2')), (dict(num_classes=10.), ('num_classes 10.0',)),
+    (dict(width=0), ('width 0', 'above 0')), (dict(width=float('nan')), ('width nan',)),
+    (dict(layout='imagenet'), ("layout 'imagenet'", "'cifar', 'cub'")),
+    (dict(early_pools=3), ('early_pools 3', 'one of 0, 1, 2')),
+    (dict(levels=0), ('levels 0', 'expected 1, 2 or 3')), (dict(levels=5), ('levels 5', 'expected 1, 2 or 3')),
+    (dict(levels=2.), ('levels 2.0', 'expected 1, 2 or 3')), (dict(levels='2'), ("levels '2'",)),
+    (dict(levels=1, combine='indep'), ("combine 'indep'", 'one level', "'concat'")),
+    (dict(combine='mean'), ("way to combine 'mean'", 'concat, indep')),
+    (dict(score='cp'), ("unknown score 'cp'", "'pc'")), (dict(norm='sofmax'), ("normalisation 'sofmax'",)),
+    (dict(temperature=0), ('temperature 0', 'above 0')), (dict(project='up'), ("project 'up'", "'g', 'l'")),
+    (dict(head='bm'), ("head 'bm'", "'bn', 'plain'")), (dict(indep='sum'), ("indep 'sum'", "'mean', 'product'")),
+    (dict(branch_grad='max'), ("branch_grad 'max'", "'sum', 'mean'")), (dict(depth=12), ('depth 12', '9n+2')),
+], ids=words_id)
+def test_a_class_refuses_what_create_model_refuses(kind, kw, words):
+    if not set(kw) <= set(inspect.signature(kind).parameters): return
+    with refuses(*words), torch.device('meta'): kind(**kw)
+
 
 @pytest.mark.parametrize('name, kw, words', [
     ('vgg_att2_pc', {}, ("unknown model 'vgg_att2_pc'", "'vgg_att2_indep_pc'")),

@@ -5,12 +5,14 @@ import pytest
 import torch
 from helpers import pictures, random, refuses, tiny_net
 
-from ltpa.data import ASSETS, ClutteredFashion
+from ltpa.data import ASSETS, ClutteredFashion, ImageSet
+from ltpa.explorer import Gallery, State
 from ltpa.faithfulness import bootstrap
-from ltpa.maps import effective_cells
+from ltpa.maps import effective_cells, look, shade
 from ltpa.models import load_pretrained
 from ltpa.query import (ASKED, WAYS, Scenes, alike, answers, ask, best_level, class_means, contrast, contrasting,
                         encode, interrogate, questions, soften, summarise, templates, two_objects)
+from ltpa.training import evaluate, pointing_hits, predict
 
 NAN = float('nan')
 
@@ -113,6 +115,30 @@ def test_the_contrast_as_a_network(small):
     for a, b in zip(out.maps, soften(contrast(net, l, g, encode(net, given)[1]))): assert torch.allclose(a, b, atol=1e-5)
     assert any(not torch.allclose(a, b, atol=1e-3) for a, b in zip(out.maps, plain.maps))
     assert all(a is b for a, b in zip(twin.parameters(), net.parameters())) and 'attend' not in vars(net)
+
+
+def test_the_contrast_is_what_everything_shows(small):
+    "Whatever takes a network sees the contrast's maps, and a classifier fed from them."
+    net, (scenes, given, labels) = tiny_net('vgg_att2_concat_dp', 4, early_pools=0).eval(), small
+    twin, images = contrasting(net, given), scenes.images
+    l, g = encode(net, images)
+    want = soften(contrast(net, l, g, encode(net, given)[1]))
+    close = lambda got, want: [torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-3) for a, b in zip(got, want)]
+    with torch.no_grad(): out, pooled = twin(images / 255), net.pool(l, want)
+    close(out.maps, want), close(out.descriptors, pooled.descriptors), close([out.logits], [pooled.logits])
+    close(predict(twin, images)[1], want), close([predict(twin, images)[0]], [pooled.logits])
+    own = predict(net, images)[1]
+    assert not any(torch.allclose(a, b, atol=1e-3) for a, b in zip(own, want)), 'nothing to tell apart'
+    class Masked(ImageSet):
+        def render(self): return self.images, scenes.masks[:, 0]
+    hits = evaluate(twin, Masked(images, labels[:12], list('abcd'), 'masked'))
+    for k, m in enumerate(want, 1):
+        assert hits[f'pointing_{k}'] == pytest.approx(pointing_hits(m, scenes.masks[:, 0]).double().mean().item())
+    l, g = encode(net, images[:1])                    # one picture alone has a temperature of its own
+    alone = soften(contrast(net, l, g, encode(net, given)[1]))
+    close(look(twin, images[0], 32).maps, alone)
+    gallery = Gallery({'it': images[0]}, {'contrast': twin}, {})
+    for level, a in enumerate(alone, 1): close([gallery.draw(State('it', 'contrast', level)).shades], shade(a))
 
 
 def test_asking_with_its_own_vector_is_worth_exactly_one_half(small):
