@@ -15,19 +15,13 @@ from ltpa import models
 from ltpa.attention import normalise
 from ltpa.core import LtpaError, keyed_rng, seed_everything
 from ltpa.data import ASSETS, ClutteredFashion
-<<<<<<< HEAD
-from ltpa.models import (GlobalVector, create_model, gmac, list_models, list_pretrained, load_pretrained, load_state,
-                         load_weights, read_tensors, save_weights, write_tensors)
-from ltpa.scaling import plan
-from ltpa.training import evaluate
-=======
 from ltpa.maps import show_attention
 from ltpa.models import (
-    VGG, VGGGAP, VGGPAN, Net, VGGAttention, VGGTrunk, create_model, gmac, list_models, list_pretrained,
-    load_pretrained, load_state, load_weights, read_tensors, save_weights, write_tensors)
+    VGG, VGGGAP, VGGPAN, GlobalVector, Net, VGGAttention, VGGTrunk, create_model, gmac, list_models,
+    list_pretrained, load_pretrained, load_state, load_weights, read_tensors, save_weights, write_tensors)
 from ltpa.resnets import ResNet, ResNetAttention, ResNetTrunk
+from ltpa.scaling import plan
 from ltpa.training import Checkpoint, Learner, evaluate, get_recipe
->>>>>>> h-fixes
 
 ATTENTION = [name for name in MODELS if 'att' in name]
 BUNDLED = [f'cluttered_fashion/{name}' for name in
