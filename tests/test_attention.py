@@ -1,4 +1,6 @@
 """One level of attention over layouts, types and shapes, against the broadcast form that others compute."""
+import contextlib
+import copy
 import itertools
 
 import pytest
@@ -10,7 +12,9 @@ from torch.func import functional_call, grad, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ltpa.attention import Attention, attend, dp_scores, entropy, normalise, pc_scores, positions
+from ltpa.attention import Attention, attend, dp_scores, entropy, in_float32, normalise, pc_scores, positions
+from ltpa.core import keyed_rng
+from ltpa.models import create_model
 
 SCORES, NORMS = ('pc', 'dp', 'uniform'), ('softmax', 'sigmoid')
 def product(*lists): return list(itertools.product(*lists))
@@ -204,6 +208,104 @@ def test_extreme_scores_stay_finite(norm):
         a.square().sum().backward()
         assert a.isfinite().all() and c.grad.isfinite().all()
     assert (entropy(normalise(torch.zeros(1, 9))) - torch.tensor(9.).log()).abs() < 1e-6
+
+
+# Halves
+
+@contextlib.contextmanager
+def half_of(kind):
+    "A way of computing in halves: what it makes of an input, within the autocast that belongs to it."
+    name, how = kind.split()
+    dtype = dict(float16=torch.float16, bfloat16=torch.bfloat16)[name]
+    with torch.autocast('cpu', dtype, enabled=how != 'inputs'):
+        yield dtype, (lambda x: x if how == 'autocast' else x.to(dtype))
+
+
+HALVES = 'float16 inputs', 'bfloat16 inputs', 'float16 autocast', 'float16 both'
+
+
+def loud(dtype, C=64, G=None, seed=0):
+    "Features and a query, exact in `dtype`, whose scores go far beyond 65504 and differ by less than their rounding."
+    l, g = (random(*s, seed=seed + k).abs().to(dtype).float() for k, s in enumerate(((2, C, 4, 6), (2, G or C))))
+    return (l * 128).round(), (g * 128).round()
+
+
+def sharp(**kw):
+    att = Attention(64, **dict(dropout=0.) | kw).eval()
+    with torch.no_grad():
+        for p in att.parameters(): p.copy_((p * 64).round() / 64)                # exact in either half
+        if att.score == 'pc': att.u.weight.copy_((random(1, att.u.in_features, seed=9) * 64).round())
+    return att
+
+
+@pytest.mark.parametrize('kind, score, norm, project', [
+    (kind, score, norm, project) for kind, score, norm in product(HALVES, ('dp', 'pc'), NORMS)
+    for project in (None, 'l')])
+def test_scores_of_halves_are_those_of_float32(kind, score, norm, project):
+    "Where rounded scores would tie, or be infinite and the map NaN. bfloat16 keeps fewer digits of the inputs."
+    torch.manual_seed(0)
+    att = sharp(score=score, norm=norm, temperature=3., **dict(g_channels=48, project=project) if project else {})
+    with half_of(kind) as (dtype, half):
+        l, g = (half(v.to(dtype).float()) for v in loud(dtype, G=48 if project else None))
+        own = copy.deepcopy(att).to(dtype) if kind.endswith('inputs') else att
+        got = *own(l, g), own.scores(l, g)
+        again = own.pool(l, got[1])
+    with torch.autocast('cpu', enabled=False): want = *att(l.float(), g.float()), att.scores(l.float(), g.float())
+    if score == 'dp' and not project: assert want[2].abs().max() > 65504
+    assert got[0].dtype == l.dtype and got[1].dtype == got[2].dtype == torch.float32
+    torch.testing.assert_close(got[2], want[2], rtol=1e-5, atol=1e-2)
+    torch.testing.assert_close(got[1], want[1], rtol=2e-2, atol=1e-4)
+    for ga in (got[0], again): torch.testing.assert_close(ga.float(), want[0], rtol=.01, atol=.5)
+
+
+@pytest.mark.parametrize('kind', HALVES)
+@pytest.mark.parametrize('score', ['dp', 'pc'])
+def test_gradients_of_loud_halves_are_those_of_float32(score, kind):
+    att, grads = sharp(score=score, temperature=3.), []
+    to_ga, to_a = random(2, 64, seed=5), random(2, 4, 6, seed=6)
+    for way in kind, None:
+        with half_of(way) if way else contextlib.nullcontext((torch.float32, lambda x: x)) as (dtype, half):
+            own = copy.deepcopy(att).to(half(to_a).dtype)
+            l, g = (half(v).requires_grad_() for v in loud(torch.bfloat16))
+            ga, a = own(l, g)
+        grads.append(torch.autograd.grad((ga.float() * to_ga).sum() + (a * to_a).sum(), (l, g)))
+    for got, want in zip(*grads):
+        assert got.isfinite().all()
+        torch.testing.assert_close(got.float(), want, rtol=.05, atol=.02 * want.abs().max().item())
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('score, norm', product(SCORES, NORMS))
+def test_halves_on_meta(score, norm, dtype):
+    with torch.device('meta'): att = Attention(256, 512, score, norm).to(dtype)
+    l, g = torch.empty(64, 256, 16, 16, device='meta', dtype=dtype), torch.empty(64, 512, device='meta', dtype=dtype)
+    ga, a = att(l.requires_grad_(), g)
+    (ga.float().sum() + a.sum()).backward()
+    assert ga.dtype == l.grad.dtype == dtype and a.dtype == att.scores(l, g).dtype == torch.float32
+
+
+def test_bfloat16_that_was_asked_for_stays_so():
+    "Its range is that of float32, and trainings that began with it go on to the bit."
+    l, g = random(2, 16, 4, 6), random(2, 16, seed=1)
+    with torch.autocast('cpu', torch.bfloat16): c = dp_scores(l, g)
+    assert c.dtype == torch.bfloat16 and in_float32(l.bfloat16()) and not in_float32(l)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_whole_network_in_halves(dtype):
+    net = create_model('vgg_att2_concat_dp', 3, 1 / 16, early_pools=1).eval()
+    x = torch.rand(2, 3, 32, 32, generator=keyed_rng('x')).to(dtype)
+    with torch.no_grad():
+        for k in (net.glob.fc[-1].weight, net.glob.fc[-1].bias): k.mul_(1e4)         # a loud query
+        want, got = net(x.float()), copy.deepcopy(net).to(dtype)(x)
+    assert all(m.isfinite().all() for m in (*want.maps, *got.maps, got.logits))
+    assert got.logits.dtype == dtype and all(m.dtype == torch.float32 for m in got.maps)
+
+
+def test_entropy_of_halves():
+    a = random(2, 400).softmax(1)
+    torch.testing.assert_close(entropy(a.half()), entropy(a), rtol=2e-3, atol=0)
+    assert entropy(a.half()).dtype == torch.float32
 
 
 L, G = torch.zeros(2, 3, 4, 4), torch.zeros(2, 3)
