@@ -40,7 +40,7 @@ def spread(ratios):
 
 def report(title, rows, args, **more):
     "Print the rows as a table and, with `--json`, write them."
-    from ltpa.core import provenance, save_result
+    from ltpa.files import provenance, save_result
     names = list(dict.fromkeys(name for row in rows for name in row))
     cells = [names, *([str(row.get(name, '-')) for name in names] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells)]

@@ -8,7 +8,7 @@ from common import arguments, interleaved, report, spread
 from ltpa.data import ClutteredFashion
 from ltpa.faithfulness import learned_maps
 from ltpa.models import load_pretrained
-from ltpa.saliency import captum_suite, untouched
+from ltpa.saliency import captum_suite, frozen_eval
 
 
 def main():
@@ -24,7 +24,7 @@ def main():
     for name, run in zip(suite, runs[1:]):
         assert run().isfinite().all() and run().shape == (args.images, 32, 32), f'{name} gives no map of each image'
     assert all(a.equal(own[f'attention {k}'](net, x)) for k, a in enumerate(forward(), 1))
-    with untouched(net): times = interleaved(runs, args.rounds)
+    with frozen_eval(net): times = interleaved(runs, args.rounds)
     learned, *others = zip(*times)
     rows = [dict(map='own, all levels', ms_per_image=round(1000 * sorted(learned)[len(learned) // 2] / args.images, 2))]
     for name, took in zip(suite, others):

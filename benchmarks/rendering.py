@@ -29,8 +29,8 @@ class Collage:
         return level.crop((x, y, x + self.size, y + self.size)).point(darker)
 
     def garment(self, i, s):
-        grey = Image.fromarray(self.objects[i])
-        bands = [grey.point([t * (.15 * 255 + .85 * v) for v in range(256)]) for t in s['tint']]
+        gray = Image.fromarray(self.objects[i])
+        bands = [gray.point([t * (.15 * 255 + .85 * v) for v in range(256)]) for t in s['tint']]
         cos, sin = np.cos(s['angle']) / s['side'], np.sin(s['angle']) / s['side']
         tx, ty = s['center']
         rows = (cos, sin, -cos * tx - sin * ty), (-sin, cos, sin * tx - cos * ty)
@@ -38,7 +38,7 @@ class Collage:
         # From pixels of the picture to pixels of the 28x28 object, both counted from their corner.
         k = 28 / self.size
         to_object = [v for a, b, c in rows for v in (k * a, k * b, 14 * (c - a - b + 1))]
-        rgba = Image.merge('RGBA', [*bands, grey.point(lambda v: 255 * (v > 0))])
+        rgba = Image.merge('RGBA', [*bands, gray.point(lambda v: 255 * (v > 0))])
         side = self.size, self.size
         return rgba.transform(side, Image.Transform.AFFINE, to_object, Image.Resampling.BILINEAR)
 

@@ -35,7 +35,8 @@ def network(name, size):
 def ours(name, size, batch, steps, **changes):
     "A function that trains for so many steps as `Learner.fit` does, and its network."
     from ltpa.data import ImageSet
-    from ltpa.training import Learner, get_recipe, train_step
+    from ltpa.names import get_recipe
+    from ltpa.training import Learner, train_step
     data = ImageSet(*images(2_000), [str(k) for k in range(10)])
     learn = Learner(network(name, size), data, get_recipe(
         'fast', batch_size=batch, crop=4, epochs=10**6, **changes))

@@ -6,7 +6,8 @@ from random import Random
 import pytest
 import torch
 
-from ltpa.core import LtpaError, keyed_rng, seed_everything
+from ltpa.names import LtpaError
+from ltpa.core import keyed_rng, seed_everything
 from ltpa.data import ImageSet
 from ltpa.models import create_model
 

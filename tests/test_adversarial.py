@@ -10,11 +10,12 @@ import torch
 import torch.nn as nn
 from helpers import differing, refuses, tiny_net
 
-from ltpa.adversarial import ATTACKS, EPS, ball, fgsm, fgsm_answers, input_gradient, margin, noise, pgd, so_far, square
+from ltpa.adversarial import (
+    ATTACKS, EPS, ball, fgsm, fgsm_answers, input_gradient, margin_loss, noise, pgd, so_far, square)
 from ltpa.core import keyed_rng
 from ltpa.models import load_pretrained, load_weights, save_weights
 from ltpa.saliency import Logits
-from ltpa.scaling import build_parser
+from ltpa.cli import build_parser
 
 MODELS = ['vgg_att3_concat_pc', 'vgg_att2_indep_dp', 'vgg_trunk']
 QUICK = dict(noise=dict(draws=2), fgsm={}, pgd=dict(steps=3, restarts=2), square=dict(queries=8))
@@ -123,9 +124,9 @@ def test_linear_in_closed_form():
     # With two classes no attack whatever is better than FGSM.
     two = nn.Sequential(nn.Flatten(), nn.Linear(48, 2)).double()
     y = two(x).argmax(1)
-    best = margin(two(fgsm(two, x, .05)), y)
+    best = margin_loss(two(fgsm(two, x, .05)), y)
     for other in (pgd(two, x, .05, steps=5, restarts=2), square(two, x, .05), noise(two, x, .05)):
-        assert (margin(two(other), y) <= best + 1e-9).all()
+        assert (margin_loss(two(other), y) <= best + 1e-9).all()
 
 
 @pytest.mark.parametrize('labels', [None, [0, 1, 2, 3]])
@@ -142,7 +143,7 @@ def test_equal_to_captum(nets, model, labels):
 
 def test_margin():
     z, y = torch.tensor([[3., 1., 2.], [0., 5., 6.]]), torch.tensor([0, 1])
-    assert margin(z, y).tolist() == [-1., 1.]
+    assert margin_loss(z, y).tolist() == [-1., 1.]
     # Cross-entropy is silent where a network is sure; the margin speaks.
     class Sure(nn.Module):
         def forward(self, x): return torch.stack([x.sum((1, 2, 3)) * 1e4, torch.zeros(len(x))], 1)
@@ -224,7 +225,7 @@ def test_square_begins_with_fair_stripes_and_reaches_every_place():
 def test_noise_keeps_the_worst_draw(nets):
     net, x = nets['vgg_trunk'], images()
     y = answers(net, x)
-    leads = [margin(net.logits(noise(net, x, 8/255, draws=k)), y).detach() for k in (1, 2, 5, 20)]
+    leads = [margin_loss(net.logits(noise(net, x, 8/255, draws=k)), y).detach() for k in (1, 2, 5, 20)]
     assert all((a <= b).all() for a, b in zip(leads, leads[1:])) and (leads[0] < leads[-1]).any()
 
 

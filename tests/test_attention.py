@@ -12,7 +12,8 @@ from torch.func import functional_call, grad, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ltpa.attention import Attention, attend, dp_scores, entropy, in_float32, normalise, pc_scores, positions
+from ltpa.attention import (
+    Attention, attention_pool, dp_scores, entropy, in_float32, normalize, pc_scores, flatten_positions)
 from ltpa.core import keyed_rng
 from ltpa.models import create_model
 
@@ -204,10 +205,10 @@ def test_meta_device(score, norm):
 def test_extreme_scores_stay_finite(norm):
     for dtype in torch.float32, torch.bfloat16, torch.float16:
         c = torch.tensor([[3e4, -3e4, 0., 3e4]], dtype=dtype, requires_grad=True)
-        a = normalise(c, norm)
+        a = normalize(c, norm)
         a.square().sum().backward()
         assert a.isfinite().all() and c.grad.isfinite().all()
-    assert (entropy(normalise(torch.zeros(1, 9))) - torch.tensor(9.).log()).abs() < 1e-6
+    assert (entropy(normalize(torch.zeros(1, 9))) - torch.tensor(9.).log()).abs() < 1e-6
 
 
 # Halves
@@ -312,13 +313,13 @@ L, G = torch.zeros(2, 3, 4, 4), torch.zeros(2, 3)
 
 
 @pytest.mark.parametrize('call, words', [
-    (lambda: positions(L[0]), ('(3, 4, 4)', 'expected [B,C,H,W]')),
+    (lambda: flatten_positions(L[0]), ('(3, 4, 4)', 'expected [B,C,H,W]')),
     (lambda: dp_scores(L, G[:, :2]), ('(2, 2)', '(2, 3, 4, 4)', 'expected (2, 3)', 'project')),
     (lambda: dp_scores(L, G[:1]), ('(1, 3)', 'expected (2, 3)')),
     (lambda: pc_scores(L, G[:, :2], torch.zeros(3)), ('(2, 2)', 'expected (2, 3)')),
-    (lambda: normalise(G, 'max'), ("normalisation 'max'", 'softmax')),
-    (lambda: normalise(G, temperature=0), ('temperature 0', 'above 0')),
-    (lambda: normalise(G, temperature=float('nan')), ('temperature nan', 'above 0')),
+    (lambda: normalize(G, 'max'), ("normalisation 'max'", 'softmax')),
+    (lambda: normalize(G, temperature=0), ('temperature 0', 'above 0')),
+    (lambda: normalize(G, temperature=float('nan')), ('temperature nan', 'above 0')),
     (lambda: Attention(3, score='cp'), ("score 'cp'", "'pc'")),
     (lambda: Attention(3, norm='softmaxx'), ("normalisation 'softmaxx'", "'softmax'")),
     (lambda: Attention(3, temperature=-1.), ('temperature -1', 'above 0')),
@@ -334,4 +335,4 @@ def test_refusals(call, words):
 
 def test_attend_is_a_weighted_sum():
     l, a = random(2, 3, 2, 2), random(2, 4, seed=1).softmax(1)
-    torch.testing.assert_close(attend(l, a), torch.einsum('bchw,bhw->bc', l, a.view(2, 2, 2)))
+    torch.testing.assert_close(attention_pool(l, a), torch.einsum('bchw,bhw->bc', l, a.view(2, 2, 2)))

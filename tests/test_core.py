@@ -11,9 +11,10 @@ import torch
 from helpers import refuses
 
 import ltpa
-from ltpa.core import (Exercise, LtpaError, NotAttempted, WrongAnswer, attempt, check, expect, fingerprint,
-                       git_commit, keep_buffers, keyed_rng, pick_device, provenance, save_result,
-                       seed_everything, unknown, write_atomic)
+from ltpa.names import LtpaError, unknown
+from ltpa.core import keep_buffers, keyed_rng, pick_device, seed_everything
+from ltpa.files import fingerprint, git_commit, provenance, save_result, write_atomic
+from ltpa.exercises import Exercise, NotAttempted, WrongAnswer, attempt, check, expect
 
 
 @pytest.mark.parametrize('name, words', [

@@ -9,8 +9,10 @@ import torch
 from helpers import refuses, words_id
 from PIL import Image
 
-from ltpa.data import DOWNLOADS, data_root, download, load_cub, open_data
-from ltpa.scaling import main
+from ltpa.names import DOWNLOADS
+from ltpa.downloads import data_root, download
+from ltpa.published import load_cub, open_data
+from ltpa.cli import main
 
 # Number, class, in train?, box, mode. Not in order, as nothing promises an order; classes as in the real set.
 BIRDS = [(1, 1, 0, '20.0 10.0 30.0 20.0', 'RGB'), (2, 1, 1, '0.0 0.0 40.0 40.0', 'RGB'),
@@ -40,7 +42,7 @@ def write(root, birds=BIRDS):
 def cub(tmp_path): return write(tmp_path / 'CUB_200_2011')
 
 
-def grey(rgb): return [round(float(np.dot(rgb, [.299, .587, .114])))] * 3
+def gray(rgb): return [round(float(np.dot(rgb, [.299, .587, .114])))] * 3
 
 
 def middle(image): return image[:, 10:-10, 10:-10].float().mean((1, 2)).tolist()
@@ -65,9 +67,9 @@ def test_crop_is_the_box_and_nothing_else(cub):
         data = load_cub(cub, split)
         birds = [b for b in BIRDS if b[2] == (split == 'train')]
         for image, bird in zip(data.images, birds):
-            assert close(middle(image), BIRD if bird[-1] == 'RGB' else grey(BIRD)), bird
+            assert close(middle(image), BIRD if bird[-1] == 'RGB' else gray(BIRD)), bird
             edge = torch.cat([image[:, 2], image[:, -3], image[:, :, 2], image[:, :, -3]], 1).float().mean(1)
-            assert close(edge.tolist(), BIRD if bird[-1] == 'RGB' else grey(BIRD), tol=15), bird
+            assert close(edge.tolist(), BIRD if bird[-1] == 'RGB' else gray(BIRD), tol=15), bird
 
 
 def test_without_crop_the_whole_photograph(cub):

@@ -15,10 +15,16 @@ from safetensors.numpy import save_file
 from torchvision import datasets
 
 from ltpa import data as data_module
-from ltpa.core import LtpaError, fingerprint, keyed_rng
-from ltpa.data import (ASSETS, DOWNLOADS, SUFFIXES, TORCHVISION, ClutteredFashion, Collage, ImageSet, Loader,
-                       download_size, fit_square, load_arrays, load_folder, open_data, random_crops,
-                       random_flips, read_image)
+from ltpa import published
+from ltpa.names import LtpaError
+from ltpa.core import keyed_rng
+from ltpa.files import fingerprint
+from ltpa.names import DOWNLOADS
+from ltpa.inputs import fit_square, read_image
+from ltpa.data import ASSETS, ClutteredFashion, Collage, ImageSet, Loader, random_crops, random_flips
+from ltpa.folders import SUFFIXES, load_arrays, load_folder
+from ltpa.downloads import download_size
+from ltpa.published import TORCHVISION, open_data
 
 TWO = ['a', 'b']
 GREY = np.arange(128, dtype=np.uint8).reshape(8, 16) * 2
@@ -444,7 +450,7 @@ def cifar(root, name, n=6):
 
 
 @pytest.fixture
-def small_cifar(monkeypatch): monkeypatch.setattr(data_module, 'CIFAR_IMAGES', dict(train=6, test=3))
+def small_cifar(monkeypatch): monkeypatch.setattr(published, 'CIFAR_IMAGES', dict(train=6, test=3))
 
 
 @pytest.mark.parametrize('name', ['cifar10', 'cifar100'])
@@ -510,7 +516,7 @@ def test_torchvision_sets(name, split, root, monkeypatch):
             self.data, self.labels = images.transpose(0, 3, 1, 2), np.array([3, 9])
             if name != 'svhn': self.classes = list('abcdefghij')
     monkeypatch.setattr(datasets, TORCHVISION[name], Fake)
-    monkeypatch.setattr(data_module, 'is_here', lambda name: True)
+    monkeypatch.setattr(published, 'is_here', lambda name: True)
     got = open_data(name, split)
     assert asked == [(root / name, split)]
     assert np.array_equal(got.images[1].permute(1, 2, 0), RGB[::-1])
@@ -733,8 +739,8 @@ def test_a_flip_is_a_fair_coin():
 def coded(n, classes=5):
     "Pictures whose every pixel says which row they are: red row, green row // 200, blue label."
     i = torch.arange(n)
-    colours = torch.stack([i % 200, i // 200, i % classes], 1).to(torch.uint8)
-    images = colours[:, :, None, None].expand(-1, -1, 8, 8)
+    colors = torch.stack([i % 200, i // 200, i % classes], 1).to(torch.uint8)
+    images = colors[:, :, None, None].expand(-1, -1, 8, 8)
     return ImageSet(images, i % classes, [str(c) for c in range(classes)], 'coded')
 
 

@@ -12,8 +12,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ltpa.core import seed_everything
 from ltpa.data import ClutteredFashion, Loader
-from ltpa.models import create_model, list_models
-from ltpa.training import Learner, get_recipe, predict, train_step
+from ltpa.names import list_models
+from ltpa.models import create_model
+from ltpa.names import get_recipe
+from ltpa.training import Learner, predict, train_step
 
 pytestmark = pytest.mark.filterwarnings('ignore:.*CUDA is not available')
 

@@ -12,12 +12,16 @@ import torch.distributed as dist
 from helpers import MODELS, differing, one_line, pictures, refuses, tiny_net
 from test_cli import FILES, TINY, arrays, result
 
-from ltpa import scaling
+from ltpa import distributed
 from ltpa.data import Loader
-from ltpa.models import load_weights, read_tensors
-from ltpa.scaling import (SyncBatchNorm, first_gradients, launch, main, own_device, process_group,
-                          synchronise, together)
-from ltpa.training import Callback, get_recipe, read_checkpoint
+from ltpa.weights import read_tensors
+from ltpa.models import load_weights
+from ltpa.distributed import (
+    SyncBatchNorm, first_gradients, launch, own_device, process_group, synchronize, all_or_none)
+from ltpa.cli import main
+from ltpa.names import LtpaError, get_recipe
+from ltpa.training import Callback
+from ltpa.checkpoints import read_checkpoint
 
 
 @pytest.fixture
@@ -67,7 +71,7 @@ def test_synchronised_batch_norm_of_one_process(kind, shape, alone):
     plain, ours = (torch.nn.Sequential(kind(4, eps=1e-3)).double() for _ in range(2))
     inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for _ in range(2)]
     with torch.no_grad(): inputs[1].copy_(inputs[0])
-    synchronise(ours)
+    synchronize(ours)
     assert type(ours[0]) is SyncBatchNorm
     for net, x in zip((plain, ours), inputs): (net(x) ** 3).sum().backward()
     assert torch.allclose(inputs[0].grad, inputs[1].grad)
@@ -79,7 +83,7 @@ def test_synchronised_batch_norm_of_one_process(kind, shape, alone):
 def test_synchronising_keeps_names_and_tensors():
     net = tiny_net('vgg_att2_concat_pc')
     before = dict(net.state_dict(keep_vars=True))
-    after = synchronise(net).state_dict(keep_vars=True)
+    after = synchronize(net).state_dict(keep_vars=True)
     assert list(before) == list(after) and all(after[k] is v for k, v in before.items())
     x = torch.rand(4, 3, 32, 32)
     assert net.train().logits(x).equal(tiny_net('vgg_att2_concat_pc').train().logits(x)), 'no group: plain'
@@ -121,7 +125,7 @@ def test_dropout_differs_by_process_and_step(monkeypatch):
     for r in 0, 1:
         monkeypatch.setenv('RANK', str(r))
         for step in 0, 1, 0:
-            scaling.Distributed().draw(SimpleNamespace(seed=0, step=step))
+            distributed.Distributed().draw(SimpleNamespace(seed=0, step=step, device=torch.device('cpu')))
             drawn.add(torch.rand(()).item())
     assert len(drawn) == 4, 'one for each process and step, and the same again'
 
@@ -131,7 +135,7 @@ def test_dropout_differs_by_process_and_step(monkeypatch):
 def torchrun(script, *args, limit=240):
     "Two processes that run `script`, a file or `-m` and a module: what `subprocess.run` returns."
     command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2']
-    path = os.pathsep.join([str(Path(scaling.__file__).parents[1]), str(Path(__file__).parent)])
+    path = os.pathsep.join([str(Path(distributed.__file__).parents[1]), str(Path(__file__).parent)])
     env = os.environ | dict(OMP_NUM_THREADS='1', PYTHONPATH=path)
     return subprocess.run([*command, *script.split(), *map(str, args)], env=env, capture_output=True,
                           text=True, timeout=limit)
@@ -142,7 +146,7 @@ def test_two_processes_give_the_result_of_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     how = [f'{arrays(tmp_path / "set", n=40, size=32)}/vgg_att2_concat_pc', *TINY, '--crop', '2']
     how += ['--precision', 'fp32', '--optimizer', 'adamw', '--lr', '.004']     # Muon would make rounding loud
-    done = torchrun('-m ltpa.scaling', *how, '--out', 'two')
+    done = torchrun('-m ltpa train', *how, '--out', 'two')
     assert done.returncode == 0, done.stderr
     assert done.stdout.count('accuracy') == 1, 'only process 0 prints'
     assert main(['train', *how, '--out', 'one']) == 0
@@ -163,15 +167,15 @@ class Interrupt(Callback):
 
 STOPPED = '''
 import json, sys
-from ltpa import scaling
+from ltpa import cli, distributed, runs
 from test_distributed import Interrupt
-run = scaling.run_training
-with scaling.process_group('cpu'):
+run = runs.run_training
+with distributed.process_group('cpu'):
     for stop, *argv in json.loads(sys.argv[1]):
         cb = [Interrupt()] if stop else []
-        scaling.run_training = lambda *a, callbacks=(), **kw: run(*a, callbacks=[*callbacks, *cb], **kw)
-        assert scaling.main(argv) == (130 if stop else 0)
-scaling.leave(0)
+        runs.run_training = lambda *a, callbacks=(), **kw: run(*a, callbacks=[*callbacks, *cb], **kw)
+        assert cli.main(argv) == (130 if stop else 0)
+distributed.leave(0)
 '''
 
 
@@ -181,7 +185,7 @@ def test_resumed_by_as_many_processes_by_more_and_by_fewer(tmp_path, monkeypatch
     (tmp_path / 'script.py').write_text(STOPPED)
     how = ['train', f'{arrays(tmp_path / "set", size=32)}/vgg_att1_dp', *TINY, '--dropout', '--crop', '2']
     with monkeypatch.context() as patch:
-        patch.setattr(scaling, 'Progress', Interrupt)
+        patch.setattr('ltpa.training.Progress', Interrupt)
         assert main([how[0], how[1], *how[3:], '--out', 'one']) == 130
     jobs = [(0, *how, '--out', 'whole'), (1, *how, '--out', 'run'), (0, *how, '--out', 'run', '--resume'),
             (1, *how, '--out', 'two'), (0, *how, '--out', 'one', '--resume'),
@@ -204,18 +208,18 @@ def test_resumed_by_as_many_processes_by_more_and_by_fewer(tmp_path, monkeypatch
 
 FAILING = '''
 import os, signal, sys
-from ltpa import scaling
+from ltpa import cli, distributed, runs
 from ltpa.training import Callback
-how, late = sys.argv.pop(1), scaling.rank() == 1
+how, late = sys.argv.pop(1), distributed.rank() == 1
 class Fail(Callback):
     def after_step(self, learn):
         if learn.step != 4 or not late: return
         if how == 'raise': raise ZeroDivisionError('boom')
         os.kill(os.getpid(), signal.SIGKILL)
-run = scaling.run_training
-scaling.run_training = lambda *a, callbacks=(), **kw: run(*a, callbacks=[*callbacks, Fail()], **kw)
+run = runs.run_training
+runs.run_training = lambda *a, callbacks=(), **kw: run(*a, callbacks=[*callbacks, Fail()], **kw)
 if how == 'data' and late: os.chdir('elsewhere')
-sys.exit(scaling.main(sys.argv[1:]))
+sys.exit(cli.main(sys.argv[1:]))
 '''
 
 
@@ -264,8 +268,8 @@ def test_process_that_is_killed_ends_both(failing):
 ], ids=['step', 'net', 'failed'])
 def test_what_the_others_say(answers, words, two, monkeypatch):
     monkeypatch.setattr(dist, 'all_gather_object', lambda got, mine: got.__setitem__(slice(None), answers))
-    with pytest.raises(scaling.FailedElsewhere) as caught:
-        with together(): pass
+    with pytest.raises(distributed.FailedElsewhere) as caught:
+        with all_or_none(): pass
     one_line(str(caught.value), *words)
 
 
@@ -274,17 +278,17 @@ def test_one_process_of_a_machine_goes_first(local, order, two, monkeypatch):
     seen = []
     monkeypatch.setenv('LOCAL_RANK', str(local))
     monkeypatch.setattr(dist, 'barrier', lambda: seen.append('barrier'))
-    with pytest.raises(ZeroDivisionError), scaling.first_alone():
+    with pytest.raises(ZeroDivisionError), distributed.local_main_process_first():
         seen.append('block')
         raise ZeroDivisionError
     assert seen == order, 'the others go on even if it fails'
-    with scaling.first_alone(wanted=False): assert seen == order
+    with distributed.local_main_process_first(wanted=False): assert seen == order
 
 
 def test_own_failure_is_raised_as_it_is(two, monkeypatch):
     def gather(got, mine): got[:] = [('a', None, {}), mine]
     monkeypatch.setattr(dist, 'all_gather_object', gather)
-    with refuses('my own'), together(): raise scaling.LtpaError('my own')
+    with refuses('my own'), all_or_none(): raise LtpaError('my own')
 
 
 # Refused
@@ -312,17 +316,18 @@ def test_torch_without_distributed(two, monkeypatch):
 
 
 def test_batch_norm_that_does_not_exist():
-    with refuses("unknown batch norm 'global'", 'local'): scaling.Distributed('global')
+    with refuses("unknown batch norm 'global'", 'local'): distributed.Distributed('global')
 
 
 @pytest.mark.parametrize('argv, command', [
     (['set/vgg', '--epochs', '2'], 'train'), (['--epochs', '2', 'set/vgg'], 'train'),
     (['train', 'set/vgg'], 'train'),
     (['evaluate', 'w'], 'evaluate'), (['--help'], '--help'), ([], None)])
-def test_as_a_module_train_may_be_left_out(argv, command):
-    assert (scaling._as_module(argv) or [None])[0] == command
+def test_at_the_old_address_train_may_be_left_out(argv, command):
+    from ltpa.scaling import _as_module
+    assert (_as_module(argv) or [None])[0] == command
 
 
 def test_only_one_process_complains_about_the_command(two, capsys):
-    with pytest.raises(SystemExit) as caught: main(['train', 'set/vgg', '--colour', 'red'])
+    with pytest.raises(SystemExit) as caught: main(['train', 'set/vgg', '--color', 'red'])
     assert caught.value.code == 2 and capsys.readouterr() == ('', '')

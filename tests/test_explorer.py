@@ -9,8 +9,10 @@ import torch
 from helpers import pictures, random, refuses, tiny_net
 from PIL import Image
 
-from ltpa.explorer import (BESIDE, Explorer, Gallery, Scene, State, draw_state, field_steps, heated, influence,
-                           png, query_note, read_upload, receptive_field, strength)
+from ltpa.widgets import png, read_upload
+from ltpa.explorer import (
+    BESIDE, Explorer, Gallery, Scene, State, draw_state, field_steps, heated, influence, query_note,
+    receptive_field, strength)
 from ltpa.maps import effective_cells
 
 NETS = ['vgg_att1_pc', 'vgg_att2_indep_dp', 'vgg_att3_concat_pc', 'vgg_att3_concat_uniform',
@@ -178,7 +180,7 @@ def test_fields_are_what_nan_reaches(name, early):
     net = tiny_net(name, **({} if early is None else dict(early_pools=early))).eval()
     images = torch.full((64, 3, 64, 32), .5)
     for y, image in enumerate(images): image[:, y] = float('nan')
-    with torch.no_grad(): reached = [[l.isnan().any(1) for l in net.encode(x)[0]] for x in (images, images.mT)]
+    with torch.no_grad(): reached = [[l.isnan().any(1) for l in net.forward_features(x)[0]] for x in (images, images.mT)]
     for level in range(1, len(net.attention) + 1):
         rows, columns = reached[0][level - 1].any(2), reached[1][level - 1].any(1)
         for r in range(rows.shape[1]):

@@ -7,11 +7,13 @@ import torch
 from helpers import differing, random, refuses, tiny_net
 
 from ltpa.core import keyed_rng
+from ltpa.maps import as_maps
+from ltpa.metrics import (
+    _area, _boxes, energy_in_mask, iou, max_box_acc_v2, otsu, pointing_game, pxap, stretch, to_pixels)
 from ltpa.faithfulness import (
-    BASELINES, CONTROLS, SWAPS, _area, _boxes, _levels, area, as_maps, bootstrap, energy_in_mask, infidelity, interventions, iou,
-    learned_maps, localisation, max_box_acc_v2, otsu, parts_from_top, perturbation_curves, pointing_game,
-    post_hoc_maps, predicted, pxap, randomisation, randomised, score_maps, sensitivity, spearman, ssim, stretch,
-    to_pixels)
+    BASELINES, CONTROLS, SWAPS, _levels, auc, bootstrap, infidelity, interventions, learned_maps,
+    localization, parts_from_top, perturbation_curves, post_hoc_maps, predicted, randomization, randomized,
+    evaluate_explainers, sensitivity, spearman, ssim)
 
 SIDE = 16
 
@@ -114,9 +116,9 @@ def test_a_map_of_zeros_marks_no_box_though_the_object_is_everywhere():
 def test_a_cell_that_is_half_covered_is_of_the_object():
     masks, m = torch.zeros(2, SIDE, SIDE, dtype=torch.bool), torch.zeros(2, 4, 4)
     masks[:, 4:8, 8:10], m[:, 1, 2] = True, 1
-    assert localisation(m, masks)['pxap_cells'] == 1
+    assert localization(m, masks)['pxap_cells'] == 1
     masks[:, 4, 9] = False
-    assert 'pxap_cells' not in localisation(m, masks), 'no cell is half covered'
+    assert 'pxap_cells' not in localization(m, masks), 'no cell is half covered'
 
 
 # Controls and baselines
@@ -131,8 +133,8 @@ def test_centre_is_a_gaussian_a_quarter_of_the_side_wide():
 def test_edges_are_scipys():
     from scipy.ndimage import sobel
     x = noise(1, 3, 12, 9)
-    grey = x.mean(1)[0].double().numpy()
-    want = np.hypot(*(sobel(grey, axis, mode='nearest') for axis in (0, 1)))
+    gray = x.mean(1)[0].double().numpy()
+    want = np.hypot(*(sobel(gray, axis, mode='nearest') for axis in (0, 1)))
     np.testing.assert_allclose(CONTROLS['edges'](None, x)[0], want, atol=1e-5)
 
 
@@ -162,7 +164,7 @@ def test_each_step_replaces_its_share_of_the_pixels_and_no_pixel_more(steps):
 
 
 def test_areas_of_a_plateau_and_of_a_slope():
-    assert area(torch.ones(2, 9)).tolist() == [1, 1] and area(torch.linspace(1, 0, 5)[None]).tolist() == [.5]
+    assert auc(torch.ones(2, 9)).tolist() == [1, 1] and auc(torch.linspace(1, 0, 5)[None]).tolist() == [.5]
 
 
 def test_sensitivity_is_to_changes_of_at_most_two_hundredths():
@@ -262,7 +264,7 @@ def test_curves_are_those_of_torchcam(net, baseline, monkeypatch):
     maps = torch.nn.functional.adaptive_avg_pool2d(maps, (8, 8))
     maps = maps + 1e-9 * torch.arange(64.).flip(0).view(8, 8)
     curves = perturbation_curves(net, x, maps, baseline='mean', precision='fp32')
-    assert tuple(area(c).mean().item() for c in curves) == pytest.approx(tuple(metric.summary().values()), abs=.02)
+    assert tuple(auc(c).mean().item() for c in curves) == pytest.approx(tuple(metric.summary().values()), abs=.02)
 
 
 def test_infidelity_and_sensitivity_mean_what_they_mean_to_captum(net):
@@ -296,7 +298,7 @@ def test_the_right_map_of_a_linear_network_is_faithful():
     right = weight * (x - x.mean((2, 3), keepdim=True)).sum(1)
     assert infidelity(net, x, right, target).abs().max() < 1e-3
     assert infidelity(net, x, noise(3, SIDE, SIDE), target).min() > 1
-    areas = {name: [area(c).mean().item() for c in perturbation_curves(net, x, m, target, 'mean', precision='fp32')]
+    areas = {name: [auc(c).mean().item() for c in perturbation_curves(net, x, m, target, 'mean', precision='fp32')]
              for name, m in dict(right=right, wrong=-right, random=noise(3, SIDE, SIDE)).items()}
     assert areas['right'][0] < areas['random'][0] < areas['wrong'][0]
     assert areas['right'][1] > areas['random'][1] > areas['wrong'][1]
@@ -310,31 +312,31 @@ def test_randomised_is_a_copy_with_one_part_new(net):
     assert parts == ['head', 'attention', 'glob', 'trunk.stages.2', 'trunk.stages.1', 'trunk.stages.0'][-len(parts):]
     state = torch.get_rng_state()
     for part in parts:
-        new = randomised(net, [part]).state_dict()
+        new = randomized(net, [part]).state_dict()
         assert {k.startswith(part + '.') for k in differing(before, new)} == {True}
     assert torch.equal(state, torch.get_rng_state()) and not differing(before, net.state_dict())
-    everything = randomised(net, parts)
+    everything = randomized(net, parts)
     same = [k for k, p in everything.named_parameters() if p.ndim > 1 and p.equal(before[k])]
     assert not same, f'{same} survive'
 
 
 def test_layers_of_one_shape_get_different_random_numbers():
     layers = torch.nn.ModuleDict({k: torch.nn.Conv2d(3, 3, 3) for k in 'ab'})
-    a, b = (randomised(layers, ['a', 'b'])[k].weight for k in 'ab')
+    a, b = (randomized(layers, ['a', 'b'])[k].weight for k in 'ab')
     assert not a.equal(b)
-    assert randomised(layers, ['b'])['b'].weight.equal(b)              # whatever else is made new
-    assert not randomised(layers, ['b'], seed=1)['b'].weight.equal(b)
+    assert randomized(layers, ['b'])['b'].weight.equal(b)              # whatever else is made new
+    assert not randomized(layers, ['b'], seed=1)['b'].weight.equal(b)
 
 
 def test_randomisation_tells_mean_and_spread_over_draws(net):
     x, explain = noise(2, 3, 32, 32), dict(a=learned_maps(net)['attention 1'])
-    row = randomisation(explain, net, x, parts=['attention'], seeds=3)[0]
+    row = randomization(explain, net, x, parts=['attention'], seeds=3)[0]
     before = explain['a'](net, x)
-    each = [spearman(before, explain['a'](randomised(net, ['attention'], s), x)).mean().item() for s in range(3)]
+    each = [spearman(before, explain['a'](randomized(net, ['attention'], s), x)).mean().item() for s in range(3)]
     assert (row['images'], row['seeds']) == (2, 3)
     assert row['spearman'] == pytest.approx(np.mean(each), abs=1e-4)
     assert row['spearman_sd'] == pytest.approx(np.std(each, ddof=1), abs=1e-4)
-    with refuses('seeds 0'): randomisation(explain, net, x, seeds=0)
+    with refuses('seeds 0'): randomization(explain, net, x, seeds=0)
 
 
 @pytest.mark.parametrize('name', ['vgg_trunk', 'vgg_gap', 'resnet164', 'resnet164_att2_concat_pc'])
@@ -367,12 +369,12 @@ def test_randomisation_is_that_of_quantus(order, monkeypatch):
         warnings.simplefilter('ignore')
         want = metric(net, x.numpy(), y.numpy(), explain_func=theirs)
     parts = ['5', '2', '0']
-    rows = randomisation(dict(gradient=explain), net, x, y, cascading=order == 'top_down', parts=parts)
+    rows = randomization(dict(gradient=explain), net, x, y, cascading=order == 'top_down', parts=parts)
     assert [r['spearman'] for r in rows] == pytest.approx([np.mean(want[p]) for p in parts], abs=1e-4)
 
 
 def test_edges_survive_everything_and_maps_only_what_lies_above(net):
-    rows = randomisation(learned_maps(net) | dict(edges=CONTROLS['edges']), net, noise(4, 3, 32, 32), cascading=False)
+    rows = randomization(learned_maps(net) | dict(edges=CONTROLS['edges']), net, noise(4, 3, 32, 32), cascading=False)
     at = {(r['map'], r['part']): r for r in rows}
     for part in parts_from_top(net): assert at['edges', part]['spearman'] == at['edges', part]['ssim'] == 1
     for part in 'head', 'glob': assert at['attention 1', part]['spearman'] == 1
@@ -445,13 +447,13 @@ def test_controls_lie_where_the_images_lie(name, monkeypatch):
 def test_rows_tell_on_how_many_images_they_rest_and_the_median_of_sensitivity(net):
     x, masks = (noise(5, 3, 32, 32) * 255).byte(), objects(5, 32)
     explain = dict(random=CONTROLS['random'])
-    row = score_maps(explain, net, x, masks, faithful=4, few=3, steps=2)[0]
+    row = evaluate_explainers(explain, net, x, masks, faithful=4, few=3, steps=2)[0]
     assert (row['images'], row['faithful'], row['few']) == (5, 4, 3)
     v = sensitivity(explain['random'], net, x[:3] / 255, predicted(net, x[:3] / 255))
     assert row['sensitivity_median'] == pytest.approx(v.median().item(), abs=1e-3)
     assert row['sensitivity_median_low'] <= row['sensitivity_median'] <= row['sensitivity_median_high']
     assert v.min() - 1e-3 <= row['sensitivity_median_low']
-    again = score_maps(explain, net, x, masks, few=9, steps=2, places=dict(random=dict(pxap=7)))[0]
+    again = evaluate_explainers(explain, net, x, masks, few=9, steps=2, places=dict(random=dict(pxap=7)))[0]
     assert (again['pxap'], again['few']) == (7, 5)
 
 
@@ -461,7 +463,7 @@ def test_the_table_is_finite_and_does_not_depend_on_the_batch(net):
     before = {k: v.clone() for k, v in net.state_dict().items()}
     explainers = {k: (learned_maps(net) | CONTROLS | post_hoc_maps(net))[k]
                   for k in ('attention 1', 'uniform', 'random', 'grad_cam')}
-    rows, again = (score_maps(explainers, net, x, masks, few=4, steps=2, batch_size=b) for b in (6, 4))
+    rows, again = (evaluate_explainers(explainers, net, x, masks, few=4, steps=2, batch_size=b) for b in (6, 4))
     assert [r['map'] for r in rows] == [*explainers] and not differing(before, net.state_dict())
     for r, s in zip(rows, again):
         assert set(r) == set(s)
@@ -475,7 +477,7 @@ def test_bootstrap_of_a_mean_is_as_wide_as_its_standard_error():
     low, high = bootstrap(v)
     assert (high - low) / 2 == pytest.approx(1.96 * v.std().item() / 20, rel=.1) and low < v.mean() < high
     assert bootstrap(v) == (low, high) and bootstrap(torch.ones(5)) == (1, 1)
-    assert localisation(objects().float(), objects())['pxap_low'] == pytest.approx(1)
+    assert localization(objects().float(), objects())['pxap_low'] == pytest.approx(1)
 
 
 # Bad input
@@ -483,7 +485,7 @@ def test_bootstrap_of_a_mean_is_as_wide_as_its_standard_error():
 BAD = torch.ones(2, SIDE, SIDE)
 
 
-@pytest.mark.parametrize('score', [pointing_game, energy_in_mask, pxap, max_box_acc_v2, localisation],
+@pytest.mark.parametrize('score', [pointing_game, energy_in_mask, pxap, max_box_acc_v2, localization],
                          ids=lambda f: f.__name__)
 def test_bad_maps_and_masks_are_refused(score):
     masks = objects(2)
@@ -501,7 +503,7 @@ def test_negative_weights_and_unknown_names_are_refused(net):
     with refuses('weight of -1', 'from 0'): energy_in_mask(-BAD, objects(2))
     with refuses('unknown baseline', 'blur'): perturbation_curves(net, noise(2, 3, 32, 32), BAD, baseline='blurr')
     with refuses('steps 0'): perturbation_curves(net, noise(2, 3, 32, 32), BAD, steps=0)
-    with refuses("'trunk.stages.1'"): randomisation(CONTROLS, net, noise(2, 3, 32, 32), parts=['trunk.stagse.1'])
+    with refuses("'trunk.stages.1'"): randomization(CONTROLS, net, noise(2, 3, 32, 32), parts=['trunk.stagse.1'])
     with refuses('windows of 7'): ssim(noise(2, 4, 4), noise(2, 4, 4))
     with refuses('expected the same'): iou(objects(2), objects(3))
     with refuses('no attention maps'): interventions(tiny_net('vgg_gap'), BAD, BAD, objects(2))
@@ -520,7 +522,7 @@ def test_wrong_numbers_of_things_are_refused(net):
     for window in 40, 2.5, 0, -1:
         with refuses(f'window {window}'): infidelity(net, x, m, window=window)
     pixels = (x * 255).byte()
-    with refuses('target [1, 2, 3]'): score_maps(CONTROLS, net, pixels, masks, target=[1, 2, 3])
+    with refuses('target [1, 2, 3]'): evaluate_explainers(CONTROLS, net, pixels, masks, target=[1, 2, 3])
     with refuses('torch.float32', 'uint8'): interventions(net, x, [0, 1], masks)
     with refuses('2 images, 1 labels, 2 masks'): interventions(net, pixels, [0], masks)
     with refuses('2 images, 2 labels, 1 masks'): interventions(net, pixels, [0, 1], masks[:1])
@@ -543,5 +545,5 @@ class Tuple(torch.nn.Module):
 def test_a_network_that_returns_a_tuple_is_refused():
     x = noise(2, 3, 32, 32)
     for run in (lambda: perturbation_curves(Tuple(), x, BAD), lambda: infidelity(Tuple(), x, BAD),
-                lambda: score_maps(CONTROLS, Tuple(), (x * 255).byte(), objects(2, 32))):
+                lambda: evaluate_explainers(CONTROLS, Tuple(), (x * 255).byte(), objects(2, 32))):
         with refuses('returns a tuple of 2', 'expected logits'): run()

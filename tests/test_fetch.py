@@ -15,9 +15,10 @@ import zipfile
 import pytest
 from helpers import Server, refuses
 
-from ltpa import data as data_module
-from ltpa.core import LtpaError
-from ltpa.data import DOWNLOADS, download, fetch, is_here, megabytes, unpack
+from ltpa import downloads
+from ltpa.names import LtpaError
+from ltpa.names import DOWNLOADS
+from ltpa.downloads import download, fetch, is_here, megabytes, unpack
 
 BODY = Server.body
 MD5, SHA256 = hashlib.md5(BODY).hexdigest(), hashlib.sha256(BODY).hexdigest()
@@ -169,7 +170,7 @@ def test_a_checksum_is_required(path):
 def test_no_room_and_no_right_to_write(server, path, monkeypatch):
     class Full(io.BytesIO):
         def write(self, data): raise OSError(28, 'No space left on device')
-    monkeypatch.setattr(data_module, 'open', lambda *a: Full(), raising=False)
+    monkeypatch.setattr(downloads, 'open', lambda *a: Full(), raising=False)
     with refuses('could not be fetched', 'No space left on device'): fetch(server.url, path, md5=MD5)
     monkeypatch.undo()
     path.parent.joinpath('file').write_bytes(b'')
@@ -297,7 +298,7 @@ def member_id(value): return value[0] if isinstance(value, tuple) else None
 def refused(monkeypatch):
     "The archive must be refused before a folder to unpack to is made."
     def early(*args, **kw): raise AssertionError('it begins to unpack')
-    monkeypatch.setattr(data_module.tempfile, 'TemporaryDirectory', early)
+    monkeypatch.setattr(downloads.tempfile, 'TemporaryDirectory', early)
     return check_refused
 
 
@@ -323,7 +324,7 @@ def test_refused_in_a_zip(words, member, refused, tmp_path):
 
 @pytest.mark.parametrize('suffix', ['tgz', 'tar', 'zip'])
 def test_too_many_members(suffix, tmp_path, monkeypatch):
-    monkeypatch.setattr(data_module, 'MOST_MEMBERS', 3)
+    monkeypatch.setattr(downloads, 'MOST_MEMBERS', 3)
     unpack(packed(tmp_path / f'x.{suffix}', {f'{k}': b'' for k in range(3)}), tmp_path / 'three')
     with refuses('more than 3 members'):
         unpack(packed(tmp_path / f'x.{suffix}', {f'{k}': b'' for k in range(4)}), tmp_path / 'four')
@@ -332,7 +333,7 @@ def test_too_many_members(suffix, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('suffix', ['tgz', 'tar', 'zip'])
 def test_too_many_bytes(suffix, tmp_path, monkeypatch):
-    monkeypatch.setattr(data_module, 'MOST_BYTES', 110_000)
+    monkeypatch.setattr(downloads, 'MOST_BYTES', 110_000)
     unpack(packed(tmp_path / f'x.{suffix}', dict(a=BODY)), tmp_path / 'one')
     with refuses('no set of pictures', '110 kB'):
         unpack(packed(tmp_path / f'x.{suffix}', dict(a=BODY, b=BODY)), tmp_path / 'two')

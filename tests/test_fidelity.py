@@ -6,9 +6,10 @@ import torch.nn.functional as F
 from helpers import differing, refuses
 from ltpa.core import keyed_rng, seed_everything
 from ltpa.data import ClutteredFashion
-from ltpa.models import (PRESETS, SWITCHES, create_model, load_weights, measure, save_weights, start_from, switches,
-                         yuv_lcn)
-from ltpa.training import STEPS, get_recipe, make_optimizer
+from ltpa.names import PRESETS, SWITCHES, switches
+from ltpa.models import create_model, load_weights, fit_normalization, save_weights, init_from, yuv_lcn
+from ltpa.names import STEPS, get_recipe
+from ltpa.training import make_optimizer
 
 X = torch.rand(4, 3, 32, 32, generator=keyed_rng('x'))
 
@@ -86,7 +87,7 @@ def test_mapping_l_up_is_mapping_the_query_down():
     level1 = b.attention[0]
     assert set(dict(b.named_parameters())) - set(dict(a.named_parameters())) == {
         'attention.0.up.weight', 'attention.0.up.bias'}
-    l, g = (taps := b.trunk(b.normalise(X)))[0], b.glob(taps[-1])
+    l, g = (taps := b.trunk(b.normalize(X)))[0], b.glob(taps[-1])
     up = F.conv2d(l, level1.up.weight[:, :, None, None], level1.up.bias)
     by_hand = (up * g[:, :, None, None]).sum(1).flatten(1).softmax(1)
     torch.testing.assert_close(b(X).maps[0].flatten(1), by_hand, rtol=1e-4, atol=1e-6)
@@ -122,21 +123,21 @@ def test_local_contrast_ignores_light_and_keeps_colour():
     y = yuv_lcn(x)
     torch.testing.assert_close(yuv_lcn(.5 * x)[:, :1], y[:, :1], rtol=1e-2, atol=1e-2)
     torch.testing.assert_close(yuv_lcn(.5 * x)[:, 1:], .5 * y[:, 1:])
-    grey = x.mean(1, keepdim=True).expand(-1, 3, -1, -1)
-    assert yuv_lcn(grey)[:, 1:].abs().max() < 1e-4
+    gray = x.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    assert yuv_lcn(gray)[:, 1:].abs().max() < 1e-4
     assert yuv_lcn(torch.full((1, 3, 8, 8), .3)).isfinite().all()
 
 
 def test_local_contrast_against_plain_loops():
     x = ClutteredFashion('test', n=1).tensors(0)[0] / 255
-    grey = (x * torch.tensor([.299, .587, .114])[:, None, None]).sum(1)[0]
+    gray = (x * torch.tensor([.299, .587, .114])[:, None, None]).sum(1)[0]
     w = [2.718281828 ** (-(k * k) / (2 * 1.75**2)) for k in range(-3, 4)]
 
     def around(v, i, j):
         near = [(w[a + 3] * w[b + 3], v[i + a, j + b]) for a in range(-3, 4) for b in range(-3, 4)
                 if 0 <= i + a < 32 and 0 <= j + b < 32]
         return sum(p * q for p, q in near) / sum(p for p, _ in near)
-    less = torch.tensor([[grey[i, j] - around(grey, i, j) for j in range(32)] for i in range(32)])
+    less = torch.tensor([[gray[i, j] - around(gray, i, j) for j in range(32)] for i in range(32)])
     for i, j in ((0, 0), (5, 31), (16, 16)):
         expected = less[i, j] / max(1e-4, around(less * less, i, j) ** .5)
         torch.testing.assert_close(yuv_lcn(x)[0, 0, i, j], expected, rtol=1e-3, atol=1e-4)
@@ -152,9 +153,9 @@ def test_colours_are_those_of_television():
 
 def test_measure_standardises_in_the_networks_own_colours():
     images = ClutteredFashion('train', n=300).tensors(0)[0]
-    for colour in SWITCHES['colour']:
-        n = measure(net(colour=colour), images)
-        seen = n.normalise(images / 255)
+    for color in SWITCHES['color']:
+        n = fit_normalization(net(color=color), images)
+        seen = n.normalize(images / 255)
         torch.testing.assert_close(seen.mean((0, 2, 3)), torch.zeros(3), rtol=0, atol=1e-3)
         torch.testing.assert_close(seen.std((0, 2, 3)), torch.ones(3), rtol=0, atol=1e-3)
 
@@ -195,7 +196,7 @@ def test_birds_come_at_80_pixels(name, sides):
 def test_birds_first_level_is_pooled_by_5_and_doubled():
     n = net(layout='cub', early_pools=0).eval()
     x = torch.rand(1, 3, 80, 80, generator=keyed_rng('bird'))
-    with torch.no_grad(): fine, level = n.trunk(n.normalise(x))[0], n.encode(x)[0][0]
+    with torch.no_grad(): fine, level = n.trunk(n.normalize(x))[0], n.forward_features(x)[0][0]
     largest = fine.view(*fine.shape[:2], 16, 5, 16, 5).amax((3, 5))
     assert level.equal(largest.repeat_interleave(2, 2).repeat_interleave(2, 3))
 
@@ -205,12 +206,12 @@ def test_birds_start_from_a_network_for_small_pictures(tmp_path):
         seed_everything(1)
         old = create_model(name, 7, 1 / 16)
         path = save_weights(old, tmp_path / f'{name}.safetensors')
-        new = start_from(create_model(name, 5, 1 / 16, layout='cub'), path)
+        new = init_from(create_model(name, 5, 1 / 16, layout='cub'), path)
         stored = {k: v.half().float() if v.ndim > 1 else v for k, v in old.state_dict().items()}
         trunk = {k: v for k, v in new.state_dict().items() if k.startswith('trunk')}
         assert trunk and not differing(trunk, {k: stored[k] for k in trunk})
         assert new.logits(torch.rand(2, 3, 80, 80)).shape == (2, 5)
-    with refuses('does not fit vgg_gap'): start_from(create_model('vgg_gap', 5, 1 / 8), path)
+    with refuses('does not fit vgg_gap'): init_from(create_model('vgg_gap', 5, 1 / 8), path)
 
 
 def test_dampening_is_the_authors_rate_in_other_words():

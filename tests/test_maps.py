@@ -12,11 +12,13 @@ from helpers import MODELS, differing, one_line, pictures, refuses, tiny_net, wo
 from PIL import Image
 
 from ltpa import show_attention
-from ltpa.maps import (Film, as_weights, combine, effective_cells, explain, fit_side, look, overlay,
-                       save_figure, shade, show_film, trained_side, upsample)
+from ltpa.maps import (
+    Film, as_weights, combine, effective_cells, explain, fit_side, inspect_image, overlay, save_figure, shade,
+    show_film, trained_side, upsample)
 from ltpa.models import save_weights
-from ltpa.scaling import main
-from ltpa.training import Callback, Learner, get_recipe
+from ltpa.cli import main
+from ltpa.names import get_recipe
+from ltpa.training import Callback, Learner
 
 WITH_MAPS = [name for name in MODELS if 'att' in name or name == 'vgg_pan']
 NAN, INF = math.nan, math.inf
@@ -175,17 +177,17 @@ def test_every_network_is_shown_or_refused(name):
     fig = show_attention(net, photo(40, 66))
     labels = [ax.get_xlabel() for ax in fig.axes]
     assert isinstance(fig, matplotlib.figure.Figure) and fig.get_size_inches()[0] <= 11
-    assert len(labels) == len(look(net, photo(32, 32)).maps) + 3              # picture, combined, colour bar
+    assert len(labels) == len(inspect_image(net, photo(32, 32)).maps) + 3              # picture, combined, colour bar
     assert ('not 1' in labels[1]) == (name == 'vgg_pan') and 'pixels' in labels[-2]
     if 'uniform' in name:
-        h, w = look(net, photo(40, 66)).maps[0].shape[1:]
+        h, w = inspect_image(net, photo(40, 66)).maps[0].shape[1:]
         assert labels[1].startswith(str(h * w)) and f'{w}×{h} cells' in labels[1]
 
 
 @pytest.mark.parametrize('H, W', [(32, 32), (32, 64), (96, 32), (64, 96)])
 def test_maps_follow_the_picture(H, W):
     net = tiny_net('vgg_att3_concat_pc')
-    v = look(net, photo(H, W), side=min(H, W))
+    v = inspect_image(net, photo(H, W), side=min(H, W))
     assert v.seen == (H, W) and [tuple(a.shape) for a in v.maps] == [(1, H // d, W // d) for d in (4, 8, 16)]
     assert abs(v.picture.shape[1] / v.picture.shape[2] - H / W) < .02 and max(v.picture.shape) == 256
     with torch.no_grad(): assert v.maps[0].allclose(net.eval()(photo(H, W)[None] / 255).maps[0], atol=1e-2)
@@ -195,18 +197,18 @@ def test_pictures_of_every_kind(here):
     net, x = tiny_net('vgg_att1_pc'), photo(40, 48)
     hwc = x.permute(1, 2, 0).numpy()
     Image.fromarray(hwc).save('x.png')
-    want = look(net, x)
+    want = inspect_image(net, x)
     for form in 'x.png', here / 'x.png', hwc, x.float() / 255, Image.fromarray(hwc), np.float32(hwc / 255):
-        assert look(net, form).maps[0].equal(want.maps[0])
+        assert inspect_image(net, form).maps[0].equal(want.maps[0])
         assert len(show_attention(net, form).axes) == 4
     assert len(show_attention(net, [x, 'x.png', photo(64, 32)]).axes) == 3 * 3 + 1
     assert len(show_attention(net, torch.stack([x, x])).axes) == 2 * 3 + 1
-    assert look(net, hwc[:, :, 0]).seen == (32, 32), 'a grey picture'
+    assert inspect_image(net, hwc[:, :, 0]).seen == (32, 32), 'a grey picture'
 
 
 def test_verdicts():
     net = tiny_net('vgg_att1_pc')
-    says = int(look(net, photo(32, 32)).probs.argmax())
+    says = int(inspect_image(net, photo(32, 32)).probs.argmax())
     first = lambda **kw: show_attention(net, photo(32, 32), **kw).axes[0].get_xlabel()
     assert first().startswith(f'class {says}, ') and first(labels=[says]) == first()
     names = ['ant', 'bee', 'cow']
@@ -221,7 +223,7 @@ def test_verdicts():
 @pytest.mark.parametrize('side, drawn', [(100, 256), (192, 256), (300, 300), (800, 512)])
 def test_pictures_are_enlarged_without_new_colours(side, drawn):
     black_and_white = (torch.rand(1, side, side) > .5).to(torch.uint8).expand(3, -1, -1) * 255
-    picture = look(tiny_net('vgg_att2_concat_dp'), black_and_white).picture
+    picture = inspect_image(tiny_net('vgg_att2_concat_dp'), black_and_white).picture
     assert picture.shape == (3, drawn, drawn)
     assert (len(picture.unique()) == 2) == (side <= 300), 'between black and white'
 
@@ -254,7 +256,7 @@ class Foreign(torch.nn.Module):
     def forward(self, x): return x.mean((2, 3)), (x[:, 0],)
 
 
-@pytest.mark.parametrize('call', [look, show_attention])
+@pytest.mark.parametrize('call', [inspect_image, show_attention])
 def test_networks_that_cannot_be_looked_at(call):
     with refuses('Foreign', 'none of our networks', 'vgg_att3_concat_pc'): call(Foreign(), photo(32, 32))
     for value in NAN, INF:
@@ -265,7 +267,7 @@ def test_networks_that_cannot_be_looked_at(call):
 
 def test_a_compiled_network_is_looked_at():
     net = tiny_net('vgg_att1_pc')
-    assert look(torch.compile(net, backend='eager'), photo(32, 32)).maps[0].allclose(look(net, photo(32, 32)).maps[0])
+    assert inspect_image(torch.compile(net, backend='eager'), photo(32, 32)).maps[0].allclose(inspect_image(net, photo(32, 32)).maps[0])
 
 
 def test_gamma_lifts_what_is_faint_and_says_so():

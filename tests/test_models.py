@@ -11,17 +11,22 @@ import torch.nn as nn
 from helpers import MODELS, Touch, differing, pictures, refuses, tiny_net, words_id
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ltpa import models
-from ltpa.attention import normalise
-from ltpa.core import LtpaError, keyed_rng, seed_everything
+from ltpa import models, names
+from ltpa.attention import normalize
+from ltpa.names import LtpaError
+from ltpa.core import keyed_rng, seed_everything
 from ltpa.data import ASSETS, ClutteredFashion
 from ltpa.maps import show_attention
+from ltpa.names import list_models
+from ltpa.weights import load_state, read_tensors, write_tensors
 from ltpa.models import (
-    VGG, VGGGAP, VGGPAN, GlobalVector, Net, VGGAttention, VGGTrunk, create_model, gmac, list_models,
-    list_pretrained, load_pretrained, load_state, load_weights, read_tensors, save_weights, write_tensors)
+    VGG, VGGGAP, VGGPAN, GlobalVector, Net, VGGAttention, VGGTrunk, create_model, gmac, list_pretrained,
+    load_pretrained, load_weights, save_weights)
 from ltpa.resnets import ResNet, ResNetAttention, ResNetTrunk
-from ltpa.scaling import plan
-from ltpa.training import Checkpoint, Learner, evaluate, get_recipe
+from ltpa.recipes import plan
+from ltpa.names import get_recipe
+from ltpa.training import Learner, evaluate
+from ltpa.checkpoints import Checkpoint
 
 ATTENTION = [name for name in MODELS if 'att' in name]
 BUNDLED = [f'cluttered_fashion/{name}' for name in
@@ -123,7 +128,7 @@ def test_training_on_one_image(name):
 def test_training_on_one_image_without_batch_norm_in_the_head(name, kw):
     "Refused where a BatchNorm really has a single number a channel, and nowhere else."
     net = narrow(name, preset='paper', **kw).train()
-    try: net.features(net.normalise(rgb(1)))
+    try: net.features(net.normalize(rgb(1)))
     except ValueError:
         assert kw['early_pools'] > 0
         with refuses('batch of one', 'at least two images'): net(rgb(1))
@@ -274,13 +279,13 @@ def test_a_seed_decides_the_weights():
 @pytest.mark.parametrize('how', ['subclass', 'instance'])
 @pytest.mark.parametrize('name', ATTENTION)
 def test_another_way_to_attend_is_what_forward_shows(name, how):
-    "Maps, descriptors and logits of `forward` and `features` come from `attend`, whoever has changed it."
+    "Maps, descriptors and logits of `forward` and `features` come from `forward_attention`, whoever has changed it."
     net = narrow(name).eval()
     even = lambda self, l, g: self.pool(l, [torch.full_like(x[:, 0], 2 / x[0, 0].numel()) for x in l])
-    want = even(net, *net.encode(rgb(2)))
-    if how == 'instance': net.attend = lambda l, g: even(net, l, g)
-    else: net.__class__ = type('Other', (type(net),), dict(attend=even))
-    with torch.no_grad(): out, features = net(rgb(2)), net.features(net.normalise(rgb(2)))
+    want = even(net, *net.forward_features(rgb(2)))
+    if how == 'instance': net.forward_attention = lambda l, g: even(net, l, g)
+    else: net.__class__ = type('Other', (type(net),), dict(forward_attention=even))
+    with torch.no_grad(): out, features = net(rgb(2)), net.features(net.normalize(rgb(2)))
     for got, there in ((out.maps, want.maps), (out.descriptors, want.descriptors), ([out.logits], [want.logits]),
                        (features[0], want.maps), (features[1], want.descriptors)):
         assert len(got) == len(there) and all(a.equal(b) for a, b in zip(got, there))
@@ -311,7 +316,7 @@ def test_a_class_builds_what_create_model_does(kind, kw, name, own):
     named = create_model(name, 3, **own, **SMALL)
     assert torch.rand(()).equal(after), 'as much was drawn'
     assert not differing(net.state_dict(), named.state_dict())
-    for k in 'name', 'config', 'num_classes', 'stride', 'colour', 'ends_in_one':
+    for k in 'name', 'config', 'num_classes', 'stride', 'color', 'ends_in_one':
         assert getattr(net, k) == getattr(named, k), k
     assert net.name == name and net.num_classes == 3 and set(inspect.signature(kind).parameters) > {'num_classes'}
 
@@ -344,7 +349,9 @@ def test_a_class_of_ones_own(tmp_path, monkeypatch):
     path = save_weights(net, tmp_path / 'w.safetensors')
     with refuses("unknown model 'Narrow'"): load_weights(path)
     class Wide(VGGAttention): pass
-    monkeypatch.setitem(models.MODELS, 'wide_dp', (Wide, dict(score='dp')))
+    monkeypatch.setitem(models.CLASSES, 'Wide', Wide)
+    monkeypatch.setitem(models.MODELS, 'wide_dp', ('Wide', dict(score='dp')))
+    monkeypatch.setitem(names.TAKES, 'Wide', ['early_pools'])
     wide = Wide(3, score='dp', **SMALL)
     assert wide.name == 'wide_dp' and Wide(3, **SMALL).name == 'Wide'
     back = load_weights(save_weights(wide, tmp_path / 'v.safetensors'))
@@ -407,7 +414,7 @@ def test_a_class_refuses_what_create_model_refuses(kind, kw, words):
     ('vgg', dict(width=float('nan')), ('width nan', 'above 0')),
     ('vgg', dict(width='half'), ("width 'half'", 'above 0')),
     ('vgg_gap', dict(early_pools=3), ('early_pools 3', 'one of 0, 1, 2')),
-    ('vgg_gap', dict(colour='red'), ("colour 'red'", "'rgb', 'yuv_lcn'")),
+    ('vgg_gap', dict(color='red'), ("color 'red'", "'rgb', 'yuv_lcn'")),
     ('vgg_gap', dict(norm='sigmoid'), ("switch 'norm'", 'known: width, early_pools, dropout')),
     ('vgg_att1_pc', dict(norm='sofmax'), ("normalisation 'sofmax'", "'softmax'")),
     ('vgg_att1_pc', dict(temperature=0.), ('temperature 0', 'above 0')),
@@ -610,15 +617,15 @@ def test_model_card_names_the_commit_of_each_network():
 def test_taken_apart_and_put_together(name, norm):
     net, x = narrow(name, norm=norm).eval(), rgb(3)
     with torch.no_grad():
-        whole, (l, g) = net(x), net.encode(x)
-        for again in (net.attend(l, g), net.pool(l, whole.maps)):
+        whole, (l, g) = net(x), net.forward_features(x)
+        for again in (net.forward_attention(l, g), net.pool(l, whole.maps)):
             torch.testing.assert_close(again.logits, whole.logits)
             for a, b in zip(again.maps, whole.maps, strict=True): torch.testing.assert_close(a, b)
         scores = net.scores(l, g)
         assert [c.shape for c in scores] == [a.shape for a in whole.maps]
         for c, a in zip(scores, whole.maps):
-            torch.testing.assert_close(normalise(c.flatten(1), norm).view_as(a), a)
-        asked = net.attend(l, g.roll(1, 0)).maps                       # under pc and softmax g cancels
+            torch.testing.assert_close(normalize(c.flatten(1), norm).view_as(a), a)
+        asked = net.forward_attention(l, g.roll(1, 0)).maps                       # under pc and softmax g cancels
         assert ('_pc' in name and norm == 'softmax') == all(a.equal(b) for a, b in zip(asked, whole.maps))
         with refuses('a map of shape (3, 5, 5)', 'same batch'): net.pool(l, [a.new_ones(3, 5, 5) for a in whole.maps])
-        with refuses('height and width'): net.encode(x[..., :31])
+        with refuses('height and width'): net.forward_features(x[..., :31])

@@ -17,10 +17,10 @@ from course import run
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / 'nbs'
-QUICK = {'00_core', '01_attention'}  # these take seconds, so `make quick` runs them too
 LIMIT = 15 * 60  # seconds: twice what the longest may take on 2 busy cores, so that only a hang reaches it
 SHOWN = 80  # lines of a failed notebook's output
 NAMES = [path.relative_to(NBS).with_suffix('').as_posix() for path in notebooks(NBS)]
+QUICK = {'00_start', '01_attention', *(n for n in NAMES if n.startswith('workshop/checks_'))}  # these take seconds, so `make quick` runs them too
 
 
 @pytest.mark.parametrize('name', [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in NAMES])

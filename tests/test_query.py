@@ -8,10 +8,11 @@ from helpers import pictures, random, refuses, tiny_net
 from ltpa.data import ASSETS, ClutteredFashion, ImageSet
 from ltpa.explorer import Gallery, State
 from ltpa.faithfulness import bootstrap
-from ltpa.maps import effective_cells, look, shade
+from ltpa.maps import effective_cells, inspect_image, shade
 from ltpa.models import load_pretrained
-from ltpa.query import (ASKED, WAYS, Scenes, alike, answers, ask, best_level, class_means, contrast, contrasting,
-                        encode, interrogate, questions, soften, summarise, templates, two_objects)
+from ltpa.query import (
+    ASKED, WAYS, Scenes, alike, answers, query_maps, best_level, class_means, contrast, contrasting, encode,
+    interrogate, questions, soften_to_share, summarize, templates, two_objects)
 from ltpa.training import evaluate, pointing_hits, predict
 
 NAN = float('nan')
@@ -87,9 +88,9 @@ def test_dp_maps_move_with_the_query(name, small):
     l, g = encode(net, small[0].images, batch_size=5)
     assert net.training and len(l[0]) == len(g) == 12 and not g.requires_grad
     net.eval()
-    with torch.no_grad(): own, whole = net.attend(l, g), net(small[0].images / 255)
+    with torch.no_grad(): own, whole = net.forward_attention(l, g), net(small[0].images / 255)
     for a, b in zip(own.maps, whole.maps): torch.testing.assert_close(a, b)
-    moved = ask(net, small[0].images, small[0].images[3:4])
+    moved = query_maps(net, small[0].images, small[0].images[3:4])
     torch.testing.assert_close(moved[0][3], own.maps[0][3])
     assert not any(a.equal(b) for a, b in zip(moved, own.maps))
 
@@ -100,19 +101,19 @@ def test_pc_and_uniform_maps_ignore_the_query_to_the_last_bit(name, small):
     net = tiny_net(name, 4).eval()
     l, g = encode(net, small[0].images)
     with torch.no_grad():
-        first, second = (net.attend(l, q).maps for q in (g, 100 * random(*g.shape)))
+        first, second = (net.forward_attention(l, q).maps for q in (g, 100 * random(*g.shape)))
     assert all(a.equal(b) for a, b in zip(first, second))
     found = interrogate(net, *small, [('class mean', 'as it is'), ('absent class', 'as it is')])
     for a in found.values(): torch.testing.assert_close(a['share'], torch.full((12,), .5))
-    with refuses(name, 'the same for every template', 'dot-product'): ask(net, small[0].images, small[1])
+    with refuses(name, 'the same for every template', 'dot-product'): query_maps(net, small[0].images, small[1])
     with refuses(name, 'the same for every template'): contrasting(net, small[1])
 
 
 def test_the_contrast_as_a_network(small):
     net, (scenes, given, _) = tiny_net('vgg_att2_concat_dp').eval(), small
     twin, l, g = contrasting(net, given), *encode(net, scenes.images)
-    with torch.no_grad(): out, plain = twin.attend(l, g), net.attend(l, g)
-    for a, b in zip(out.maps, soften(contrast(net, l, g, encode(net, given)[1]))): assert torch.allclose(a, b, atol=1e-5)
+    with torch.no_grad(): out, plain = twin.forward_attention(l, g), net.forward_attention(l, g)
+    for a, b in zip(out.maps, soften_to_share(contrast(net, l, g, encode(net, given)[1]))): assert torch.allclose(a, b, atol=1e-5)
     assert any(not torch.allclose(a, b, atol=1e-3) for a, b in zip(out.maps, plain.maps))
     assert all(a is b for a, b in zip(twin.parameters(), net.parameters())) and 'attend' not in vars(net)
 
@@ -122,7 +123,7 @@ def test_the_contrast_is_what_everything_shows(small):
     net, (scenes, given, labels) = tiny_net('vgg_att2_concat_dp', 4, early_pools=0).eval(), small
     twin, images = contrasting(net, given), scenes.images
     l, g = encode(net, images)
-    want = soften(contrast(net, l, g, encode(net, given)[1]))
+    want = soften_to_share(contrast(net, l, g, encode(net, given)[1]))
     close = lambda got, want: [torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-3) for a, b in zip(got, want)]
     with torch.no_grad(): out, pooled = twin(images / 255), net.pool(l, want)
     close(out.maps, want), close(out.descriptors, pooled.descriptors), close([out.logits], [pooled.logits])
@@ -135,8 +136,8 @@ def test_the_contrast_is_what_everything_shows(small):
     for k, m in enumerate(want, 1):
         assert hits[f'pointing_{k}'] == pytest.approx(pointing_hits(m, scenes.masks[:, 0]).double().mean().item())
     l, g = encode(net, images[:1])                    # one picture alone has a temperature of its own
-    alone = soften(contrast(net, l, g, encode(net, given)[1]))
-    close(look(twin, images[0], 32).maps, alone)
+    alone = soften_to_share(contrast(net, l, g, encode(net, given)[1]))
+    close(inspect_image(twin, images[0], 32).maps, alone)
     gallery = Gallery({'it': images[0]}, {'contrast': twin}, {})
     for level, a in enumerate(alone, 1): close([gallery.draw(State('it', 'contrast', level)).shades], shade(a))
 
@@ -164,14 +165,14 @@ def test_contrast_has_nothing_left_of_what_all_questions_share(small):
 @pytest.mark.parametrize('scale', [1e-3, 1., 1e3])
 def test_soften_reaches_the_cells_asked_for_whatever_the_scale(scale):
     c = random(6, 8, 8) * scale
-    a, = soften((c,), 1 / 8)
+    a, = soften_to_share((c,), 1 / 8)
     assert abs(effective_cells(a).mean() - 8) < .05
     assert a.flatten(1).argmax(1).equal(c.flatten(1).argmax(1))
 
 
 def test_softened_maps_have_a_sixteenth_of_their_cells_unless_asked_otherwise():
     c = random(6, 8, 8), random(6, 16, 16)
-    assert [effective_cells(a).mean().item() for a in soften(c)] == pytest.approx([64 / 16, 256 / 16], rel=.01)
+    assert [effective_cells(a).mean().item() for a in soften_to_share(c)] == pytest.approx([64 / 16, 256 / 16], rel=.01)
 
 
 def test_best_level_is_the_one_whose_record_points_best():
@@ -213,9 +214,9 @@ def test_interval_holds_the_mean_and_shrinks_with_the_pictures():
 def test_summary_tells_seeds_from_scenes():
     a = dict(share=torch.tensor([.2, .8]), on=torch.tensor([.1, .3]))
     b = dict(share=torch.tensor([.4, 1.]), on=torch.tensor([.1, .3]))
-    row = summarise([a, b])
+    row = summarize([a, b])
     assert row['share'] == .6 and row['share_sd'] == .1414 and row['on'] == .2
-    assert 'share_sd' not in summarise([a])
+    assert 'share_sd' not in summarize([a])
 
 
 def test_alike_needs_both_of_one_group():

@@ -5,8 +5,12 @@ from pathlib import Path
 import pytest
 from helpers import refuses
 
-from ltpa.models import create_model, load_weights, switches
-from ltpa.scaling import PAPER, SETS, main, plan, recipe_table, run_training
+from ltpa.names import switches
+from ltpa.models import create_model, load_weights
+from ltpa.names import SETS
+from ltpa.recipes import PAPER, plan, recipe_table
+from ltpa.runs import run_training
+from ltpa.cli import main
 
 RECIPES = [f'{s}/{m}' for s in PAPER for m in PAPER[s]]
 TINY = '--width', '.04', '--batch-size', '32', '--stop-after', '3', '--device', 'cpu', '--quiet'
@@ -37,7 +41,7 @@ def test_at_size_paper_a_row_is_what_the_authors_ran(name):
 
 def test_presets_reach_network_and_optimiser():
     p = plan('cifar100/vgg_att3_concat_pc', 'paper', 'official_code')
-    assert (p.recipe.lr, p.recipe.dampening, p.net['branch_grad'], p.net['colour']) == (1., .9, 'mean', 'yuv_lcn')
+    assert (p.recipe.lr, p.recipe.dampening, p.net['branch_grad'], p.net['color']) == (1., .9, 'mean', 'yuv_lcn')
     assert plan('svhn/vgg', 'paper', 'official_code').recipe.lr == pytest.approx(.1)
     p = plan('cifar10/resnet164', 'paper', 'official_code').recipe
     assert (p.lr, p.dampening) == (.1, 0.)                              # there the authors do not dampen
@@ -101,7 +105,7 @@ def test_birds_start_from_cifar100(tmp_path, monkeypatch):
     from ltpa.models import save_weights
     old = create_model('vgg_att2_concat_pc', 100, .04, early_pools=1, dropout=False)
     save_weights(old, 'old.safetensors')
-    from ltpa.scaling import StopAfter
+    from ltpa.runs import StopAfter
     run_training('cub/vgg_att2_concat_pc', out='run', init='old.safetensors', callbacks=[StopAfter(1)], **quick)
     new = load_weights('run/weights.safetensors')
     moved = (new.trunk.stages[0][0][0].weight - old.trunk.stages[0][0][0].weight).abs().max()

@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from helpers import random, refuses, tiny_net, words_id
 
 from ltpa.core import keyed_rng
-from ltpa.models import create_model, list_models, load_state, load_weights, save_weights
+from ltpa.names import list_models
+from ltpa.weights import load_state
+from ltpa.models import create_model, load_weights, save_weights
 from ltpa.resnets import Stages
 
 NAMES = list_models('resnet')

@@ -9,7 +9,7 @@ import torch.nn as nn
 from helpers import refuses, tiny_net
 
 from ltpa.core import keyed_rng
-from ltpa.saliency import CAPTUM, CHANNELS, METHODS, Logits, captum_suite, get_layer, gradient, untouched
+from ltpa.saliency import CAPTUM, CHANNELS, METHODS, Logits, captum_suite, get_layer, gradient, frozen_eval
 
 NETS = ['vgg_att3_concat_pc', 'vgg_att2_indep_dp', 'vgg_gap', 'resnet164']
 SHARED = [name for name in METHODS if name in CAPTUM and name != 'cam']
@@ -266,7 +266,7 @@ def test_gradients_where_they_are_switched_off(nets, mode):
 def test_untouched_restores_after_an_error_of_its_user():
     net = tiny_net().train()
     with pytest.raises(Broken):
-        with untouched(net):
+        with frozen_eval(net):
             assert not net.training and not any(p.requires_grad for p in net.parameters())
             net.stray = 1
             raise Broken

@@ -9,9 +9,11 @@ from helpers import pictures, random, refuses, tiny_net
 from PIL import Image
 
 from ltpa.models import save_weights
-from ltpa.segmentation import (OBJECT_DISCOVERY, MaskedImages, UNet, attention_maps, attention_parts, best_temperature,
-                               best_threshold, blend, class_maps, compare, cut, draw, grabcut, largest,
-                               load_object_discovery, load_pairs, mean_jaccard, opencv_saliency, soften, train_unet)
+from ltpa.folders import MaskedImages, load_pairs
+from ltpa.published import OBJECT_DISCOVERY, load_object_discovery
+from ltpa.segmentation import (
+    UNet, attention_maps, attention_parts, best_temperature, best_threshold, blend, class_maps, compare,
+    cut, draw, grabcut, largest, mean_jaccard, opencv_saliency, soften, train_unet)
 
 
 def save(path, array, **kw):
@@ -80,9 +82,9 @@ def test_masks_of_several_kinds(pairs, values):
 
 
 def test_an_object_is_above_half_of_the_largest_value(pairs):
-    grey = np.full((21, 24), 100, np.uint8)                               # not 0, and less than half of 240
-    grey[:, :6], grey[:, 6:9] = 240, 140
-    save(pairs / 'masks/h1.png', grey)
+    gray = np.full((21, 24), 100, np.uint8)                               # not 0, and less than half of 240
+    gray[:, :6], gray[:, 6:9] = 240, 140
+    save(pairs / 'masks/h1.png', gray)
     m = load_pairs(pairs).masks[1]
     assert m[:, :9].all() and not m[:, 9:].any()
 

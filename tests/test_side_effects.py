@@ -13,18 +13,21 @@ from test_devices import fake_apply
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ltpa.adversarial import pgd
-from ltpa.core import PRECISIONS, seed_everything
+from ltpa.names import PRECISIONS
+from ltpa.core import seed_everything
 from ltpa.data import ClutteredFashion
 from ltpa.explorer import Gallery, State
-from ltpa.faithfulness import infidelity, parts_from_top, perturbation_curves, randomised, sensitivity
-from ltpa.maps import look, show_attention
+from ltpa.faithfulness import infidelity, parts_from_top, perturbation_curves, randomized, sensitivity
+from ltpa.maps import inspect_image, show_attention
 from ltpa.models import gmac, on_device
 from ltpa.query import contrasting, encode
 from ltpa.saliency import METHODS, captum_suite
-from ltpa.scaling import first_gradients, main, run_training
+from ltpa.distributed import first_gradients
+from ltpa.runs import run_training
+from ltpa.cli import main
 from ltpa.segmentation import attention_parts, train_unet
-from ltpa.training import (
-    Callback, Learner, Stop, evaluate, get_recipe, make_optimizer, predict, random_states, seeded)
+from ltpa.names import get_recipe
+from ltpa.training import Callback, Learner, Stop, evaluate, make_optimizer, predict, random_states, seeded
 from ltpa.transfer import FINETUNE, features, finetune
 
 DATA = pictures(8, 32)
@@ -56,7 +59,7 @@ MAPS = torch.rand(8, 4, 4)
 CALLS = dict(
     predict=lambda n: predict(n, DATA.images), evaluate=lambda n: evaluate(n, DATA), gmac=gmac,
     bf16=lambda n: predict(n, DATA.images, precision='bf16'),
-    look=lambda n: look(n, DATA.images[0]), show=lambda n: show_attention(n, DATA.images[:2]),
+    look=lambda n: inspect_image(n, DATA.images[0]), show=lambda n: show_attention(n, DATA.images[:2]),
     learner=lambda n: Learner(copy.deepcopy(n), DATA, SHORT, seed=4),
     fit=lambda n: Learner(copy.deepcopy(n), DATA, SHORT, seed=4).fit(),
     first_gradients=lambda n: first_gradients(n, DATA, SHORT),
@@ -64,7 +67,7 @@ CALLS = dict(
     finetune=lambda n: finetune(n, DATA, replace(FINETUNE, epochs=1, batch_size=4)),
     train_unet=lambda n: train_unet(DATA.images, DATA.images[:, 0] > 99, steps=2),
     curves=lambda n: perturbation_curves(n, X, MAPS), infidelity=lambda n: infidelity(n, X, MAPS),
-    sensitivity=lambda n: sensitivity(explain, n, X), randomised=lambda n: randomised(n, parts_from_top(n)),
+    sensitivity=lambda n: sensitivity(explain, n, X), randomised=lambda n: randomized(n, parts_from_top(n)),
     attention_parts=lambda n: attention_parts(n, DATA.images), encode=lambda n: encode(n, DATA.images),
     contrasting=lambda n: predict(contrasting(n, DATA.images), DATA.images),
     pgd=lambda n: pgd(n, X, .01, steps=2),
@@ -223,7 +226,7 @@ def test_predictions_are_float32_unless_asked(has, monkeypatch):
 def test_only_the_command_line_keeps_buffers(monkeypatch, tmp_path):
     asked, libc = [], []
     monkeypatch.setattr('ltpa.core.ctypes.CDLL', lambda name: libc.append(name))
-    monkeypatch.setattr('ltpa.scaling.keep_buffers', lambda: asked.append(1))
+    monkeypatch.setattr('ltpa.core.keep_buffers', lambda: asked.append(1))
     how = dict(net=dict(width=1 / 32, early_pools=2), changes=dict(epochs=1), device='cpu')
     run_training('cluttered_fashion/vgg_gap', tmp_path / 'a', callbacks=[Trip(1, Stop)], **how)
     assert not asked and not libc

@@ -91,8 +91,8 @@ def test_change_to_a_copy(tmp_path):
 
 
 def test_relink():
-    text = '[a](00_core.ipynb#x) [b](https://x.org) [c](#d)\n```\n[a](gone.ipynb)\n```\n'
-    assert relink(text) == text.replace('(00_core', '(nbs/00_core')
+    text = '[a](00_start.ipynb#x) [b](https://x.org) [c](#d)\n```\n[a](gone.ipynb)\n```\n'
+    assert relink(text) == text.replace('(00_start', '(nbs/00_start')
     assert relink('[a](../LICENSE)') == '[a](LICENSE)'
     with pytest.raises(SystemExit, match='gone.ipynb, which does not exist'): relink('[a](gone.ipynb)')
 
@@ -153,7 +153,7 @@ def test_run_names_the_cell(source, words):
 
 
 def test_links_of_the_copies(tmp_path):
-    assert course.relink('00_core.ipynb', tmp_path) == '00_core.html'
+    assert course.relink('00_start.ipynb', tmp_path) == '00_start.html'
     assert course.relink('index.ipynb', tmp_path) == 'overview.html'
     assert course.relink('gone.png', tmp_path) == 'gone.png'
     found = course.relink('../LICENSE', tmp_path)

@@ -10,11 +10,14 @@ import pytest
 import torch
 from helpers import Touch, differing, pictures, random, refuses, tiny_net, words_id
 
-from ltpa.core import PRECISIONS, LtpaError, pick_precision
+from ltpa.names import PRECISIONS, LtpaError
+from ltpa.core import pick_precision
 from ltpa.data import ClutteredFashion
 from ltpa.models import gmac, load_weights, save_weights
-from ltpa.training import (RECIPES, Callback, Checkpoint, Learner, Stop, accuracy, evaluate, get_recipe,
-                           load_checkpoint, make_optimizer, pointing_hits, predict, read_checkpoint, save_checkpoint)
+from ltpa.names import RECIPES, get_recipe
+from ltpa.training import (
+    Callback, Learner, Stop, accuracy, evaluate, make_optimizer, pointing_hits, predict)
+from ltpa.checkpoints import Checkpoint, load_checkpoint, read_checkpoint, save_checkpoint
 
 SHORT = dict(epochs=2, batch_size=8, lr=.01)                  # on 28 pictures: 2 passes of 3 steps
 

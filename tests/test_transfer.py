@@ -14,13 +14,14 @@ import torch
 from helpers import differing, pictures, random, refuses, tiny_net, words_id
 from PIL import Image
 
-from ltpa.core import LtpaError
+from ltpa.names import LtpaError
 from ltpa.data import photographs
 from ltpa.models import save_weights
-from ltpa.training import Recipe
-from ltpa.transfer import (ANIMALS, CIFAR10, LAYOUTS, MODELS_OF_TABLE3, STL10, TABLE3, UNSEEN, classifiers, direct,
-                           features, fetch_published, finetune, load_published, parts_of, pixels, probe, table3,
-                           transfer, translate, unseen)
+from ltpa.names import Recipe
+from ltpa.published import LAYOUTS, fetch_published, load_published
+from ltpa.transfer import (
+    ANIMALS, CIFAR10, MODELS_OF_TABLE3, STL10, TABLE3, UNSEEN, classifiers, mapped_label_accuracy, features, finetune,
+    load_splits, pixels, probe, table3, transfer, translate, unseen)
 
 # The bundled sets
 
@@ -69,7 +70,7 @@ def test_unknown_sets_and_splits(tmp_path):
     with refuses("unknown unseen set 'plants'", 'animals', 'digits'): unseen('plants')
     with refuses("unknown split 'val'"): unseen('animals', 'val')
     with refuses("unknown split 'val'"): photographs('val')
-    with refuses('unknown data set', 'cifar11'): parts_of('cifar11')
+    with refuses('unknown data set', 'cifar11'): load_splits('cifar11')
     with refuses("unknown published set 'caltech10'", "did you mean 'caltech101'"): load_published('caltech10')
 
 
@@ -181,7 +182,7 @@ def test_parts_of_a_folder(tmp_path):
     for k in range(10):
         f = tmp_path / 'set' / ('cat' if k % 2 else 'dog') / f'{k}.png'
         f.parent.mkdir(parents=True, exist_ok=True); Image.new('RGB', (50, 40), (25 * k, 0, 0)).save(f)
-    (a, y), (b, z) = parts_of(str(tmp_path / 'set'), n=6)
+    (a, y), (b, z) = load_splits(str(tmp_path / 'set'), n=6)
     assert a.shape == (6, 3, 32, 32) and len(b) == len(z) == 2
 
 
@@ -194,36 +195,36 @@ def folder(root, given):
     return root
 
 
-def greys(part): return [int(x[0, 0, 0]) for x in part[0]]
+def grays(part): return [int(x[0, 0, 0]) for x in part[0]]
 
 
 @pytest.mark.parametrize('given', [True, False])
 def test_splits_of_a_small_folder_differ_by_seed(given, tmp_path):
     "Other images, not the same in another order; the counts of each class stay."
     name = str(folder(tmp_path / 'set', given))
-    splits = [parts_of(name, seed) for seed in (0, 1, 2)]
+    splits = [load_splits(name, seed) for seed in (0, 1, 2)]
     for train, test in splits:
-        assert sorted(greys(train) + greys(test)) == [8 * k for k in range(30)], 'every image once'
-        assert all(g // 8 % 3 == k for part in (train, test) for g, k in zip(greys(part), part[1].tolist()))
+        assert sorted(grays(train) + grays(test)) == [8 * k for k in range(30)], 'every image once'
+        assert all(g // 8 % 3 == k for part in (train, test) for g, k in zip(grays(part), part[1].tolist()))
         counts = [p[1].bincount().tolist() for p in (train, test)]
         assert counts == ([[6] * 3, [4] * 3] if given else [[8] * 3, [2] * 3])
-    assert len({tuple(sorted(greys(train))) for train, _ in splits}) == 3
-    assert greys(parts_of(name, 1)[0]) == greys(splits[1][0])
+    assert len({tuple(sorted(grays(train))) for train, _ in splits}) == 3
+    assert grays(load_splits(name, 1)[0]) == grays(splits[1][0])
 
 
 def test_splits_of_an_array_file_differ_by_seed(tmp_path):
     for part, first in ('train', 0), ('test', 12):
         images = np.arange(first, first + 12, dtype=np.uint8)[:, None, None].repeat(16, 1).repeat(16, 2)
         np.savez(tmp_path / f'{part}.npz', images=images, labels=np.arange(12) % 2)
-    a, b = (set(greys(parts_of(str(tmp_path), seed, size=16)[0])) for seed in (0, 1))
+    a, b = (set(grays(load_splits(str(tmp_path), seed, size=16)[0])) for seed in (0, 1))
     assert a != b and len(a) == len(b) == 12
 
 
 def test_split_of_a_folder_does_not_depend_on_where_it_lies(tmp_path, monkeypatch):
     here, there = (folder(tmp_path / d / 'set', True) for d in ('a', 'b'))
     monkeypatch.chdir(there.parent)
-    a, b, c = (parts_of(str(d), n=7) for d in (here, there, 'set'))
-    assert greys(a[0]) == greys(b[0]) == greys(c[0]) and greys(a[1]) == greys(b[1]) == greys(c[1])
+    a, b, c = (load_splits(str(d), n=7) for d in (here, there, 'set'))
+    assert grays(a[0]) == grays(b[0]) == grays(c[0]) and grays(a[1]) == grays(b[1]) == grays(c[1])
 
 
 def test_published_parts_are_kept(tmp_path, monkeypatch):
@@ -233,9 +234,9 @@ def test_published_parts_are_kept(tmp_path, monkeypatch):
     for part, first in ('train', 0), ('test', 100):
         images = np.arange(first, first + 100, dtype=np.uint8)[:, None, None].repeat(32, 1).repeat(32, 2)
         np.savez(tmp_path / 'cifar10' / f'{part}.npz', images=images, labels=np.arange(100) % 10)
-    splits = [parts_of('cifar10', seed, n=50) for seed in (0, 1)]
-    assert all(max(greys(train)) < 100 <= min(greys(test)) for train, test in splits)
-    assert set(greys(splits[0][0])) != set(greys(splits[1][0]))
+    splits = [load_splits('cifar10', seed, n=50) for seed in (0, 1)]
+    assert all(max(grays(train)) < 100 <= min(grays(test)) for train, test in splits)
+    assert set(grays(splits[0][0])) != set(grays(splits[1][0]))
 
 
 def test_images_of_a_folder_are_stretched_not_cropped(tmp_path):
@@ -244,7 +245,7 @@ def test_images_of_a_folder_are_stretched_not_cropped(tmp_path):
         x = np.zeros((10, 40, 3), np.uint8); x[:, :10, 0] = x[:, 30:, 2] = 255
         f = tmp_path / ('a' if k % 2 else 'b') / f'{k}.png'
         f.parent.mkdir(exist_ok=True); Image.fromarray(x).save(f)
-    x = parts_of(str(tmp_path), size=16)[0][0]
+    x = load_splits(str(tmp_path), size=16)[0][0]
     assert (x[:, 0, :, 0] > 200).all() and (x[:, 2, :, -1] > 200).all() and (x[:, :, :, 8] < 40).all()
 
 
@@ -306,11 +307,11 @@ def test_direct_of_a_perfect_network():
     labels = torch.arange(10).repeat(20)
     right = translate(CIFAR10, STL10)[labels]
     logits = torch.nn.functional.one_hot(right.clamp(min=0), 10).float()           # monkeys are called airplane
-    got = direct(logits, labels)
+    got = mapped_label_accuracy(logits, labels)
     assert got == dict(mapped=1., shared=180, unmapped=.6, images=200)
-    frogs = direct(torch.nn.functional.one_hot(torch.full((200,), 6), 10).float(), labels)
+    frogs = mapped_label_accuracy(torch.nn.functional.one_hot(torch.full((200,), 6), 10).float(), labels)
     assert frogs['mapped'] == 0 and frogs['unmapped'] == .1                          # horses stand where frogs do
-    with refuses('no image of a class that both lists have'): direct(logits[7:8], labels[7:8])
+    with refuses('no image of a class that both lists have'): mapped_label_accuracy(logits[7:8], labels[7:8])
 
 
 def test_table3_says_what_was_not_run():
@@ -548,7 +549,7 @@ def test_tool_small(tool, tmp_path):
 
 def test_tool_refuses_splits_that_are_one(tool, monkeypatch):
     x, y = pictures(60, 32).tensors()
-    monkeypatch.setattr(measure_transfer, 'parts_of', lambda *a, **k: ((x[:40], y[:40]), (x[40:], y[40:])))
+    monkeypatch.setattr(measure_transfer, 'load_splits', lambda *a, **k: ((x[:40], y[:40]), (x[40:], y[40:])))
     with refuses('split 1 has the same images', 'set -n below'): tool('small', '--caltech', 'folder')
 
 

@@ -12,10 +12,13 @@ from dataclasses import asdict
 
 import torch
 
-from ltpa.core import LtpaError, provenance, save_result, seed_everything
-from ltpa.data import ClutteredFashion, ImageSet, _ingredients, _photo_levels, open_data
+from ltpa.names import LtpaError
+from ltpa.core import seed_everything
+from ltpa.files import provenance, save_result
+from ltpa.data import ClutteredFashion, ImageSet, _ingredients, _photo_levels
+from ltpa.published import open_data
 from ltpa.models import create_model
-from ltpa.scaling import plan
+from ltpa.recipes import plan
 from ltpa.training import Learner, evaluate
 from measure import ROOT
 

@@ -16,8 +16,9 @@ import statistics
 from pathlib import Path
 from typing import NamedTuple
 
-from ltpa.core import LtpaError, save_result
-from ltpa.scaling import evaluate_weights, run_training
+from ltpa.names import LtpaError
+from ltpa.files import save_result
+from ltpa.runs import evaluate_weights, run_training
 
 ROOT = Path(__file__).resolve().parent.parent
 ATT3 = 'vgg_att3_concat_pc', 'vgg_trunk', 'vgg_att3_concat_uniform'
@@ -33,7 +34,7 @@ class Study(NamedTuple):
 
 SHORT = dict(epochs=2, optimizer='adamw', lr=.004)
 SWITCHED = [dict(), dict(branch_grad='mean'), dict(project='l'), dict(head='plain'), dict(u='msr'),
-            dict(bn_gain='uniform'), dict(colour='yuv_lcn'), dict(dropout=True)]
+            dict(bn_gain='uniform'), dict(color='yuv_lcn'), dict(dropout=True)]
 STUDIES = {
     'controls': Study('ClutteredFashion, size small: attention against its controls, accuracy after the last epoch',
                       'cluttered_fashion', 'small', [dict(model=m) for m in ATT3], [0, 1, 2]),

@@ -15,13 +15,14 @@ import time
 
 import torch
 
-from ltpa.core import LtpaError, provenance, save_result
+from ltpa.names import LtpaError
+from ltpa.files import provenance, save_result
 from ltpa.data import ClutteredFashion
 from ltpa.faithfulness import (
-    CONTROLS, SETTINGS, interventions, learned_maps, localisation, post_hoc_maps, randomisation, score_maps)
+    CONTROLS, SETTINGS, interventions, learned_maps, localization, post_hoc_maps, randomization, evaluate_explainers)
 from ltpa.maps import combine
 from ltpa.models import load_pretrained, load_weights
-from ltpa.saliency import untouched
+from ltpa.saliency import frozen_eval
 from measure import ROOT
 
 MAIN, TRUNK, GAP = 'vgg_att3_concat_pc', 'vgg_trunk', 'vgg_gap'
@@ -55,11 +56,11 @@ def over_seeds(name, images, masks, labels):
     results = []
     for path in found:
         net = load_weights(path)
-        with untouched(net), torch.no_grad(): parts = [net(x.float() / 255).maps for x in images.split(100)]
+        with frozen_eval(net), torch.no_grad(): parts = [net(x.float() / 255).maps for x in images.split(100)]
         levels = [torch.cat(level) for level in zip(*parts)]
         maps = {f'attention {k}': m for k, m in enumerate(levels, 1)}
         for level, m in (maps | {'attention, all': combine(levels, masks.shape[1:])}).items():
-            scores = localisation(m, masks)
+            scores = localization(m, masks)
             results.append((level, {k: scores[k] for k in ('pointing', 'energy', 'iou_otsu', 'pxap')}))
         results += [(f'accuracy, {r["weights"]}', dict(accuracy=r['accuracy']))
                     for r in interventions(net, images, labels, masks)]
@@ -87,7 +88,7 @@ def main():
     labels, rows, fall, swaps, places = data.labels[:a.images], [], [], [], {}
     for name, net, explainers in jobs():
         share, few = SHARES[name == MAIN]
-        found = score_maps(explainers, net, images, masks, faithful=max(1, round(share * a.images)), few=few, steps=6,
+        found = evaluate_explainers(explainers, net, images, masks, faithful=max(1, round(share * a.images)), few=few, steps=6,
                            places=places)
         places |= {r['map']: {k: r[k] for k in r if k.startswith(PLACE)} for r in found if r['map'] in CONTROLS}
         rows += [dict(net=name) | row for row in found]
@@ -95,7 +96,7 @@ def main():
             explainers = {k: f for k, f in explainers.items() if k not in SPARED}
             for cascading in True, False:
                 fall += [dict(net=name, cascading=cascading) | row for row in
-                         randomisation(explainers, net, images[:BROKEN].float() / 255, cascading=cascading,
+                         randomization(explainers, net, images[:BROKEN].float() / 255, cascading=cascading,
                                        seeds=DRAWS)]
         if hasattr(net, 'attention'):
             swaps += [dict(net=name) | row for row in interventions(net, images, labels, masks)]

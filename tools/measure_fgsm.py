@@ -16,9 +16,11 @@ import torch
 from measure import ATT3, ROOT, run
 
 from ltpa.adversarial import EPS, fgsm, input_gradient, noise, pgd, so_far, square, step
-from ltpa.core import LtpaError, fingerprint, keyed_rng, pick_device, provenance, save_result
+from ltpa.names import LtpaError
+from ltpa.core import keyed_rng, pick_device
+from ltpa.files import fingerprint, provenance, save_result
 from ltpa.models import load_weights
-from ltpa.scaling import open_source
+from ltpa.runs import open_source
 from ltpa.training import pointing_hits
 
 MODELS = *ATT3, 'vgg'

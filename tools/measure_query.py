@@ -10,10 +10,13 @@ import argparse
 import time
 
 import measure
-from ltpa.core import LtpaError, fingerprint, provenance, save_result, seed_everything
+from ltpa.names import LtpaError
+from ltpa.core import seed_everything
+from ltpa.files import fingerprint, provenance, save_result
 from ltpa.data import ClutteredFashion
 from ltpa.models import create_model, load_weights
-from ltpa.query import ASKED, alike, best_level, encode, interrogate, parts_of, summarise, templates, two_objects
+from ltpa.query import (
+    ASKED, alike, best_level, encode, interrogate, parts_of, summarize, templates, two_objects)
 from ltpa.training import predict
 
 MODELS = dict(dp='vgg_att2_concat_dp', pc='vgg_att3_concat_pc', uniform='vgg_att3_concat_uniform')
@@ -58,7 +61,7 @@ def main(argv=None):
         weights[seed] = {k: fingerprint(*n.state_dict().values()) for k, n in nets.items()}
         found.append(asked(nets, scenes, pictures, labels))
         of_g.append(dict(seed=seed, level=best_level(nets['dp'])) | parts_of(encode(nets['dp'], pictures)[1], labels))
-    rows = [dict(net=net, asked=what, how=how, level=level) | summarise([f[net, what, how, level] for f in found])
+    rows = [dict(net=net, asked=what, how=how, level=level) | summarize([f[net, what, how, level] for f in found])
             for net, what, how, level in found[0]]
     record = provenance(seeds=seeds, scenes=a.scenes, models=MODELS, seconds=round(time.time() - start),
                         data=fingerprint(*scenes, pictures, labels), weights=weights)

@@ -20,13 +20,17 @@ from pathlib import Path
 import torch
 from measure import run
 
-from ltpa.core import LtpaError, fingerprint, keyed_rng, provenance, save_result
+from ltpa.names import LtpaError
+from ltpa.core import keyed_rng
+from ltpa.files import fingerprint, provenance, save_result
 from ltpa.data import ClutteredFashion
-from ltpa.faithfulness import centre_map
+from ltpa.faithfulness import center_map
 from ltpa.models import list_pretrained, load_pretrained, load_weights
-from ltpa.segmentation import (OBJECT_DISCOVERY, attention_maps, attention_parts, best_temperature, blend, compare, cut,
-                               draw, grabcut, largest, load_object_discovery, load_pairs, mean_jaccard, plain_maps,
-                               class_maps, soften, train_unet)
+from ltpa.folders import load_pairs
+from ltpa.published import OBJECT_DISCOVERY, load_object_discovery
+from ltpa.segmentation import (
+    attention_maps, attention_parts, best_temperature, blend, compare, cut, draw, grabcut, largest,
+    mean_jaccard, plain_maps, class_maps, soften, train_unet)
 from ltpa.training import predict
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -99,7 +103,7 @@ def one_network(net, images, labels, masks, asides, refine=False):
 
 def no_network(images, masks, aside):
     "Rows that need none; the whole picture has the object's share of the pixels in every score"
-    maps, scored = {'centre': centre_map(None, masks[:, None])}, masks[~aside]
+    maps, scored = {'centre': center_map(None, masks[:, None])}, masks[~aside]
     try: maps |= plain_maps(images, masks.shape[1])
     except LtpaError as e: print('not run:', e)
     share = [some.float().mean().item() for some in (scored[scored.flatten(1).any(1)], scored)]

@@ -22,11 +22,15 @@ from measure import ATT3
 from measure_fgsm import studied
 from torch import nn
 
-from ltpa.core import LtpaError, fingerprint, git_commit, provenance, save_result, seed_everything
-from ltpa.data import is_here, open_data
+from ltpa.names import LtpaError
+from ltpa.core import seed_everything
+from ltpa.files import fingerprint, git_commit, provenance, save_result
+from ltpa.downloads import is_here
+from ltpa.published import open_data
 from ltpa.models import create_model, load_pretrained, load_weights
 from ltpa.training import predict
-from ltpa.transfer import CIFAR10, LAYOUTS, MODELS_OF_TABLE3, TABLE3, UNSEEN, direct, parts_of, pixels, transfer
+from ltpa.published import LAYOUTS
+from ltpa.transfer import CIFAR10, MODELS_OF_TABLE3, TABLE3, UNSEEN, mapped_label_accuracy, load_splits, pixels, transfer
 
 ROOT = Path(__file__).resolve().parent.parent
 SPLITS = 3
@@ -67,7 +71,7 @@ def measure(target, encoders, splits, n):
     "The rows of one set, and what they were measured on"
     start, name, found, data = time.time(), Path(target).absolute().name, {m: [] for m in encoders}, []
     for k in range(splits):
-        parts = [(x[:n], y[:n]) for x, y in parts_of(target, k, n=n)]
+        parts = [(x[:n], y[:n]) for x, y in load_splits(target, k, n=n)]
         data.append(fingerprint(*parts[0], *parts[1]))
         if len(set(data)) < len(data):
             raise LtpaError(f'{target}: split {k} has the same images as one before; expected each to differ: '
@@ -122,11 +126,11 @@ def table3(weights, targets, splits):
         key = dict(source=source, model=net.name, target=target)
         if target.startswith('stl10'):
             test = open_data('stl10', 'train' if target == 'stl10/train' else 'test', 32)
-            got, data = direct(predict(net, test.images)[0], test.labels), [test.fingerprint]
+            got, data = mapped_label_accuracy(predict(net, test.images)[0], test.labels), [test.fingerprint]
             row = key | dict(accuracy=got['unmapped'], sd=None) | got
         else:
             drawn = range(1 if target in ('action40', 'scene67') else splits)            # those have one split
-            parts = [parts_of(target, k) for k in drawn]
+            parts = [load_splits(target, k) for k in drawn]
             data = [fingerprint(*train, *test) for train, test in parts]
             row = spread([transfer(net, p) for p in parts], **key)
         row |= dict(width=net.config.get('width'), weights=weights_of([net])[0], data=data)
@@ -142,7 +146,7 @@ def main():
     p.add_argument('weights', nargs='?', help='of a network trained on CIFAR, for table3')
     p.add_argument('targets', nargs='*', metavar='TARGET',
                    help=f'stl10/train, stl10, {", ".join(LAYOUTS)}; default: all')
-    p.add_argument('--sets', nargs='*', metavar='SET', help='for small, what `parts_of` takes; default: '
+    p.add_argument('--sets', nargs='*', metavar='SET', help='for small, what `load_splits` takes; default: '
                    f'{", ".join(UNSEEN)}, and cifar100 if it is there')
     p.add_argument('--caltech', metavar='DIR', help='CLASS/IMAGE in it, or train/CLASS/IMAGE and test/CLASS/IMAGE')
     p.add_argument('--splits', type=int, default=SPLITS)

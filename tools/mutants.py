@@ -150,7 +150,7 @@ MUTANTS = [  # (name, old text, new text, tests): the old text stands once in al
     ("thresholds from .02", "(k / 50 for k in range(50))", "(k / 50 for k in range(1, 50))", THRESHOLDS),
     ("above a threshold → at least", "return maps > t", "return maps >= t",
      "test_segmentation.py::test_what_equals_the_threshold_is_not_drawn"),
-    ("shrunk masks: half → two fifths", "[0] > 127 for m in grey", "[0] > 102 for m in grey",
+    ("shrunk masks: half → two fifths", "[0] > 127 for m in gray", "[0] > 102 for m in grey",
      "test_segmentation.py::test_a_shrunk_pixel_is_of_the_object_if_more_than_half_of_it_was"),
     ("objects of masks above a half → a third", "return m > top / 2", "return m > top / 3",
      "test_segmentation.py::test_an_object_is_above_half_of_the_largest_value"),
