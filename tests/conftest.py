@@ -33,6 +33,7 @@ def pytest_collection_modifyitems(items):
     order = {'test_repo.py': 0, 'test_notebooks.py': 1}
     items.sort(key=lambda item: order.get(item.path.name, 2))
     run_whole = {item.callspec.id for item in items if item.name.startswith('test_run_all[')}
+    if any(name.startswith('workshop/') for name in run_whole): run_whole.add('workshop')
     for item in items:
         if item.name.startswith('test_notebook[') and item.callspec.id in run_whole:
             item.add_marker(pytest.mark.skip('test_run_all runs the same cells, and those left out here'))

@@ -20,25 +20,27 @@ NBS = ROOT / 'nbs'
 LIMIT = 15 * 60  # seconds: twice what the longest may take on 2 busy cores, so that only a hang reaches it
 SHOWN = 80  # lines of a failed notebook's output
 NAMES = [path.relative_to(NBS).with_suffix('').as_posix() for path in notebooks(NBS)]
-QUICK = {'00_start', '01_attention', *(n for n in NAMES if n.startswith('workshop/checks_'))}  # these take seconds, so `make quick` runs them too
+# The workshop's short notebooks share a process, which loads PyTorch once.
+TESTED = [*(n for n in NAMES if '/' not in n), 'workshop']
+QUICK = {'00_start', '01_attention'}  # these take seconds, so `make quick` runs them too
 
 
-@pytest.mark.parametrize('name', [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in NAMES])
+@pytest.mark.parametrize('name', [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in TESTED])
 def test_notebook(name, tmp_path):
     command = shutil.which('nbdev_test', path=sysconfig.get_path('scripts'))
     assert command, 'nbdev_test is not installed: pip install -c constraints.txt -e .[dev]'
-    log = tmp_path / 'log'
+    path, log = f'nbs/{name}' + '.ipynb' * (name != 'workshop'), tmp_path / 'log'
     # A file, not a pipe: workers that outlive the notebook would hold a pipe open.
     with (log.open('w', encoding='utf-8') as file,
-          started([command, '--path', f'nbs/{name}.ipynb', '--n_workers', '0'], cwd=ROOT, stdout=file,
+          started([command, '--path', path, '--n_workers', '0'], cwd=ROOT, stdout=file,
                   stderr=subprocess.STDOUT) as process):
         try: status = process.wait(LIMIT)
         except subprocess.TimeoutExpired: status = f'no end after {LIMIT} s'
     if status == 0: return
     text = re.sub(r'\x1b\[[0-9;]*m', '', log.read_text(encoding='utf-8', errors='replace'))
     tail = '\n'.join(text.rstrip().splitlines()[-SHOWN:])
-    pytest.fail(f'{name}.ipynb ({status}): open it with make lab, or repeat with\n'
-                f'nbdev_test --path nbs/{name}.ipynb --n_workers 0\n\n{tail}', pytrace=False)
+    pytest.fail(f'{path} ({status}): open it with make lab, or repeat with\n'
+                f'nbdev_test --path {path} --n_workers 0\n\n{tail}', pytrace=False)
 
 
 @pytest.mark.whole
