@@ -41,7 +41,7 @@ def end_all():
 
 
 def end_with_make():
-    "If make started this process: end by SIGTERM when make is gone, which passes on SIGTERM but cannot SIGKILL."
+    "If make started this process: SIGTERM when make is gone, which itself passes SIGTERM on but not SIGKILL."
     parent = psutil.Process().parent()
     if not (sys.platform == 'linux' and parent and parent.name() == 'make'): return
     set_death_signal = 1                                     # PR_SET_PDEATHSIG of <sys/prctl.h>
