@@ -172,11 +172,11 @@ def test_summary(tmp_path):
     assert lines[0] == '16 notebooks run in 14.3 min: executed copies and HTML pages lie in build/course'
     assert lines[2].endswith(': learned attention 84.4 ± 0.7 %, uniform 84.0 ± 0.5 %, same trunk not run')
     assert lines[3].endswith('learned 92.0 ± 0.5 %, uniform 20.1 %')
-    assert lines[4].split(': ')[1] == 'attention not run, CAM not run, blob not run'          # no such file
+    assert lines[4].split(': ')[1] == 'attention not run, CAM not run, blob in the middle not run'          # no such file
     assert os.path.join('build/course', 'index.html') in lines[6] and 'make lab' in lines[7]
     bundled = 'ClutteredFashion, 32 pixels'
     save('segmentation', dict(data=bundled, way='CAM', model='vgg_gap', otsu=.3764, otsu_sd=.0032))
-    assert 'attention not run, CAM 0.376 ± 0.003, blob not run' in summary(1, 1, 'o', tmp_path)
+    assert 'attention not run, CAM 0.376 ± 0.003, blob in the middle not run' in summary(1, 1, 'o', tmp_path)
     (tmp_path / 'controls.json').write_text('{"rows": [')
     with pytest.raises(SystemExit, match='controls.json is not a file of res'): summary(1, 1, 'o', tmp_path)
 

@@ -68,7 +68,7 @@ def leave_out(nb):
 def run(nb, folder=NBS, limit=None):
     """Execute `nb` in place in `folder`, as JupyterLab's Run All does; what went wrong (empty if nothing).
 
-    A cell that takes more than `limit` seconds is an error. The kernel and what it started end with this call.
+    A cell that takes more than `limit` seconds is an error. The kernel and what it started end with the call.
     """
     at, ready = [], threading.Event()
     with ThreadPoolExecutor(1) as thread, ExitStack() as stack:
@@ -154,12 +154,13 @@ def summary(count, minutes, out, results=None):
     points = lambda model: get('controls', 'pointing_2', model=model)
     mask = lambda way, model: get('segmentation', 'otsu', jaccard, data='ClutteredFashion, 32 pixels',
                                   way=way, model=model)
+    masks = mask('scores, product', pc), mask('CAM', 'vgg_gap'), mask('centre', '')
     return f"""\
 {count} notebook{'s' * (count != 1)} run in {minutes:.1f} min: executed copies and HTML pages lie in {out}
 Measured before, on bundled pictures (mean ± deviation over seeds; the files in results/ hold all):
   right answers: learned attention {accuracy(pc)}, uniform {accuracy(uniform)}, same trunk {accuracy(trunk)}
   points at the object, never told where it is: learned {points(pc)}, uniform {points(uniform)}
-  masks, Jaccard: attention {mask('scores, product', pc)}, CAM {mask('CAM', 'vgg_gap')}, blob {mask('centre', '')}
+  masks, Jaccard: attention {masks[0]}, CAM {masks[1]}, blob in the middle {masks[2]}
 How to go on:
   read        {os.path.join(out, 'index.html')}
   work        make lab: change a cell, run it, do the exercises
