@@ -17,7 +17,7 @@ GROUPS = {
     'faithfulness': {'metrics': 'energy_in_mask iou max_box_acc_v2 otsu pointing_game pxap',
                      'faithfulness': 'evaluate_explainers interventions perturbation_curves randomization'},
     'experiments': {'transfer': 'features finetune probe unseen', 'adversarial': 'fgsm noise pgd',
-                    'query': 'query_maps two_objects'},
+                    'query': 'query_maps two_objects', 'studies': 'Study run_study summarize'},
 }
 _HOME = {name: module for modules in GROUPS.values() for module, names in modules.items() for name in names.split()}
 GROUPS = {group: [name for names in modules.values() for name in names.split()] for group, modules in GROUPS.items()}

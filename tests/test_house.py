@@ -107,7 +107,7 @@ def test_old_names_still_work_and_say_where_they_went(old):
 
 @pytest.mark.parametrize('lesson', [t.removeprefix('checks.') for t in TOPICS])
 def test_no_exercise_comes_along_with_a_lesson(lesson):
-    module = dict(start='exercises').get(lesson, lesson)
+    module = dict(start='exercises', results='studies').get(lesson, lesson)
     names = {}
     exec(f'from ltpa.{module} import *', names)
     assert not [n for n in names if n.startswith('ex_')]

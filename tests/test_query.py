@@ -244,8 +244,8 @@ def test_refusals(call, words, small):
 def test_tool_says_what_it_was_measured_on(tmp_path, monkeypatch):
     import measure_query
     names = measure_query.MODELS | dict(fresh=measure_query.MODELS['dp'])
-    monkeypatch.setattr(measure_query.measure, 'ROOT', tmp_path)
-    monkeypatch.setattr(measure_query, 'trained', lambda seed: {k: tiny_net(m, 10, seed) for k, m in names.items()})
+    monkeypatch.setattr(measure_query, 'ROOT', tmp_path)
+    monkeypatch.setattr(measure_query, 'networks', lambda seed: {k: tiny_net(m, 10, seed) for k, m in names.items()})
     monkeypatch.setattr(measure_query, 'best_level', lambda net: 2)
     def measured(*args):
         measure_query.main(['--scenes', '4', *args])

@@ -9,11 +9,10 @@ import json
 import shutil
 from pathlib import Path
 
-from measure import run
-
 from ltpa.attention import entropy
 from ltpa.data import ClutteredFashion
 from ltpa.models import load_weights
+from ltpa.studies import evaluated, trained
 from ltpa.training import predict
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,7 +47,8 @@ def main():
     scores, lines = {}, []
     images, _ = ClutteredFashion('test', n=500).render()
     for model in MODELS:
-        result, folder = run('cluttered_fashion', model)
+        folder = trained(f'cluttered_fashion/{model}', 'small', root=ROOT / 'runs' / 'studies')
+        result = evaluated(folder)
         shutil.copy(folder / 'weights.safetensors', OUT / f'{model}.safetensors')
         row, record = result['rows'][0], result['provenance']
         scores[model] = row | dict(provenance=record)

@@ -16,7 +16,7 @@ FLOORS = {
     'sources': 'attention inputs data folders downloads published',
     'networks': 'models resnets interrupts training checkpoints recipes distributed runs',
     'maps': 'maps widgets explorer saliency metrics faithfulness',
-    'experiments': 'transfer segmentation adversarial query',
+    'experiments': 'transfer segmentation adversarial query studies',
     'roof': 'cli scaling __main__'}
 ORDER = [name for floor in FLOORS.values() for name in floor.split()]
 ROOF = FLOORS['roof'].split()

@@ -1,43 +1,35 @@
 #!/usr/bin/env python3
-"""Attack trained networks and write `results/fgsm.json`: curves, controls, and the checks that keep FGSM honest.
+"""Attack trained networks and write `results/fgsm.json`: curves, controls, checks that keep FGSM honest.
 
-    python tools/measure_fgsm.py                   # four kinds of network, three seeds each (8 minutes on two cores)
+    python tools/measure_fgsm.py                   # four kinds of network, three seeds each (8 minutes)
     python tools/measure_fgsm.py --seeds 0         # one seed
     python tools/measure_fgsm.py --weights A B --data cub --name fgsm_cub
 
-Networks that are missing under runs/studies are trained first. Files that name the same model count as its seeds.
+Networks that are missing under runs/studies are trained first. Files of one model are its seeds.
 """
-import argparse
-import statistics
-import time
-from pathlib import Path
-
 import torch
-from measure import ATT3, ROOT, run
+from measure import ROOT
 
 from ltpa.adversarial import EPS, fgsm, input_gradient, noise, pgd, so_far, square, step
-from ltpa.names import LtpaError
 from ltpa.core import keyed_rng, pick_device
-from ltpa.files import fingerprint, provenance, save_result
+from ltpa.files import provenance
 from ltpa.models import load_weights
+from ltpa.names import LtpaError
 from ltpa.runs import open_source
+from ltpa.studies import ATT3, Study, run_command, run_study, study_parser, trained, weights_digest
 from ltpa.training import pointing_hits
 
 MODELS = *ATT3, 'vgg'
-
-
-def studied(model, seed):
-    "The weights of a run of `measure.py`, trained now if they are not there"
-    folder = ROOT / 'runs' / 'studies' / f'cluttered_fashion-{model}-seed{seed}'
-    if not (folder / 'result.json').exists(): run('cluttered_fashion', model, seed=seed)
-    return folder / 'weights.safetensors'
+SETTINGS = dict(images=(1000, 'for the curves'), few=(64, 'for the slower attacks'), steps=(50, 'of PGD'),
+                restarts=(5, 'of PGD'), queries=(100, 'of Square'))
 
 
 def pictures(net, data, n):
     "`n` pictures of the test set in 0..1, the same whatever the network, labels, masks if there are any"
     how = net.info.get('source') or {}
     if data: how = dict(source=data, size=how.get('size'), scale=None)
-    if not how.get('source'): raise LtpaError('the weights do not say what they were trained on; name a set by --data')
+    if not how.get('source'):
+        raise LtpaError('the weights do not say what they were trained on; name a set by --data')
     test = open_source(how, 'test')
     some = torch.randperm(len(test), generator=keyed_rng('fgsm'))[:n]
     images, masks = test.render(some) if hasattr(test, 'render') else (test.images[some], None)
@@ -69,7 +61,8 @@ def curve(net, x, labels, masks):
                    standing=mean(left), lost=0. if wrong.all() else mean(~left[~wrong]))
         if maps is not None and masks is not None: row['pointing_2'] = mean(pointing_hits(maps.cpu(), masks))
         rows.append(row)
-    return [*rows, dict(attack='gradient', eps=0, images=len(x), zero=mean(g == 0), tiny=mean(g.abs() <= 1e-6))]
+    zero, tiny = mean(g == 0), mean(g.abs() <= 1e-6)
+    return [*rows, dict(attack='gradient', eps=0, images=len(x), zero=zero, tiny=tiny)]
 
 
 def strong(net, source, x, labels, eps, a):
@@ -95,54 +88,41 @@ def other(nets, net):
     return min(others, key=lambda n: n.name != 'vgg_trunk', default=None)
 
 
-def summary(rows):
-    "Mean and standard deviation of every number over the seeds of a model"
-    kept = 'model', 'attack', 'eps', 'few', 'images'
-    groups, table = {}, []
-    for r in rows: groups.setdefault(tuple(r.get(k) for k in kept), []).append(r)
-    for same in groups.values():
-        row = {k: same[0][k] for k in kept if k in same[0]} | dict(seeds=len(same))
-        for k in (k for k in same[0] if k not in (*kept, 'seed')):
-            values = [r[k] for r in same]
-            row[k] = round(statistics.mean(values), 4)
-            if len(values) > 1: row[f'{k}_sd'] = round(statistics.stdev(values), 4)
-        table.append(row)
-    return table
+def study(nets, device, a):
+    test, images, labels, masks = pictures(nets[0], a.data, a.images)
+    x, y = images.to(device), labels.to(device)
+
+    def row(case, seed):
+        rows = []
+        for net in (n for n in nets if (n.name, n.info.get('seed')) == (case['model'], seed)):
+            rows += curve(net, x, y, masks)
+            for e in a.few_eps: rows += strong(net, other(nets, net), x[:a.few], y[:a.few], e / 255, a)
+        return rows
+
+    def record(seeds, seconds):
+        return provenance(device=device, data=test.fingerprint, seconds=seconds,
+                          weights=[weights_digest(net) for net in nets],
+                          settings={k: getattr(a, k) for k in SETTINGS})
+
+    title = (f'{test.name}: answers changed (fooled) and right ones left (standing), '
+             'by attack and size in 1/255')
+    return Study('fgsm', title, [dict(model=m) for m in dict.fromkeys(n.name for n in nets)], row,
+                 ('model', 'attack', 'eps', 'few', 'images'), [n.info.get('seed') for n in nets],
+                 '8 minutes on two cores, trainings apart', record=record)
 
 
 def main(argv=None):
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--weights', nargs='+', help='default: the networks of the study `controls`, and plain VGG')
+    p = study_parser(__doc__, [0, 1, 2], name=('fgsm', 'of the file in results/'), device=('auto', 'where'),
+                     **SETTINGS)
+    p.add_argument('--weights', nargs='+', help='default: those of the study `controls`, and plain VGG')
     p.add_argument('--data', help='a set or its path; default: what the first network was trained on')
-    p.add_argument('--name', default='fgsm', help='of the file in results/')
-    p.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    p.add_argument('--images', type=int, default=1000, help='for the curves')
-    p.add_argument('--few', type=int, default=64, help='for the slower attacks')
-    p.add_argument('--few-eps', type=int, nargs='+', default=[2], help='sizes for the slower attacks, in 1/255')
-    p.add_argument('--steps', type=int, default=50, help='of PGD')
-    p.add_argument('--restarts', type=int, default=5, help='of PGD')
-    p.add_argument('--queries', type=int, default=100, help='of Square')
-    p.add_argument('--device', default='auto')
+    p.add_argument('--few-eps', type=int, nargs='+', default=[2], help='for the slower attacks, in 1/255')
     a = p.parse_args(argv)
-    device, begun = pick_device(a.device), time.time()
-    files = a.weights or [studied(m, s) for m in MODELS for s in a.seeds]
+    device, runs = pick_device(a.device), ROOT / 'runs' / 'studies'
+    files = a.weights or [trained(f'cluttered_fashion/{m}', 'small', s, runs) / 'weights.safetensors'
+                          for m in MODELS for s in a.seeds]
     nets = [load_weights(f, device) for f in files]
-    test, images, labels, masks = pictures(nets[0], a.data, a.images)
-    x, y = images.to(device), labels.to(device)
-    runs = []
-    for net in nets:
-        print('attacking', net.name, 'seed', net.info.get('seed'), flush=True)
-        rows = curve(net, x, y, masks)
-        for e in a.few_eps: rows += strong(net, other(nets, net), x[:a.few], y[:a.few], e / 255, a)
-        runs += [dict(model=net.name, seed=net.info.get('seed')) | r for r in rows]
-    record = provenance(device=device, data=test.fingerprint, seconds=round(time.time() - begun),
-                        weights=[fingerprint(*n.state_dict().values()) for n in nets],
-                        settings={k: getattr(a, k) for k in ('images', 'few', 'steps', 'restarts', 'queries')})
-    title = f'{test.name}: answers changed (fooled) and right ones left (standing), by attack and size in 1/255'
-    path = save_result(ROOT / 'results' / f'{a.name}.json', title, summary(runs), record, runs=runs)
-    print(f'wrote {path.relative_to(ROOT)}')
+    run_study(study(nets, device, a), out=ROOT / 'results' / f'{a.name}.json')
 
 
-if __name__ == '__main__':
-    try: main()
-    except LtpaError as e: raise SystemExit(f'measure_fgsm: {e}')
+if __name__ == '__main__': run_command(main)

@@ -6,28 +6,27 @@
 
 Networks are taken from `runs/studies/`, or trained first, as `tools/measure.py` does.
 """
-import argparse
-import time
+from measure import ROOT
 
-import measure
-from ltpa.names import LtpaError
 from ltpa.core import seed_everything
-from ltpa.files import fingerprint, provenance, save_result
 from ltpa.data import ClutteredFashion
-from ltpa.models import create_model, load_weights
+from ltpa.files import fingerprint, provenance
+from ltpa.models import create_model
 from ltpa.query import (
     ASKED, alike, best_level, encode, interrogate, parts_of, summarize, templates, two_objects)
+from ltpa.studies import Study, grouped, run_command, run_study, study_parser, trained_net, weights_digest
 from ltpa.training import predict
 
 MODELS = dict(dp='vgg_att2_concat_dp', pc='vgg_att3_concat_pc', uniform='vgg_att3_concat_uniform')
 PLAIN = [('class mean', 'as it is')]
 CONTRAST = [('class mean', 'contrast'), ('absent class', 'contrast')]
+KEYS = 'net', 'asked', 'how', 'level'
 
 
-def trained(seed):
+def networks(seed):
     "Networks of one seed, by what is asked of them; 'fresh' is dp that has learnt nothing"
-    nets = {k: load_weights(measure.run('cluttered_fashion', m, seed=seed)[1] / 'weights.safetensors')
-            for k, m in MODELS.items()}
+    root = ROOT / 'runs' / 'studies'
+    nets = {k: trained_net(f'cluttered_fashion/{m}', 'small', seed, root) for k, m in MODELS.items()}
     seed_everything(seed)
     return nets | dict(fresh=create_model(MODELS['dp'], **nets['dp'].config))
 
@@ -48,29 +47,33 @@ def asked(nets, scenes, pictures, labels):
     return {(net, *case): a for net, cases in found.items() for case, a in cases.items()}
 
 
+def study(n=1000):
+    scenes, (pictures, labels) = two_objects(n, seed=1), templates()       # other scenes than the notebook's
+    of_g, weights = [], {}
+
+    def row(case, seed):
+        nets = networks(seed)
+        weights[seed] = {k: weights_digest(net) for k, net in nets.items()}
+        g = encode(nets['dp'], pictures)[1]
+        of_g.append(dict(seed=seed, level=best_level(nets['dp'])) | parts_of(g, labels))
+        return [dict(zip(KEYS, key), answers=a) for key, a in asked(nets, scenes, pictures, labels).items()]
+
+    def finish(runs, record):                                       # its intervals are over scenes
+        return dict(rows=[dict(zip(KEYS, key)) | summarize([r['answers'] for r in same])
+                          for key, same in grouped(runs, KEYS).items()], of_g=of_g)
+
+    def record(seeds, seconds):
+        return provenance(seeds=seeds, scenes=n, models=MODELS, seconds=seconds,
+                          data=fingerprint(*scenes, pictures, labels), weights=weights)
+
+    title = 'Two objects in a picture: share of the attention on the one that is asked for'
+    return Study('query', title, [{}], row, KEYS, cost='8 minutes on two cores, 4 of them training',
+                 finish=finish, record=record)
+
+
 def main(argv=None):
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    p.add_argument('--scenes', type=int, default=1000)
-    a = p.parse_args(argv)
-    start, seeds = time.time(), sorted(set(a.seeds))
-    scenes, (pictures, labels) = two_objects(a.scenes, seed=1), templates()     # other scenes than the notebook's
-    found, of_g, weights = [], [], {}
-    for seed in seeds:
-        nets = trained(seed)
-        weights[seed] = {k: fingerprint(*n.state_dict().values()) for k, n in nets.items()}
-        found.append(asked(nets, scenes, pictures, labels))
-        of_g.append(dict(seed=seed, level=best_level(nets['dp'])) | parts_of(encode(nets['dp'], pictures)[1], labels))
-    rows = [dict(net=net, asked=what, how=how, level=level) | summarize([f[net, what, how, level] for f in found])
-            for net, what, how, level in found[0]]
-    record = provenance(seeds=seeds, scenes=a.scenes, models=MODELS, seconds=round(time.time() - start),
-                        data=fingerprint(*scenes, pictures, labels), weights=weights)
-    path = save_result(measure.ROOT / 'results' / 'query.json',
-                       'Two objects in a picture: share of the attention on the one that is asked for', rows, record,
-                       of_g=of_g)
-    print(f'wrote {path.relative_to(measure.ROOT)}')
+    a = study_parser(__doc__, [0, 1, 2], scenes=(1000, 'with two objects each')).parse_args(argv)
+    run_study(study(a.scenes), sorted(a.seeds), ROOT / 'results' / 'query.json')
 
 
-if __name__ == '__main__':
-    try: main()
-    except LtpaError as e: raise SystemExit(f'measure_query: {e}')
+if __name__ == '__main__': run_command(main)
