@@ -85,6 +85,7 @@ def draw(path):
     for floor, name in enumerate(FLOORS):
         ax.axhspan(1.7 * floor - .62, 1.7 * floor + .62, color='#f2efe8' if floor % 2 else '#e6eef5', zorder=0)
         ax.text(-9.2, 1.7 * floor, name, va='center', fontsize=10, color='#555555')
+    edges = {name: others - {'moved'} for name, others in edges.items()}             # old names: nobody's story
     direct = {name: others - set().union(*(edges[o] for o in others), set()) for name, others in edges.items()}
     for name, others in direct.items():
         for other in others:
