@@ -160,7 +160,7 @@ MUTANTS = [  # (name, old text, new text, tests): the old text stands once in al
      "test_transfer.py::test_probe_hears_what_varies_little"),
     ("rate of the trunk 1/10 → 1/2", "slower=.1,  ", "slower=.5,  ",
      "test_transfer.py::test_finetune_lets_the_trunk_walk_at_a_tenth_of_the_heads_rate"),
-    ("tolerance of answers 1e-6 → 1e-3", "tol=1e-6,    # Absolute", "tol=1e-3,    # Absolute",
+    ("tolerance of answers 1e-6 → 1e-3", "tol: float = 1e-6,    # Absolute", "tol: float = 1e-3,    # Absolute",
      "test_core.py::test_answers_must_agree_to_a_millionth"),
     ("flips .5 → .45", "[first:first + len(x)] < .5", "[first:first + len(x)] < .45",
      "test_data.py::test_a_flip_is_a_fair_coin"),
