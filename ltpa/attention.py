@@ -34,7 +34,7 @@ def in_float32(l: torch.Tensor) -> bool:
     "Whether scores of `l` must be made in float32: halves round them, and beyond 65504 float16 has infinity"
     kind = l.device.type
     if kind == 'meta' or not torch.is_autocast_enabled(kind): return l.dtype in HALF
-    return torch.get_autocast_dtype(kind) == torch.float16      # bfloat16, if asked for, ends where float32 does
+    return torch.get_autocast_dtype(kind) == torch.float16   # bfloat16, if asked for, ends where float32 does
 
 def unrounded(l: torch.Tensor) -> AbstractContextManager:
     "The context for it: there autocast does not make halves again of what is wide"
@@ -297,8 +297,9 @@ SCORES = 'pc', 'dp', 'uniform'
 class Attention(nn.Module):
     """One level of the paper's attention: local features and global vector to attended descriptor and map.
 
-    `module(l, g)` gives the descriptor [B,C] and the map [B,H,W] of local features `l` [B,C,H,W] for a global vector
-    `g` [B,G]. `scores(l, g)` gives the compatibilities alone, `pool(l, a)` the descriptor for any map `a`.
+    `module(l, g)` gives the descriptor [B,C] and the map [B,H,W] of local features `l` [B,C,H,W] for a
+    global vector `g` [B,G]. `scores(l, g)` gives the compatibilities alone, `pool(l, a)` the descriptor for
+    any map `a`.
 
     Parameters
     ----------

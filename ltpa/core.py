@@ -90,7 +90,7 @@ def keep_buffers() -> bool:
     "Have glibc keep freed memory for the next step rather than return it; False where there is no glibc"
     try: mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError): return False          # macOS, musl, Windows
-    trim, threshold, blocks = -1, -3, -4                               # M_TRIM_THRESHOLD and so on in malloc.h
+    trim, threshold, blocks = -1, -3, -4                              # M_TRIM_THRESHOLD and so on in malloc.h
     # Before 2.35, glibc takes no threshold above 32 MiB; there, no blocks of their own at all.
     kept = mallopt(threshold, 2**30) or mallopt(blocks, 0)
     return bool(kept and mallopt(trim, 2**31 - 1))

@@ -83,7 +83,7 @@ def _own_commit():
 def provenance(
     **more: Any,  # What else belongs to the record: recipe, seed, seconds, data fingerprint
 ) -> dict[str, Any]:
-    "A record of what was run and on what: the code's commit, versions, device, threads, CPU time, plus `more`"
+    "A record of what was run on what: the code's commit, versions, device, threads, CPU time, plus `more`"
     import ltpa, torchvision
     device = torch.device(more.pop('device', 'cpu'))
     name = (torch.cuda.get_device_name(device) if device.type == 'cuda' else
