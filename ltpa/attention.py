@@ -8,6 +8,7 @@ __all__ = ['HALF', 'NORMS', 'SCORES', 'flatten_positions', 'wide', 'in_float32',
 
 # %% ../nbs/01_attention.ipynb #5b2e3c71
 import contextlib
+from contextlib import AbstractContextManager
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -19,34 +20,61 @@ __getattr__ = moved(__name__)                        # old names, for one releas
 
 # %% ../nbs/01_attention.ipynb #41a83bb0
 def flatten_positions(
-    l,  # Local features [B,C,H,W]
-):
+    l: torch.Tensor,  # Local features [B,C,H,W]
+) -> torch.Tensor:
     "Local features with positions as rows, [B,P,C]: a view in every memory layout, no copy"
     if l.ndim != 4: raise LtpaError(f'local features of shape {tuple(l.shape)}; expected [B,C,H,W]')
     return l.flatten(2).transpose(1, 2)
 
 HALF = torch.float16, torch.bfloat16
 
-def wide(x): return x.float() if x.dtype in HALF else x
+def wide(x: torch.Tensor) -> torch.Tensor: return x.float() if x.dtype in HALF else x
 
-def in_float32(l):
+def in_float32(l: torch.Tensor) -> bool:
     "Whether scores of `l` must be made in float32: halves round them, and beyond 65504 float16 has infinity"
     kind = l.device.type
     if kind == 'meta' or not torch.is_autocast_enabled(kind): return l.dtype in HALF
-    return torch.get_autocast_dtype(kind) == torch.float16      # bfloat16, if asked for, ends where float32 does
+    return torch.get_autocast_dtype(kind) == torch.float16   # bfloat16, if asked for, ends where float32 does
 
-def unrounded(l):
+def unrounded(l: torch.Tensor) -> AbstractContextManager:
     "The context for it: there autocast does not make halves again of what is wide"
     kind = l.device.type
     on = in_float32(l) and kind != 'meta' and torch.is_autocast_enabled(kind)
     return torch.autocast(kind, enabled=False) if on else contextlib.nullcontext()
 
 # %% ../nbs/01_attention.ipynb #9bddfaab
-def dp_scores(
-    l,  # Local features [B,C,H,W]
-    g,  # Global vector [B,C]
-):
-    "Dot-product compatibility ⟨l_i, g⟩, paper Eq. 3: [B,P]; of halves in float32"
+def dp_scores(l: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+    """Dot-product compatibility ⟨l_i, g⟩ of each position with the global vector.
+
+    Parameters
+    ----------
+    l : torch.Tensor
+        Local features [B,C,H,W].
+    g : torch.Tensor
+        Global vector [B,C].
+
+    Returns
+    -------
+    torch.Tensor
+        Scores [B,P] with P = H*W, row after row; of half-precision features in float32.
+
+    Raises
+    ------
+    LtpaError
+        The shapes do not fit.
+
+    References
+    ----------
+    Paper §3.1, Eq. 3.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from ltpa import dp_scores
+    >>> l = torch.tensor([[[[1., 2.]], [[0., 1.]]]])        # [1,2,1,2]: two positions, (1, 0) and (2, 1)
+    >>> dp_scores(l, torch.tensor([[1., -1.]]))
+    tensor([[1., 1.]])
+    """
     x = flatten_positions(l)
     _same_width(l, g)
     if in_float32(l): x = wide(x)
@@ -59,14 +87,50 @@ def _same_width(l, g):
 
 # %% ../nbs/01_attention.ipynb #910121c4
 def pc_scores(
-    l,        # Local features [B,C,H,W]
-    g,        # Global vector [B,C]; None leaves out its constant ⟨u, g⟩
-    u,        # Learnt vector [C]
-    bias=0.,  # A constant, as the authors' 1x1 convolution has
-):
-    "Parametrised compatibility ⟨u, l_i + g⟩ + bias, paper Eq. 2, without building l + g: [B,P]"
+    l: torch.Tensor, g: torch.Tensor | None, u: torch.Tensor, bias: float | torch.Tensor = 0.,
+) -> torch.Tensor:
+    """Parametrised compatibility ⟨u, l_i + g⟩ + bias of each position, without building l + g.
+
+    Parameters
+    ----------
+    l : torch.Tensor
+        Local features [B,C,H,W].
+    g : torch.Tensor or None
+        Global vector [B,C]; None leaves out its constant ⟨u, g⟩ and `bias`, which no softmax would notice.
+    u : torch.Tensor
+        Learnt vector [C].
+    bias : float or torch.Tensor
+        A constant, as the authors' 1x1 convolution has: a number or [1].
+
+    Returns
+    -------
+    torch.Tensor
+        Scores [B,P] with P = H*W, row after row; of half-precision features in float32.
+
+    Raises
+    ------
+    LtpaError
+        The shapes do not fit.
+
+    References
+    ----------
+    Paper §3.1, Eq. 2.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from ltpa import pc_scores
+    >>> l = torch.tensor([[[[1., 2.]], [[0., 1.]]]])        # [1,2,1,2]: two positions, (1, 0) and (2, 1)
+    >>> u, g = torch.tensor([1., 2.]), torch.tensor([[3., 0.]])
+    >>> pc_scores(l, g, u)
+    tensor([[4., 7.]])
+    >>> pc_scores(l, None, u)                               # the same but for a constant
+    tensor([[1., 4.]])
+    """
     x = flatten_positions(l)
-    if in_float32(l): x, u, g = wide(x), wide(u), None if g is None else wide(g)
+    if in_float32(l):
+        x, u = wide(x), wide(u)
+        g = None if g is None else wide(g)
     with unrounded(l):
         c = x @ u.to(x.dtype)
         if g is None: return c
@@ -74,11 +138,33 @@ def pc_scores(
         return c + (g @ u + bias)[:, None]
 
 # %% ../nbs/01_attention.ipynb #dde4469f
-def attention_pool(
-    l,  # Local features [B,C,H,W]
-    a,  # Weights [B,P]
-):
-    "The attended descriptor Σ a_i l_i: [B,C]"
+def attention_pool(l: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+    """The attended descriptor: the sum of the local features, each times its weight.
+
+    Parameters
+    ----------
+    l : torch.Tensor
+        Local features [B,C,H,W].
+    a : torch.Tensor
+        Weights [B,P] with P = H*W, row after row.
+
+    Returns
+    -------
+    torch.Tensor
+        Σ a_i l_i, [B,C], of the type of `l`.
+
+    References
+    ----------
+    Paper §3.1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from ltpa import attention_pool
+    >>> l = torch.tensor([[[[1., 2.]], [[0., 1.]]]])        # [1,2,1,2]: two positions, (1, 0) and (2, 1)
+    >>> attention_pool(l, torch.tensor([[.5, .5]]))
+    tensor([[1.5000, 0.5000]])
+    """
     if not in_float32(l): return torch.bmm(a.to(l.dtype)[:, None], flatten_positions(l))[:, 0]
     x = wide(flatten_positions(l))
     with unrounded(l): return torch.bmm(a.to(x.dtype)[:, None], x)[:, 0].to(l.dtype)
@@ -86,22 +172,67 @@ def attention_pool(
 # %% ../nbs/01_attention.ipynb #c956c3b0
 NORMS = 'softmax', 'sigmoid'
 
-def normalize(
-    c,               # Scores [B,P]
-    how='softmax',   # 'softmax': sums to one over positions (Eq. 1); 'sigmoid': each on its own, in 0..1
-    temperature=1.,  # Divides the scores; above 1 softer, below 1 harder
-):
-    "Attention weights from scores: [B,P]"
+def normalize(c: torch.Tensor, how: str = 'softmax', temperature: float = 1.) -> torch.Tensor:
+    """Attention weights from scores.
+
+    Parameters
+    ----------
+    c : torch.Tensor
+        Scores [B,P].
+    how : str
+        'softmax': they sum to one over the positions (Eq. 1); 'sigmoid': each on its own, from 0 to 1.
+    temperature : float
+        Divides the scores, above 0: above 1 softer, below 1 harder.
+
+    Returns
+    -------
+    torch.Tensor
+        Weights [B,P]; of half-precision scores in float32.
+
+    Raises
+    ------
+    LtpaError
+        `how` is neither, or `temperature` not above 0.
+
+    References
+    ----------
+    Paper §3.1, Eq. 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from ltpa import normalize
+    >>> normalize(torch.tensor([[1., 1., 1., 1.]]))
+    tensor([[0.2500, 0.2500, 0.2500, 0.2500]])
+    >>> normalize(torch.zeros(1, 2), 'sigmoid')
+    tensor([[0.5000, 0.5000]])
+    """
     if how not in NORMS: raise unknown('normalisation', how, NORMS)
     if not temperature > 0: raise LtpaError(f'temperature {temperature}; expected a number above 0')
     c = wide(c)                                                               # exp needs the digits
     return (c / temperature).softmax(1) if how == 'softmax' else (c / temperature).sigmoid()
 
 # %% ../nbs/01_attention.ipynb #7c0aac1d
-def entropy(
-    a,  # Weights [B,P] or [B,H,W] that sum to one over the positions
-):
-    "Entropy of each map in nats, from 0 (one cell) to log P (uniform): [B]"
+def entropy(a: torch.Tensor) -> torch.Tensor:
+    """Entropy of each map in nats, from 0 (one cell) to log P (uniform).
+
+    Parameters
+    ----------
+    a : torch.Tensor
+        Weights [B,P] or [B,H,W] that sum to one over the positions.
+
+    Returns
+    -------
+    torch.Tensor
+        Entropies [B]. Their `exp()` is the effective number of cells.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from ltpa import entropy
+    >>> entropy(torch.tensor([[1., 0., 0., 0.], [.25, .25, .25, .25]])).exp().round(decimals=3)
+    tensor([1., 4.])
+    """
     return torch.special.entr(wide(a).flatten(1)).sum(1)
 
 # %% ../nbs/01_attention.ipynb #c996aca4
@@ -135,9 +266,9 @@ class SoftAttention(torch.autograd.Function):
         return dl.unflatten(2, l.shape[2:]), dq, None
 
 def soft_attention(
-    l,  # Local features [B,C,H,W]
-    q,  # What they are compared with [B,C]: g for dp, u for pc
-):
+    l: torch.Tensor,  # Local features [B,C,H,W]
+    q: torch.Tensor,  # What they are compared with [B,C]: g for dp, u for pc
+) -> tuple[torch.Tensor, torch.Tensor]:
     "Attended descriptor [B,C] and softmax weights [B,P] for the scores ⟨q, l_i⟩"
     exact = in_float32(l)
     q = q.to(wide(l[:0]).dtype if exact else l.dtype)
@@ -154,9 +285,9 @@ class _WithZeroGrad(torch.autograd.Function):
     def backward(ctx, grad): return grad, *(torch.zeros_like(o) for o in ctx.saved_tensors)
 
 def with_zero_grad(
-    c,        # A tensor
-    *others,  # Tensors that `c` does not depend on
-):
+    c: torch.Tensor,        # A tensor
+    *others: torch.Tensor,  # Tensors that `c` does not depend on
+) -> torch.Tensor:
     "`c` itself; backwards, `others` get a gradient of exactly zero"
     return _WithZeroGrad.apply(c, *others)
 
@@ -164,16 +295,53 @@ def with_zero_grad(
 SCORES = 'pc', 'dp', 'uniform'
 
 class Attention(nn.Module):
-    "One level of the paper's attention (§3): local features and global vector to attended descriptor and map"
-    def __init__(self,
-        channels:int,         # C, width of the local features
-        g_channels:int=None,  # Width of the global vector, if it differs; it is then projected to C
-        score='pc',           # 'pc' (Eq. 2), 'dp' (Eq. 3) or 'uniform' (every position weighs 1/P: a control)
-        norm='softmax',       # or 'sigmoid'
-        temperature=1.,       # Divides the scores
-        dropout=.5,           # In the projection of g
-        project='g',          # Where widths differ: 'g' down (authors' code) or 'l' up (§3.1)
-    ):
+    """One level of the paper's attention: local features and global vector to attended descriptor and map.
+
+    `module(l, g)` gives the descriptor [B,C] and the map [B,H,W] of local features `l` [B,C,H,W] for a
+    global vector `g` [B,G]. `scores(l, g)` gives the compatibilities alone, `pool(l, a)` the descriptor for
+    any map `a`.
+
+    Parameters
+    ----------
+    channels : int
+        C, the width of the local features.
+    g_channels : int or None
+        G, the width of the global vector; None: C.
+    score : str
+        'pc' (Eq. 2), 'dp' (Eq. 3), or 'uniform': every position weighs 1/P, a control.
+    norm : str
+        'softmax' (Eq. 1) or 'sigmoid': see `normalize`.
+    temperature : float
+        Divides the scores, above 0.
+    dropout : float
+        Probability of dropout in the projection of g, from 0 to 1.
+    project : str
+        Where the widths differ: 'g' is mapped down, as in the authors' code, or 'l' up, as in §3.1.
+
+    Raises
+    ------
+    LtpaError
+        An argument is none of those; or, when it is called, the shapes do not fit.
+
+    References
+    ----------
+    Paper §3.1, Eq. 1 to 3; the projection of g: the authors' code and note in §4.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from ltpa import Attention
+    >>> level = Attention(8, score='dp')
+    >>> descriptor, a = level(torch.rand(2, 8, 4, 4), torch.rand(2, 8))
+    >>> descriptor.shape, a.shape
+    (torch.Size([2, 8]), torch.Size([2, 4, 4]))
+    >>> a.sum((1, 2)).round(decimals=3)
+    tensor([1., 1.])
+    """
+    def __init__(
+        self, channels: int, g_channels: int | None = None, score: str = 'pc', norm: str = 'softmax',
+        temperature: float = 1., dropout: float = .5, project: str = 'g',
+    ) -> None:
         super().__init__()
         if score not in SCORES: raise unknown('score', score, SCORES)
         if norm not in NORMS: raise unknown('normalisation', norm, NORMS)
@@ -182,7 +350,9 @@ class Attention(nn.Module):
         self.score, self.norm, self.temperature = score, norm, temperature
         self.channels, self.g_channels = channels, g_channels or channels
         g_channels = self.g_channels
-        self.project, self.up, width = nn.Identity(), None, channels
+        self.project: nn.Module = nn.Identity()
+        self.up: nn.Linear | None = None
+        width = channels
         if g_channels != channels and score != 'uniform':
             if project == 'l': self.up, width = nn.Linear(channels, g_channels), g_channels
             else: self.project = nn.Sequential(nn.BatchNorm1d(g_channels), nn.ReLU(), nn.Dropout(dropout),
@@ -192,18 +362,22 @@ class Attention(nn.Module):
             nn.init.normal_(self.u.weight, std=.01)  # nearly uniform maps to start from
             nn.init.zeros_(self.u.bias)
 
-    def scores(self, l, g):
+    def scores(self, l: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
         "Compatibilities [B,P], as in the equations"
         g = self.project(g)
-        if self.score == 'uniform': return with_zero_grad(wide(l.new_zeros(len(l), l[0, 0].numel())), g)
-        u, b = (self.u.weight[0], self.u.bias) if self.score == 'pc' else (None, None)
+        if self.score == 'uniform':
+            equal = l.new_zeros(len(l), l[0, 0].numel())
+            return with_zero_grad(wide(equal), g)
+        u = self.u.weight[0] if self.score == 'pc' else None
         if self.up is not None:
-            parts = l.permute(0, 2, 3, 1), self.up.weight, self.up.bias
-            if in_float32(l): parts, g, u = map(wide, parts), wide(g), u if u is None else wide(u)
+            parts: list[torch.Tensor] = [l.permute(0, 2, 3, 1), self.up.weight, self.up.bias]
+            if in_float32(l):
+                parts, g = [wide(p) for p in parts], wide(g)
+                u = None if u is None else wide(u)
             with unrounded(l): l = F.linear(*parts).permute(0, 3, 1, 2)
-        return dp_scores(l, g) if self.score == 'dp' else pc_scores(l, g, u, b)
+        return dp_scores(l, g) if u is None else pc_scores(l, g, u, self.u.bias)
 
-    def forward(self, l, g):
+    def forward(self, l: torch.Tensor, g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         "Attended descriptor [B,C] and map [B,H,W] of `l` [B,C,H,W] for `g` [B,g_channels]"
         if l.ndim != 4 or l.shape[1] != self.channels or g.shape != (len(l), self.g_channels):
             raise LtpaError(f'local features of shape {tuple(l.shape)}, global vector {tuple(g.shape)}; '
@@ -211,16 +385,17 @@ class Attention(nn.Module):
         if self.norm == 'softmax' and self.score != 'uniform':                 # the same, in one pass less
             g = self.project(g)
             q = g if self.score == 'dp' else with_zero_grad(self.u.weight.expand(len(l), -1), g, self.u.bias)
-            W = None if self.up is None else self.up.weight
-            if in_float32(l): q, W = wide(q), W if W is None else wide(W)      # before anything rounds them
-            if W is not None:                                                  # <Wl, q> = <l, Wᵀq>
+            exact = in_float32(l)
+            if exact: q = wide(q)                                              # before anything rounds it
+            if self.up is not None:                                            # <Wl, q> = <l, Wᵀq>
+                W = wide(self.up.weight) if exact else self.up.weight
                 with unrounded(l): q = with_zero_grad(q @ W, self.up.bias)
             ga, a = soft_attention(l, q / self.temperature)
             return ga, a.view(len(l), *l.shape[2:])
         a = normalize(self.scores(l, g), self.norm, self.temperature).view(len(l), *l.shape[2:])
         return self.pool(l, a), a
 
-    def pool(self, l, a):
+    def pool(self, l: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
         "Attended descriptor [B,C] of `l` for any map [B,H,W]: this level's own or another"
         if a.shape != (len(l), *l.shape[2:]):
             raise LtpaError(f'a map of shape {tuple(a.shape)} for local features {tuple(l.shape)}; '

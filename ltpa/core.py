@@ -8,6 +8,7 @@ __all__ = ['DTYPES', 'pick_device', 'has_bf16', 'pick_precision', 'autocast', 'k
 
 # %% ../nbs/workshop/core.ipynb #1683888e
 import contextlib, ctypes, hashlib, random
+from contextlib import AbstractContextManager
 import numpy as np
 import torch
 from .names import PRECISIONS, LtpaError, unknown
@@ -17,10 +18,32 @@ from .moved import moved
 __getattr__ = moved(__name__)                        # old names, for one release
 
 # %% ../nbs/workshop/core.ipynb #30301759
-def pick_device(
-    name:str='auto',  # 'auto', 'cpu', 'mps', 'cuda' or 'cuda:N'
-)->torch.device:
-    "The device to work on: CUDA if present, else MPS, else the CPU"
+def pick_device(name: str = 'auto') -> torch.device:
+    """The device to work on: CUDA if present, else MPS, else the CPU.
+
+    Parameters
+    ----------
+    name : str
+        'auto', or the one that you want: 'cpu', 'mps', 'cuda' or 'cuda:N'.
+
+    Returns
+    -------
+    torch.device
+        What the `device` of other functions takes.
+
+    Raises
+    ------
+    LtpaError
+        No device has that name, or this machine does not have it.
+
+    Examples
+    --------
+    >>> from ltpa import pick_device
+    >>> pick_device('cpu')
+    device(type='cpu')
+    >>> pick_device().type in ('cpu', 'mps', 'cuda')
+    True
+    """
     have = ['cpu'] + ['mps'] * torch.backends.mps.is_available() + ['cuda'] * torch.cuda.is_available()
     if name == 'auto': return torch.device(have[-1])
     try: device = torch.device(name)
@@ -31,7 +54,7 @@ def pick_device(
     return device
 
 # %% ../nbs/workshop/core.ipynb #b2e255dd
-def has_bf16(device)->bool:
+def has_bf16(device: torch.device | str) -> bool:
     "Whether `device` multiplies matrices in bfloat16 natively; if not, bfloat16 is slower than float32"
     device = torch.device(device)
     if device.type == 'cuda': return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -44,9 +67,9 @@ def has_bf16(device)->bool:
 DTYPES = dict(bf16=torch.bfloat16, fp16=torch.float16, fp32=torch.float32)
 
 def pick_precision(
-    device,        # Where the computation runs
-    name='auto',   # 'auto', 'bf16', 'fp16' or 'fp32'
-)->str:
+    device: torch.device | str,   # Where the computation runs
+    name: str = 'auto',           # 'auto', 'bf16', 'fp16' or 'fp32'
+) -> str:
     "What `name` means on `device`; 'auto': bf16 where `has_bf16`, else fp16 on CUDA, else fp32"
     if name not in ('auto', *PRECISIONS): raise unknown('precision', name, ['auto', *PRECISIONS])
     if name != 'auto': return name
@@ -54,40 +77,66 @@ def pick_precision(
 
 # %% ../nbs/workshop/core.ipynb #364627d9
 def autocast(
-    device,              # Where the computation runs
-    precision='auto',    # 'auto', 'bf16', 'fp16' or 'fp32', as `pick_precision` reads it
-):
+    device: torch.device | str,   # Where the computation runs
+    precision: str = 'auto',      # 'auto', 'bf16', 'fp16' or 'fp32', as `pick_precision` reads it
+) -> AbstractContextManager:
     "A context in which matrix products run in the chosen precision; weights and sums stay float32"
     precision = pick_precision(device, precision)
     if precision == 'fp32': return contextlib.nullcontext()
     return torch.autocast(torch.device(device).type, DTYPES[precision])
 
 # %% ../nbs/workshop/core.ipynb #fd4af074
-def keep_buffers()->bool:
+def keep_buffers() -> bool:
     "Have glibc keep freed memory for the next step rather than return it; False where there is no glibc"
     try: mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError): return False          # macOS, musl, Windows
-    trim, threshold, blocks = -1, -3, -4                               # M_TRIM_THRESHOLD and so on in malloc.h
+    trim, threshold, blocks = -1, -3, -4                              # M_TRIM_THRESHOLD and so on in malloc.h
     # Before 2.35, glibc takes no threshold above 32 MiB; there, no blocks of their own at all.
     kept = mallopt(threshold, 2**30) or mallopt(blocks, 0)
     return bool(kept and mallopt(trim, 2**31 - 1))
 
 # %% ../nbs/workshop/core.ipynb #a51bb12d
-def as_seed(seed)->int:
+def as_seed(seed: int) -> int:
     "`seed` if every random state can be seeded with it"
     if isinstance(seed, int) and 0 <= seed < 2**32: return seed
     raise LtpaError(f'seed {seed!r} cannot be used; expected a whole number from 0 to 4294967295')
 
-def seed_everything(
-    seed:int,  # Any integer >= 0
-)->int:
-    "Seed Python's, NumPy's and torch's random states; nothing else in this library changes them for good"
+def seed_everything(seed: int) -> int:
+    """Seed Python's, NumPy's and torch's random states; nothing else in this library changes them for good.
+
+    Parameters
+    ----------
+    seed : int
+        A whole number from 0 to 2**32 - 1.
+
+    Returns
+    -------
+    int
+        `seed` itself.
+
+    Raises
+    ------
+    LtpaError
+        `seed` is not such a number.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from ltpa import seed_everything
+    >>> seed_everything(3)
+    3
+    >>> first = torch.rand(2)
+    >>> seed_everything(3)
+    3
+    >>> torch.rand(2).equal(first)
+    True
+    """
     as_seed(seed)
     random.seed(seed); np.random.seed(seed); torch.manual_seed(seed)
     return seed
 
 # %% ../nbs/workshop/core.ipynb #9c14c7e7
-def keyed_rng(*key)->torch.Generator:
+def keyed_rng(*key: object) -> torch.Generator:
     "A CPU generator that depends on `key` alone (strings, ints, floats): `keyed_rng(seed, 'shuffle', epoch)`"
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, 'little') >> 1)

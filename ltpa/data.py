@@ -8,6 +8,7 @@ __all__ = ['ASSETS', 'ZOOMS', 'ImageSet', 'photographs', 'apart', 'Collage', 'Cl
 
 # %% ../nbs/02_data.ipynb #5471a07b
 import json, math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
@@ -28,10 +29,39 @@ __getattr__ = moved(__name__)                        # old names, for one releas
 # %% ../nbs/02_data.ipynb #6e8bdf6e
 @dataclass
 class ImageSet:
-    "Images uint8 [N,3,H,W] and labels int64 [N] in memory, checked; the form in which every source ends up"
+    """Images uint8 [N,3,H,W] and labels int64 [N] in memory, checked; the form in which every source ends up.
+
+    `set[i]` is an image and its label; `tensors()` gives all of them, as `Loader` takes them; `fingerprint`
+    tells two sets apart.
+
+    Parameters
+    ----------
+    images : torch.Tensor
+        Or an array: [N,H,W], [N,H,W,C] or [N,C,H,W] with C of 1, 3 or 4; uint8, uint16, or floats from 0 to
+        1. Kept as RGB uint8 [N,3,H,W].
+    labels : torch.Tensor
+        Or an array or a list: N whole numbers from 0. Kept as int64 [N].
+    classes : list of str
+        At least two names; labels index into them.
+    name : str
+        What to call the set in messages.
+
+    Raises
+    ------
+    LtpaError
+        Images or labels cannot be used; the message names the first.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from ltpa import ImageSet
+    >>> data = ImageSet(torch.zeros(4, 8, 8), [0, 1, 1, 0], ['cat', 'dog'])
+    >>> data.images.shape, data.images.dtype, len(data)
+    (torch.Size([4, 3, 8, 8]), torch.uint8, 4)
+    """
     images: torch.Tensor
     labels: torch.Tensor
-    classes: list             # Class names; labels index into it
+    classes: list[str]
     name: str = 'images'
 
     def __post_init__(self):
@@ -41,12 +71,12 @@ class ImageSet:
             raise LtpaError(f'{self.name}: {len(self.images)} images but {len(self.labels)} labels; '
                             'expected one label per image')
 
-    def __len__(self): return len(self.labels)
-    def __getitem__(self, i): return self.images[i], int(self.labels[i])
-    def tensors(self, epoch=0): return self.images, self.labels
+    def __len__(self) -> int: return len(self.labels)
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]: return self.images[i], int(self.labels[i])
+    def tensors(self, epoch: int = 0) -> tuple[torch.Tensor, torch.Tensor]: return self.images, self.labels
 
     @cached_property
-    def fingerprint(self): return fingerprint(self.images, self.labels, list(self.classes))
+    def fingerprint(self) -> str: return fingerprint(self.images, self.labels, list(self.classes))
 
 # %% ../nbs/02_data.ipynb #c6fe2eef
 ASSETS = Path(str(files('ltpa'))) / 'assets'
@@ -62,8 +92,8 @@ def _index(split):
     return root, meta
 
 def photographs(
-    split,  # 'train' or 'test': no photograph is in both
-)->dict:
+    split: str,  # 'train' or 'test': no photograph is in both
+) -> dict[str, Image.Image]:
     "The bundled photographs that objects are laid on: {name: PIL image}"
     root, meta = _index(split)
     return {n: Image.open(root / f'photo_{n}.jpg').convert('RGB') for n in meta['photos'][split]}
@@ -77,9 +107,9 @@ def _ingredients(split):
     return torch.from_numpy(objects), labels, meta['classes'], photographs(split)
 
 def apart(
-    sheet,  # Small pictures side by side, [rows*28,cols*28]
-    cols,   # How many in a row
-):
+    sheet: np.ndarray,  # Small pictures side by side, [rows*28,cols*28]
+    cols: int,          # How many in a row
+) -> np.ndarray:
     "The pictures of a sheet one by one, row after row: [rows*cols,28,28]"
     return sheet.reshape(-1, 28, cols, 28).transpose(0, 2, 1, 3).reshape(-1, 28, 28)
 
@@ -101,15 +131,17 @@ def _scenes(n, n_photos, scale, rng):
 # %% ../nbs/02_data.ipynb #695488b5
 def _photo_levels(photos, size):
     "All pixels of all photographs at all zooms [M,3]; first row, width and height of each [photos,zooms]"
-    pixels, first, width, height = [], [], [], []
+    levels = []
     for img in photos.values():
         for zoom in ZOOMS:
             k = size * zoom / min(img.size)
-            level = np.array(img.resize([math.ceil(s * k) for s in img.size], Image.Resampling.LANCZOS))
-            first.append(sum(map(len, pixels))); height.append(level.shape[0]); width.append(level.shape[1])
-            pixels.append(torch.from_numpy(level).view(-1, 3))
-    table = lambda x: torch.tensor(x).view(len(photos), len(ZOOMS))
-    return torch.cat(pixels), table(first), table(width), table(height)
+            sides = [math.ceil(s * k) for s in img.size]
+            levels.append(torch.from_numpy(np.array(img.resize(sides, Image.Resampling.LANCZOS))))
+    table = lambda x: x.view(len(photos), len(ZOOMS))
+    height, width, _ = torch.tensor([level.shape for level in levels]).T.contiguous()
+    area = height * width
+    first = area.cumsum(0) - area                                          # the pixels of all levels before
+    return torch.cat([level.view(-1, 3) for level in levels]), table(first), table(width), table(height)
 
 # %% ../nbs/02_data.ipynb #a3df4fa7
 def _backgrounds(levels, s, size):
@@ -130,7 +162,7 @@ def _objects(objects, s, size):
     tx, ty = s['center'].unbind(1)
     to_object = torch.stack([s['flip'] * cos, s['flip'] * sin, -s['flip'] * (cos * tx + sin * ty),
                              -sin, cos, sin * tx - cos * ty], 1).view(-1, 2, 3)
-    grid = F.affine_grid(to_object, (len(tx), 1, size, size), align_corners=False)
+    grid = F.affine_grid(to_object, [len(tx), 1, size, size], align_corners=False)
     alpha = (objects > 0).float()
     gray = (.15 + .85 / 255 * objects) * alpha                 # even black cloth reflects a little
     layers = torch.stack([gray, alpha], 1)
@@ -154,28 +186,29 @@ class Collage:
     mirror = True           # Objects may be flipped (not digits)
 
     def __init__(self,
-        name,               # Of the set: part of what decides the scenes
-        split,              # 'train' or 'test'
-        objects,            # uint8 [N,h,w], zero outside the object
-        labels,             # int64 [N]
-        classes,            # Their names
-        photos,             # {name: PIL image}: what lies behind
-        size=32,            # Side of the picture in pixels, at least 8
-        seed=0,             # Decides every scene
-        n=None,             # How many items; None: all; beyond that, objects come again
-        scale=(.5, .8),     # Side of the object's box over the frame's: a pair (from, to) or one number
-    ):
+        name: str,                       # Of the set: part of what decides the scenes
+        split: str,                      # 'train' or 'test'
+        objects: torch.Tensor,           # uint8 [N,h,w], zero outside the object
+        labels: torch.Tensor,            # int64 [N]
+        classes: list[str],              # Their names
+        photos: dict[str, Image.Image],  # What lies behind
+        size: int = 32,                  # Side of the picture in pixels, at least 8
+        seed: int = 0,                   # Decides every scene
+        n: int | None = None,            # How many items; None: all; beyond that, objects come again
+        scale: float | Sequence[float] = (.5, .8),   # Side of object's box over frame's: (from, to), or one
+    ) -> None:
         lo, hi = _checked(size, scale, n)
         n = len(labels) if n is None else n
         self.objects, self.classes, self.photos = objects, classes, list(photos)
         self.split, self.size, self.seed, self.scale = split, size, seed, (lo, hi)
         self.key, self.name = name, f'{name}/{split}'
         self.item = torch.arange(n) % len(labels)
-        self.labels, self._levels, self._drawn = labels[self.item], _photo_levels(photos, size), {}
+        self.labels, self._levels = labels[self.item], _photo_levels(photos, size)
+        self._drawn: dict[int, dict[str, torch.Tensor]] = {}
 
-    def __len__(self): return len(self.labels)
+    def __len__(self) -> int: return len(self.labels)
 
-    def scenes(self, epoch=0):
+    def scenes(self, epoch: int = 0) -> dict[str, torch.Tensor]:
         "The numbers that decide every picture of an epoch: a dict of tensors of length N"
         if epoch not in self._drawn:
             rng = keyed_rng(self.key, self.split, self.seed, epoch)
@@ -185,16 +218,16 @@ class Collage:
         return self._drawn[epoch]
 
     def render(self,
-        idx=None,    # Which items: an index tensor, a slice or None for all
-        epoch=0,     # Another epoch, the same objects in other scenes
-    ):
+        idx: slice | torch.Tensor | Sequence[int] | None = None,   # Which items; None: all
+        epoch: int = 0,   # Another epoch, the same objects in other scenes
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         "Images uint8 [n,3,size,size] and masks bool [n,size,size] of the items `idx`"
-        idx = torch.arange(len(self))[slice(None) if idx is None else idx]
-        images = torch.empty(len(idx), 3, self.size, self.size, dtype=torch.uint8)
-        masks = torch.empty(len(idx), self.size, self.size, dtype=torch.bool)
+        items = torch.arange(len(self))[slice(None) if idx is None else idx]
+        images = torch.empty(len(items), 3, self.size, self.size, dtype=torch.uint8)
+        masks = torch.empty(len(items), self.size, self.size, dtype=torch.bool)
         chunk = max(1, 2**18 // self.size**2)               # small enough to stay in the processor's cache
-        for a in range(0, len(idx), chunk):
-            some = idx[a:a + chunk]
+        for a in range(0, len(items), chunk):
+            some = items[a:a + chunk]
             s = {k: v[some] for k, v in self.scenes(epoch).items()}
             back = _backgrounds(self._levels, s, self.size)
             gray, alpha = _objects(self.objects[self.item[some]], s, self.size)
@@ -203,53 +236,85 @@ class Collage:
             masks[a:a + chunk] = alpha[:, 0] > .5
         return images, masks
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, int, torch.Tensor]:
         if not -len(self) <= i < len(self): raise IndexError(f'item {i} of {len(self)}')
         images, masks = self.render([i % len(self)])
         return images[0], int(self.labels[i]), masks[0]
 
-    def tensors(self, epoch=0): return self.render(epoch=epoch)[0], self.labels
+    def tensors(self, epoch: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.render(epoch=epoch)[0], self.labels
 
     @cached_property
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         return fingerprint(self.objects, self.labels, self.photos, self.size, self.seed, self.scale)
 
 # %% ../nbs/02_data.ipynb #33106725
 class ClutteredFashion(Collage):
-    "Fashion-MNIST objects on photographs, with exact masks; `scale`, the object's size, sets the clutter"
-    def __init__(self,
-        split='train',      # 'train' or 'test': disjoint objects and disjoint photographs
-        size=32,            # Side of the picture in pixels, at least 8
-        seed=0,             # Decides every scene
-        n=None,             # How many items; None: all (16,000 or 4,000); beyond that, objects come again
-        scale=(.5, .8),     # Side of the object's box over the frame's: a pair (from, to) or one number
-    ):
-        super().__init__('cluttered_fashion', split, *_ingredients(split), size, seed, n, scale)
+    """Fashion-MNIST objects on photographs, with exact masks; `scale`, the object's size, sets the clutter.
+
+    `set[i]` is an image uint8 [3,size,size], its label and its mask bool [size,size]; `render(idx, epoch)`
+    makes many at once; `tensors(epoch)` gives all images and labels, as `Loader` takes them.
+
+    Parameters
+    ----------
+    split : str
+        'train' or 'test': disjoint objects and disjoint photographs.
+    size : int
+        Side of the picture in pixels, at least 8; it does not change the scene.
+    seed : int
+        Decides every scene.
+    n : int or None
+        How many items, at least 1; None: all (16,000 or 4,000); beyond that, objects come again.
+    scale : float or pair of float
+        Side of the object's box over the frame's, above 0 and at most 1: a pair (from, to) or one number.
+
+    Raises
+    ------
+    LtpaError
+        An argument is out of its range, or the bundled pictures are missing.
+
+    Examples
+    --------
+    >>> from ltpa import ClutteredFashion
+    >>> data = ClutteredFashion('test', size=32, n=100)
+    >>> images, masks = data.render(slice(5))
+    >>> images.shape, masks.shape, data.classes[:2]
+    (torch.Size([5, 3, 32, 32]), torch.Size([5, 32, 32]), ['t-shirt', 'trouser'])
+    """
+    def __init__(
+        self, split: str = 'train', size: int = 32, seed: int = 0, n: int | None = None,
+        scale: float | Sequence[float] = (.5, .8),
+    ) -> None:
+        objects, labels, classes, photos = _ingredients(split)
+        super().__init__('cluttered_fashion', split, objects, labels, classes, photos, size, seed, n, scale)
 
 # %% ../nbs/02_data.ipynb #44322371
 def random_crops(
-    x,           # Images [B,C,H,W]
-    pad,         # Zeros added on each side before the crop
-    rng,         # CPU generator
-    part=None,   # (first, of): `x` stands at `first` in a batch of `of`, and gets what it would get there
-)->torch.Tensor:
+    x: torch.Tensor,                       # Images [B,C,H,W]
+    pad: int,                              # Zeros added on each side before the crop
+    rng: torch.Generator,                  # On the CPU
+    part: tuple[int, int] | None = None,   # (first, of): `x` gets what it would at `first` in a batch of `of`
+) -> torch.Tensor:
     "A crop of the original size from each zero-padded image, at its own random place: [B,C,H,W]"
     B, C, H, W = x.shape
     first, of = part or (0, B)
     corner = torch.randint(0, 2 * pad + 1, (2, of), generator=rng)[:, first:first + B]
     corner = corner.to(x.device, non_blocking=x.is_cuda)
+    top, left = corner[:, :, None, None]                                 # [B,1,1] each
     padded = F.pad(x, (pad,) * 4).contiguous()
-    runs = padded.view(-1).as_strided((padded.numel() - W + 1, W), (1, 1))     # every run of W pixels: a view
-    line = torch.arange(B * C, device=x.device).view(B, C, 1) * (H + 2 * pad)  # where each channel begins
-    line = line + corner[0, :, None, None] + torch.arange(H, device=x.device)
-    return runs.index_select(0, (line * (W + 2 * pad) + corner[1, :, None, None]).flatten()).view(B, C, H, W)
+    height, width = padded.shape[2:]
+    runs = padded.view(-1).as_strided((padded.numel() - W + 1, W), (1, 1))   # every run of W pixels: a view
+    channel = torch.arange(B * C, device=x.device).view(B, C, 1)         # all channels, one below the other
+    row = channel * height + top + torch.arange(H, device=x.device)      # [B,C,H]: the rows of each crop
+    start = row * width + left                                           # and the first pixel of each
+    return runs.index_select(0, start.flatten()).view(B, C, H, W)
 
 # %% ../nbs/02_data.ipynb #5989725f
 def random_flips(
-    x,           # Images [B,C,H,W]
-    rng,         # CPU generator
-    part=None,   # As in `random_crops`
-)->torch.Tensor:
+    x: torch.Tensor,                       # Images [B,C,H,W]
+    rng: torch.Generator,                  # On the CPU
+    part: tuple[int, int] | None = None,   # As in `random_crops`
+) -> torch.Tensor:
     "Mirror each image left to right with probability one half"
     first, of = part or (0, len(x))
     flip = torch.rand(of, generator=rng)[first:first + len(x)] < .5
@@ -259,17 +324,47 @@ def random_flips(
 
 # %% ../nbs/02_data.ipynb #30730372
 class Loader:
-    "Batches of a set that lives on the device as bytes; whole batches are flipped and cropped there"
-    def __init__(self,
-        data,              # An `ImageSet`, a `ClutteredFashion`, or anything with `tensors(epoch)`
-        batch_size=128,    # Images a batch
-        train=True,        # Shuffle, augment and drop the last partial batch; else all images in order
-        flip=True,         # Mirror half of the images (not for digits)
-        crop=4,            # Padding for random crops, in pixels; 0: none
-        seed=0,            # Decides order and augmentation
-        device='cpu',      # Where the set lives
-        shard=(0, 1),      # (r, R): of every batch, the r-th of R equal parts
-    ):
+    """Batches of a set that lives on the device as bytes; whole batches are flipped and cropped there.
+
+    A loop over it gives `x` float [B,3,H,W] in 0..1 and `y` int64 [B], batch by batch; `len(loader)` is the
+    number of batches. `epoch(epoch, start)` gives any pass over the data, also from the middle.
+
+    Parameters
+    ----------
+    data : ImageSet or ClutteredFashion
+        Or anything that has `tensors(epoch)`, a `name` and a length.
+    batch_size : int
+        Images a batch, at least 1.
+    train : bool
+        Shuffle, augment and drop the last partial batch; if False, all images in order, as they are.
+    flip : bool
+        In training, mirror half of the images; not for digits.
+    crop : int
+        In training, the padding of random crops, in pixels; 0: none.
+    seed : int
+        Decides order and augmentation.
+    device : torch.device or str
+        Where the set lives.
+    shard : tuple of int
+        (r, R): of every batch, the r-th of R equal parts.
+
+    Raises
+    ------
+    LtpaError
+        The set is smaller than a batch, or a batch cannot be shared equally.
+
+    Examples
+    --------
+    >>> from ltpa import ClutteredFashion, Loader
+    >>> loader = Loader(ClutteredFashion('train', n=40), batch_size=16)
+    >>> for x, y in loader: print(x.shape, x.dtype, y.shape)
+    torch.Size([16, 3, 32, 32]) torch.float32 torch.Size([16])
+    torch.Size([16, 3, 32, 32]) torch.float32 torch.Size([16])
+    """
+    def __init__(
+        self, data: ImageSet | Collage, batch_size: int = 128, train: bool = True, flip: bool = True,
+        crop: int = 4, seed: int = 0, device: torch.device | str = 'cpu', shard: tuple[int, int] = (0, 1),
+    ) -> None:
         if batch_size < 1: raise LtpaError(f'batch size {batch_size}; expected at least 1')
         if train and len(data) < batch_size:
             raise LtpaError(f'{data.name} has {len(data)} images, fewer than one batch of {batch_size}; '
@@ -278,9 +373,10 @@ class Loader:
             raise LtpaError(f'a batch of {batch_size} cannot be shared equally by {shard[1]} processes; '
                             f'choose a batch size that is a multiple of {shard[1]}')
         self.data, self.batch_size, self.train, self.flip, self.crop = data, batch_size, train, flip, crop
-        self.seed, self.device, self.shard, self._held = seed, torch.device(device), shard, (None, None)
+        self.seed, self.device, self.shard = seed, torch.device(device), shard
+        self._held: tuple = None, None               # images of the set, and all on the device
 
-    def __len__(self):
+    def __len__(self) -> int:
         n = len(self.data) / self.batch_size
         return math.floor(n) if self.train else math.ceil(n)
 
@@ -290,18 +386,18 @@ class Loader:
         return self._held[1]
 
     def epoch(self,
-        epoch=0,   # Which pass over the data
-        start=0,   # First batch, to go on in the middle
-    ):
+        epoch: int = 0,   # Which pass over the data
+        start: int = 0,   # First batch, to go on in the middle
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         "Batches (x float [B,3,H,W] in 0..1, y int64 [B]) of one pass"
         images, labels = self._tensors(epoch)
         order = torch.arange(len(labels))
         if self.train: order = torch.randperm(len(labels), generator=keyed_rng(self.seed, 'order', epoch))
         order, (r, R) = order.to(self.device), self.shard
         for step in range(start, len(self)):
-            rows = order[step * self.batch_size:(step + 1) * self.batch_size]
-            part = len(rows) * r // R, len(rows)
-            rows = rows[part[0]:len(rows) * (r + 1) // R]
+            whole = order[step * self.batch_size:(step + 1) * self.batch_size]
+            first, last = (len(whole) * k // R for k in (r, r + 1))
+            rows, part = whole[first:last], (first, len(whole))
             x = images.index_select(0, rows)
             if self.train:
                 rng = keyed_rng(self.seed, 'augment', epoch, step)
@@ -309,4 +405,4 @@ class Loader:
                 if self.crop: x = random_crops(x, self.crop, rng, part)
             yield x.float().div_(255), labels[rows]
 
-    def __iter__(self): return self.epoch()
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]: return self.epoch()

@@ -53,13 +53,13 @@ def _size(path): return path.stat().st_size if path.exists() else 0
 
 # %% ../nbs/workshop/downloads.ipynb #85dcd8cc
 def fetch(
-    url,           # Address of the file
-    path,          # Where it goes; what has come so far is kept beside it, in `path`.part
-    md5=None,      # Its checksum as published, in hex digits
-    sha256=None,   # Or this one, where it is published
-    size=None,     # Its size in bytes, if known
-    name=None,     # What to call it in messages; None: the name of the file
-)->Path:
+    url: str,                    # Address of the file
+    path: str | Path,            # Where it goes; what has come so far is kept beside it, in `path`.part
+    md5: str | None = None,      # Its checksum as published, in hex digits
+    sha256: str | None = None,   # Or this one, where it is published
+    size: int | None = None,     # Its size in bytes, if known
+    name: str | None = None,     # What to call it in messages; None: the name of the file
+) -> Path:
     "The file at `url`, whole and checked, or an error; a download that broke off goes on where it stopped"
     path = Path(path)
     kind, want = ('md5', md5) if sha256 is None else ('sha256', sha256)
@@ -91,8 +91,8 @@ def _digest(path, kind):
     return h.hexdigest()
 
 def megabytes(
-    n,  # Bytes
-)->str:
+    n: int,  # Bytes
+) -> str:
     "A size to read: '170 MB', '2.6 GB'"
     return f'{n / 1e9:.1f} GB' if n >= 1e9 else f'{n / 1e6:.0f} MB' if n >= 1e6 else f'{n / 1e3:.0f} kB'
 
@@ -119,7 +119,7 @@ def _tar_members(archive, most):
     "Name, size, what is wrong with its kind, and how to open it (None: a folder), of each member of a tar"
     with open(archive, 'rb') if archive.suffix == '.tar' else gzip.open(archive) as f:
         stream = _Bounded(f, most, archive)
-        with tarfile.open(fileobj=stream, mode='r|') as tar:
+        with tarfile.open(fileobj=stream, mode='r|') as tar:  # type: ignore[call-overload]  # it only reads
             for m in tar:
                 odd = ('a link' if m.issym() or m.islnk() else 'a sparse file' if m.issparse() else
                        None if m.isreg() or m.isdir() else 'a device')
@@ -156,10 +156,10 @@ def _members(archive):
 
 # %% ../nbs/workshop/downloads.ipynb #ca00f4c7
 def unpack(
-    archive,     # .tar, .tar.gz, .tgz or .zip
-    folder,      # Made from it; must not exist yet
-    only=None,   # Take the content of this folder of the archive alone
-)->Path:
+    archive: str | Path,       # .tar, .tar.gz, .tgz or .zip
+    folder: str | Path,        # Made from it; must not exist yet
+    only: str | None = None,   # Take the content of this folder of the archive alone
+) -> Path:
     "Unpack an archive, whole or not at all; links, devices, paths that lead outside and bombs are refused"
     archive, folder = Path(archive), Path(folder)
     if folder.exists():
@@ -182,21 +182,21 @@ def unpack(
             return root.rename(folder)
     except LtpaError: raise
     except Exception as e:              # damaged archives raise nearly anything: EOFError, zlib.error, …
-        if getattr(e, 'errno', None):
+        if isinstance(e, OSError) and e.errno:
             raise LtpaError(f'cannot unpack {archive} to {folder}: {e.strerror}; '
                             'put that right and run again') from e
         raise LtpaError(f'{archive} is truncated, damaged or no archive ({e}); fetch it again') from e
 
 # %% ../nbs/workshop/downloads.ipynb #58f3f6c5
-def data_root()->Path:
+def data_root() -> Path:
     "Where downloaded sets live: the folder named by LTPA_DATA, else `data`"
     return Path(os.environ.get('LTPA_DATA', 'data'))
 
-def download_size(name)->str:
+def download_size(name: str) -> str:
     "How much there is to fetch for the set `name`: '170 MB'"
     return megabytes(sum(size for _, size, _ in DOWNLOADS[name][1]))
 
-def is_here(name)->bool:
+def is_here(name: str) -> bool:
     "Whether the set `name` lies in the data folder"
     root, (folder, urls) = data_root() / name, DOWNLOADS[name]
     needed = [folder] if folder else [_file_name(url) for url, *_ in urls]
@@ -209,10 +209,39 @@ def _array_files(folder):
     return next((s for s in ('.npz', '.safetensors') if (folder / f'train{s}').exists()), None)
 
 # %% ../nbs/workshop/downloads.ipynb #72fe104a
-def download(
-    name,  # One of `DOWNLOADS`
-)->Path:
-    "Fetch, check and unpack a published set, unless it is there; returns its folder"
+def download(name: str) -> Path:
+    """Fetch, check and unpack a published set, unless it is there.
+
+    What has come is kept when the connection breaks: call it again, and it goes on from there.
+
+    Parameters
+    ----------
+    name : str
+        'cifar10', 'cifar100', 'svhn', 'stl10' or 'cub'.
+
+    Returns
+    -------
+    Path
+        The set's folder, in the folder that the environment variable LTPA_DATA names, else in `data`.
+
+    Raises
+    ------
+    LtpaError
+        There is no such set, it cannot be fetched, or what came is not what was published.
+
+    References
+    ----------
+    Paper §5 (data sets).
+
+    Examples
+    --------
+    >>> from ltpa import LtpaError, download
+    >>> download('cifar10')                                 # doctest: +SKIP
+    PosixPath('data/cifar10')
+    >>> try: download('cifar11')
+    ... except LtpaError as e: print(e)
+    unknown data set 'cifar11'; did you mean 'cifar10' or 'cifar100'?...
+    """
     if name not in DOWNLOADS: raise unknown('data set', name, DOWNLOADS)
     root, (folder, urls) = data_root() / name, DOWNLOADS[name]
     if not is_here(name):

@@ -6,7 +6,9 @@
 __all__ = ['NotAttempted', 'WrongAnswer', 'attempt', 'Exercise', 'check', 'expect']
 
 # %% ../nbs/00_start.ipynb #8a37041a
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, NoReturn
 import torch
 
 # %% ../nbs/00_start.ipynb #098b0c76
@@ -16,7 +18,7 @@ class NotAttempted(NotImplementedError):
 class WrongAnswer(AssertionError):
     "Raised by a check; names the case that failed"
 
-def attempt():
+def attempt() -> NoReturn:
     "Stands where an answer to an exercise goes"
     raise NotAttempted('replace attempt() by your answer')
 
@@ -27,21 +29,21 @@ class Exercise:
     title: str
     minutes: int             # How long it should take
     difficulty: int          # 1 (apply it) to 3 (think)
-    cases: dict = field(default_factory=dict)
+    cases: dict[str, Callable] = field(default_factory=dict)
 
     def __str__(self):
         return f'{self.title} ({self.minutes} min, {"★" * self.difficulty}{"☆" * (3 - self.difficulty)})'
 
-    def case(self, name):
+    def case(self, name: str) -> Callable[[Callable], Callable]:
         "Decorator: add a function that takes the answer and raises AssertionError if it is wrong"
         def add(f): self.cases[name] = f; return f
         return add
 
 # %% ../nbs/00_start.ipynb #4ac92c6c
 def check(
-    answer,         # Your function
-    ex:Exercise,    # The exercise that it answers
-)->bool:
+    answer: Callable,   # Your function
+    ex: Exercise,       # The exercise that it answers
+) -> bool:
     "Run `answer` through the cases of `ex`: True if right, False if not attempted yet, else `WrongAnswer`"
     for name, case in ex.cases.items():
         try: case(answer)
@@ -57,10 +59,10 @@ def check(
 
 # %% ../nbs/00_start.ipynb #ef4571f1
 def expect(
-    got,         # What the answer gave
-    want,        # What is right: a tensor, a number, a tuple or any value
-    tol=1e-6,    # Absolute and relative tolerance for floating-point values
-):
+    got: Any,             # What the answer gave
+    want: Any,            # What is right: a tensor, a number, a tuple or any value
+    tol: float = 1e-6,    # Absolute and relative tolerance for floating-point values
+) -> None:
     "Raise AssertionError, saying both values, unless `got` equals `want` up to `tol`"
     if isinstance(want, torch.Tensor):
         assert isinstance(got, torch.Tensor), (

@@ -8,6 +8,7 @@ __all__ = ['write_atomic', 'git_commit', 'provenance', 'save_result', 'fingerpri
 # %% ../nbs/workshop/files.ipynb #9f41f048
 import contextlib, hashlib, json, os, platform, subprocess, tempfile, time
 from pathlib import Path
+from typing import Any
 import numpy as np
 import torch
 from .names import LtpaError
@@ -32,9 +33,9 @@ def _folder_of(path):
 
 # %% ../nbs/workshop/files.ipynb #a632f1d4
 def write_atomic(
-    path,        # Where the file goes; missing parent folders are made
-    data:bytes,  # Its whole content
-)->Path:
+    path: str | Path,  # Where the file goes; missing parent folders are made
+    data: bytes,       # Its whole content
+) -> Path:
     "Write `data` to `path` so that the old content stays until the new one is safely on disk"
     path = Path(path)
     tmp = None
@@ -67,8 +68,8 @@ def _git(folder, *args):
     return None if done.returncode else done.stdout.strip()
 
 def git_commit(
-    folder='.',  # Any folder of the checkout
-):
+    folder: str | Path = '.',  # Any folder of the checkout
+) -> str | None:
     "The checkout's commit, with '+' where files differ from it; None outside a checkout"
     head = _git(folder, 'rev-parse', '--short=12', 'HEAD')
     return head and head + '+' * (_git(folder, 'status', '--porcelain', '--untracked-files=no') != '')
@@ -80,9 +81,9 @@ def _own_commit():
 
 # %% ../nbs/workshop/files.ipynb #f834e327
 def provenance(
-    **more,  # What else belongs to the record: recipe, seed, seconds, data fingerprint
-)->dict:
-    "A record of what was run and on what: the code's commit, versions, device, threads, CPU time, plus `more`"
+    **more: Any,  # What else belongs to the record: recipe, seed, seconds, data fingerprint
+) -> dict[str, Any]:
+    "A record of what was run on what: the code's commit, versions, device, threads, CPU time, plus `more`"
     import ltpa, torchvision
     device = torch.device(more.pop('device', 'cpu'))
     name = (torch.cuda.get_device_name(device) if device.type == 'cuda' else
@@ -95,26 +96,26 @@ def provenance(
 
 # %% ../nbs/workshop/files.ipynb #0b288f7d
 def save_result(
-    path,         # Where the JSON goes
-    title:str,    # What was measured, in a line
-    rows:list,    # Flat dicts, one a row of the table
-    record:dict,  # `provenance(...)`
-    **more,       # Anything else worth keeping, e.g. the loss curve
-)->Path:
+    path: str | Path,              # Where the JSON goes
+    title: str,                    # What was measured, in a line
+    rows: list[dict[str, Any]],    # Flat dicts, one a row of the table
+    record: dict[str, Any],        # `provenance(...)`
+    **more: Any,                   # Anything else worth keeping, e.g. the loss curve
+) -> Path:
     "Write a measured result with its provenance; the tables in notebooks are made from these files"
     data = dict(title=title, rows=rows, provenance=record, **more)
     return write_atomic(path, (json.dumps(data, indent=1, allow_nan=False) + '\n').encode())
 
 # %% ../nbs/workshop/files.ipynb #75c30e0e
 def fingerprint(
-    *parts,  # Tensors, arrays, bytes, or anything with a faithful `repr`
-)->str:
+    *parts: object,  # Tensors, arrays, bytes, or anything with a faithful `repr`
+) -> str:
     "Sixteen hex digits that change when any of `parts` does"
     h = hashlib.blake2b(digest_size=8)
     for p in parts:
         if isinstance(p, np.ndarray): p = torch.from_numpy(np.ascontiguousarray(p))
         if isinstance(p, torch.Tensor):
             h.update(f'{p.dtype}{tuple(p.shape)}'.encode())
-            p = memoryview(p.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+            p = p.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
         h.update(p if isinstance(p, (bytes, memoryview)) else repr(p).encode())
     return h.hexdigest()

@@ -7,6 +7,7 @@ __all__ = ['SUFFIXES', 'load_folder', 'load_arrays', 'MaskedImages', 'load_pairs
 
 # %% ../nbs/workshop/folders.ipynb #030d28ef
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
@@ -29,12 +30,45 @@ def _class_folders(root):
 
 # %% ../nbs/workshop/folders.ipynb #3948d6e2
 def load_folder(
-    root,            # `root/class/image`, or `root/train/class/image` and `root/test/class/image`
-    split='train',   # 'train' or 'test'
-    size=32,         # Side of the images
-    fit=fit_square,  # How an image uint8 [3,H,W] becomes [3,size,size]: here the middle square is kept
-)->ImageSet:
-    "A folder of images as an `ImageSet`; without `train/` and `test/`, a fifth of each class is held out"
+    root: str | Path, split: str = 'train', size: int = 32,
+    fit: Callable[[torch.Tensor, int], torch.Tensor] = fit_square,
+) -> ImageSet:
+    """A folder of images as an `ImageSet`; without `train/` and `test/`, a fifth of each class is held out.
+
+    Parameters
+    ----------
+    root : str or Path
+        Holds `class/image`, or `train/class/image` and `test/class/image`.
+    split : str
+        'train' or 'test'.
+    size : int
+        Side of the images, in pixels.
+    fit : callable
+        How an image uint8 [3,H,W] becomes [3,size,size]; the middle square, unless you say otherwise.
+
+    Returns
+    -------
+    ImageSet
+        Images uint8 [N,3,size,size]; the folders' names are the classes. Which images are held out depends on
+        their names alone.
+
+    Raises
+    ------
+    LtpaError
+        A folder is missing or empty, or an image cannot be read.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from PIL import Image
+    >>> from ltpa import load_folder
+    >>> for name in ('cat', 'dog'):
+    ...     Path('pets', name).mkdir(parents=True)
+    ...     for k in range(5): Image.new('RGB', (40, 30), (50 * k, 0, 0)).save(f'pets/{name}/{k}.png')
+    >>> train, test = load_folder('pets', 'train'), load_folder('pets', 'test')
+    >>> train.classes, train.images.shape, len(test)
+    (['cat', 'dog'], torch.Size([8, 3, 32, 32]), 2)
+    """
     root = Path(root)
     if split not in ('train', 'test'): raise unknown('split', split, ['train', 'test'])
     if not root.is_dir(): raise LtpaError(f'{root}: no such folder; expected {root}/CLASS/IMAGE')
@@ -60,11 +94,36 @@ def load_folder(
     return ImageSet(torch.stack(images), torch.tensor(labels), classes, f'{root.name}/{split}')
 
 # %% ../nbs/workshop/folders.ipynb #a54676b4
-def load_arrays(
-    path,         # `.npz` or `.safetensors` with `images`, `labels` and, if names matter, `classes`
-    at_least=0,   # Number of classes, where the file has no names and not every class occurs in it
-)->ImageSet:
-    "An array file as an `ImageSet`; nothing is ever unpickled"
+def load_arrays(path: str | Path, at_least: int = 0) -> ImageSet:
+    """An array file as an `ImageSet`; nothing is ever unpickled.
+
+    Parameters
+    ----------
+    path : str or Path
+        `.npz` or `.safetensors` with `images`, in any layout that `ImageSet` takes, `labels` [N] and, if
+        names matter, `classes`.
+    at_least : int
+        The number of classes, where the file has no names and not every class occurs in it.
+
+    Returns
+    -------
+    ImageSet
+        Without names, the classes are called '0', '1' and so on.
+
+    Raises
+    ------
+    LtpaError
+        The file is missing or damaged, lacks an array, or holds what cannot be used.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from ltpa import load_arrays
+    >>> np.savez('mine.npz', images=np.zeros((4, 8, 8, 3), np.uint8), labels=[0, 1, 2, 1])
+    >>> data = load_arrays('mine.npz')
+    >>> data.images.shape, data.classes
+    (torch.Size([4, 3, 8, 8]), ['0', '1', '2'])
+    """
     path = Path(path)
     try:
         if path.suffix == '.safetensors': arrays = load_file(path)
@@ -98,9 +157,9 @@ def load_arrays(
 @dataclass
 class MaskedImages:
     "Pictures of any size, uint8 [3,H,W], with masks, bool [H,W]; an empty mask: a picture without object"
-    images: list
-    masks: list
-    names: list
+    images: list[torch.Tensor]
+    masks: list[torch.Tensor]
+    names: list[str]
     name: str = 'pictures'
 
     def __post_init__(self):
@@ -109,18 +168,18 @@ class MaskedImages:
                             f'{len(self.names)} names; expected as many of each')
         for x, m, name in zip(self.images, self.masks, self.names):
             if x.shape[1:] != m.shape: raise LtpaError(
-                f'{self.name}: {name} is {x.shape[2]}x{x.shape[1]} pixels but its mask {m.shape[1]}x{m.shape[0]}; '
-                'expected the same: put in the mask that belongs to it')
+                f'{self.name}: {name} is {x.shape[2]}x{x.shape[1]} pixels but its mask '
+                f'{m.shape[1]}x{m.shape[0]}; expected the same: put in the mask that belongs to it')
 
-    def __len__(self): return len(self.images)
+    def __len__(self) -> int: return len(self.images)
 
     @property
-    def noise(self): return torch.tensor([not m.any() for m in self.masks])
+    def noise(self) -> torch.Tensor: return torch.tensor([not m.any() for m in self.masks])
 
     def fitted(self,
-        size,            # Side of the pictures in pixels
-        mask_size=None,  # Side of the masks; None: `size`
-    ):
+        size: int,                     # Side of the pictures in pixels
+        mask_size: int | None = None,  # Side of the masks; None: `size`
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         "All of each picture, stretched to a square, and its mask: uint8 [N,3,size,size] and bool [N,size,size]"
         k = size if mask_size is None else mask_size
         for side in (size, k):
@@ -135,22 +194,53 @@ def _stretched(x, size, filter):
     return torch.from_numpy(np.array(img)).view(size, size, -1).permute(2, 0, 1)
 
 # %% ../nbs/workshop/folders.ipynb #aa5bb467
-def load_pairs(
-    root,              # Holds images/ and masks/, with files of the same names up to the ending
-    missing='refuse',  # A picture without mask: 'refuse' it, or take it as 'noise', without object
-)->MaskedImages:
-    "A folder of pictures and one of masks; white (or 1) is the object"
+def load_pairs(root: str | Path, missing: str = 'refuse') -> MaskedImages:
+    """A folder of pictures and one of masks; white (or 1) is the object.
+
+    Parameters
+    ----------
+    root : str or Path
+        Holds images/ and masks/, with files of the same names up to the ending.
+    missing : str
+        A picture without mask: 'refuse' it, or take it as 'noise', a picture without object.
+
+    Returns
+    -------
+    MaskedImages
+        `images` uint8 [3,H,W], `masks` bool [H,W], `names`; `fitted(size)` makes squares of them, stacked.
+
+    Raises
+    ------
+    LtpaError
+        A folder or a mask is missing, a mask belongs to no picture or is not black and white, or sizes
+        differ.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from PIL import Image
+    >>> from ltpa import load_pairs
+    >>> for folder, color in ('images', 'red'), ('masks', 'white'):
+    ...     Path('mine', folder).mkdir(parents=True)
+    ...     Image.new('RGB', (20, 10), color).save(f'mine/{folder}/a.png')
+    >>> pairs = load_pairs('mine')
+    >>> pairs.images[0].shape, pairs.masks[0].shape, pairs.names
+    (torch.Size([3, 10, 20]), torch.Size([10, 20]), ['a'])
+    """
     root = Path(root)
     return _load_pairs(root / 'images', root / 'masks', missing, root.name)
 
 # %% ../nbs/workshop/folders.ipynb #698e64fa
 def _load_pairs(images, masks, missing, name, count=None):
-    if missing not in ('refuse', 'noise'): raise unknown('meaning of a missing mask', missing, ('refuse', 'noise'))
+    meanings = 'refuse', 'noise'
+    if missing not in meanings: raise unknown('meaning of a missing mask', missing, meanings)
     pictures, drawn = _files(images), _files(masks)
     if count and len(pictures) != count:
-        raise LtpaError(f'{images} holds {len(pictures)} images; expected {count}, as published: unpack it again')
+        raise LtpaError(f'{images} holds {len(pictures)} images; expected {count}, as published: '
+                        'unpack it again')
     if odd := sorted(set(drawn) - set(pictures)):
-        raise LtpaError(f'{drawn[odd[0]]} is the mask of no image ({len(odd)} such); expected {images}/{odd[0]}.*')
+        raise LtpaError(f'{drawn[odd[0]]} is the mask of no image ({len(odd)} such); '
+                        f'expected {images}/{odd[0]}.*')
     if missing == 'refuse' and (odd := sorted(set(pictures) - set(drawn))):
         raise LtpaError(f'{pictures[odd[0]]} has no mask ({len(odd)} such); expected {masks}/{odd[0]}.png: '
                         "add it, or say missing='noise' if that means a picture without object")
@@ -162,10 +252,11 @@ def _load_pairs(images, masks, missing, name, count=None):
 def _files(folder):
     "The images in a folder by name without ending, sorted"
     if not folder.is_dir(): raise LtpaError(f'{folder}: no such folder; expected images there')
-    found = {}
+    found: dict[str, Path] = {}
     for f in sorted(folder.iterdir()):
         if f.suffix.lower() not in SUFFIXES or f.name.startswith('.'): continue
-        if f.stem in found: raise LtpaError(f'{folder} has both {found[f.stem].name} and {f.name}; remove one')
+        if twin := found.get(f.stem):
+            raise LtpaError(f'{folder} has both {twin.name} and {f.name}; remove one')
         found[f.stem] = f
     if not found: raise LtpaError(f'{folder} holds no images ({", ".join(SUFFIXES)})')
     return found
@@ -175,10 +266,12 @@ def _read_mask(path):
     m = read_image(path, 1).amax(0)                                     # it also refuses what is damaged
     with Image.open(path) as img:
         if img.mode[0] in 'IF': m = torch.from_numpy(np.array(ImageOps.exif_transpose(img), np.float64))
-        elif img.has_transparency_data and img.convert('RGBA').getextrema()[3][0] < 255:
-            raise LtpaError(f'{path} has transparent pixels; expected a mask in black and white: save it without alpha')
+        elif img.has_transparency_data and np.asarray(img.convert('RGBA'))[..., 3].min() < 255:
+            raise LtpaError(f'{path} has transparent pixels; expected a mask in black and white: '
+                            'save it without alpha')
     top = m.max().item()
     full = next(f for f in (1, 255, 65535) if top <= f)
     if 0 < top <= full / 2: raise LtpaError(
-        f'{path} has values up to {top:g}; expected a mask of 0 and 1, of 0 and 255, or, 16 bits deep, of 0 and 65535')
+        f'{path} has values up to {top:g}; expected a mask of 0 and 1, of 0 and 255, '
+        'or, 16 bits deep, of 0 and 65535')
     return m > top / 2

@@ -7,6 +7,9 @@ __all__ = ['as_images', 'as_labels', 'read_image', 'fit_square', 'fill_square']
 
 # %% ../nbs/workshop/inputs.ipynb #a176baae
 import warnings
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -14,9 +17,9 @@ from .names import LtpaError
 
 # %% ../nbs/workshop/inputs.ipynb #f5ce849b
 def as_images(
-    x,               # [N,H,W], [N,H,W,C] or [N,C,H,W] with C of 1, 3 or 4; uint8, uint16, or floats in 0..1
-    name='images',   # What to call it in an error
-)->torch.Tensor:
+    x: Any,                # [N,H,W], [N,H,W,C], [N,C,H,W] with C of 1, 3, 4; uint8, uint16, floats in 0..1
+    name: str = 'images',  # What to call it in an error
+) -> torch.Tensor:
     "Any common layout and type as RGB uint8 [N,3,H,W], alpha over white; NaN and bad ranges are refused"
     x = _tensor(x, name, 'images', 'one array of uint8, uint16 or floats in 0..1')
     if x.ndim == 3: x = x[:, None]
@@ -51,10 +54,10 @@ def _tensor(x, name, what, expected):
         raise LtpaError(f'{name}: {what} {kind}; expected {expected}') from None
 
 def as_labels(
-    y,               # Whole numbers, one an image
-    classes,         # The class names
-    name='images',   # What to call it in an error
-)->torch.Tensor:
+    y: Any,                  # Whole numbers, one an image
+    classes: Sequence[str],  # The class names
+    name: str = 'images',    # What to call it in an error
+) -> torch.Tensor:
     "Labels as int64 [N], each checked to index into `classes`"
     y = _tensor(y, name, 'labels', 'whole numbers of shape [N]')
     if y.ndim != 1 or y.is_floating_point() or y.dtype == torch.bool:
@@ -71,18 +74,42 @@ def as_labels(
     return y
 
 # %% ../nbs/workshop/inputs.ipynb #ad5dd25d
-def read_image(
-    path,         # An image file
-    min_side=8,   # Refuse images with a shorter side than this
-)->torch.Tensor:
-    "The image at `path` as RGB uint8 [3,H,W]; grey, palette, transparent and 16-bit ones are converted"
+def read_image(path: str | PathLike, min_side: int = 8) -> torch.Tensor:
+    """The image at `path` as RGB; grey, palette, transparent and 16-bit ones are converted.
+
+    Parameters
+    ----------
+    path : str or PathLike
+        A file that Pillow can read: PNG, JPEG, WebP, TIFF and more.
+    min_side : int
+        Refuse images with a side shorter than this, in pixels.
+
+    Returns
+    -------
+    torch.Tensor
+        uint8 [3,H,W]. Transparent pixels lie on white; a phone's rotation flag is honoured.
+
+    Raises
+    ------
+    LtpaError
+        There is no such file, or it is no image, damaged, too large or too small.
+
+    Examples
+    --------
+    >>> from PIL import Image
+    >>> from ltpa import read_image
+    >>> Image.new('L', (40, 30), 128).save('gray.png')
+    >>> image = read_image('gray.png')
+    >>> image.shape, image[:, 0, 0].tolist()
+    (torch.Size([3, 30, 40]), [128, 128, 128])
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('error', Image.DecompressionBombWarning)    # from 89 megapixels on
             opened = Image.open(path)
-        with opened as img:
-            img.load()
-            img = ImageOps.exif_transpose(img)
+        with opened:
+            opened.load()
+            img: Image.Image = ImageOps.exif_transpose(opened)
             if img.mode.startswith('I') or img.mode == 'F': img = _to_8_bit(img, path)
             elif img.has_transparency_data:
                 img = img.convert('RGBA')

@@ -7,6 +7,8 @@ __all__ = ['OLD', 'MOVED', 'moved']
 
 # %% ../nbs/workshop/moved.ipynb #176dd179
 import importlib, warnings
+from collections.abc import Callable, Iterator
+from typing import Any
 
 # %% ../nbs/workshop/moved.ipynb #5442fedf
 OLD = {    # module: {where its names are now: the names; 'old=new' where they are also called something else}
@@ -66,7 +68,7 @@ OLD = {    # module: {where its names are now: the names; 'old=new' where they a
         'faithfulness': 'score_maps=evaluate_explainers',
         'query': 'ask=query_maps'}}
 
-def _table():
+def _table() -> Iterator[tuple[str, str]]:
     for module, homes in OLD.items():
         for home, names in homes.items():
             for old, _, new in (name.partition('=') for name in names.split()):
@@ -75,10 +77,10 @@ def _table():
 MOVED = dict(_table())
 
 def moved(
-    module,  # `__name__` of a module that has lost names
-):
+    module: str,  # `__name__` of a module that has lost names
+) -> Callable[[str], Any]:
     "A `__getattr__` for `module`: old names still work, with a `DeprecationWarning` that says the new one"
-    def __getattr__(name):
+    def __getattr__(name: str) -> Any:
         new = MOVED.get(f'{module}.{name}'.removeprefix('ltpa.'))
         if new is None: raise AttributeError(f'module {module!r} has no attribute {name!r}')
         home, _, new_name = new.rpartition('.')

@@ -9,18 +9,28 @@ __all__ = ['MODELS', 'SWITCHES', 'COMMON', 'ATTENTION', 'TAKES', 'PRESETS', 'DOW
 
 # %% ../nbs/workshop/names.ipynb #adbf2d5a
 import difflib, math, re
+from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 # %% ../nbs/workshop/names.ipynb #c274b7de
 class LtpaError(ValueError):
-    "Something the user can put right; the message names the value, what was expected and the way out"
+    """Something the user can put right; the message names the value, what was expected and the way out.
+
+    Examples
+    --------
+    >>> from ltpa import LtpaError, create_model
+    >>> try: create_model('vgg_at2_concat_pc')
+    ... except LtpaError as e: print(e)
+    unknown model 'vgg_at2_concat_pc'; did you mean 'vgg_att2_concat_pc' or ...
+    """
 
 # %% ../nbs/workshop/names.ipynb #89d20418
 def unknown(
-    kind:str,   # What the name should be, e.g. 'model'
-    name,       # The name that was given
-    known,      # The names that exist
-)->LtpaError:
+    kind: str,               # What the name should be, e.g. 'model'
+    name: object,            # The name that was given
+    known: Collection[str],  # The names that exist
+) -> LtpaError:
     "The error for a name that does not exist, with the nearest ones that do"
     known = sorted(known)
     near = difflib.get_close_matches(str(name).lower(), known, n=3, cutoff=0.5)
@@ -32,21 +42,44 @@ def unknown(
 def _all_models():
     "Every model's name: the class, and the arguments that the name fixes"
     scores = 'pc', 'dp', 'uniform'
-    nets = dict(vgg=('VGG', {}), vgg_gap=('VGGGAP', {}), vgg_pan=('VGGPAN', {}), vgg_trunk=('VGGTrunk', {}))
+    nets: dict[str, tuple[str, dict[str, Any]]] = dict(
+        vgg=('VGG', {}), vgg_gap=('VGGGAP', {}), vgg_pan=('VGGPAN', {}), vgg_trunk=('VGGTrunk', {}))
     for levels in (1, 2, 3):
         for combine in (('concat', 'indep') if levels > 1 else ('',)):
             for score in scores:
                 name = '_'.join(filter(None, (f'vgg_att{levels}', combine, score)))
                 nets[name] = 'VGGAttention', dict(levels=levels, score=score, combine=combine or 'concat')
     nets |= dict(resnet164=('ResNet', {}), resnet164_trunk=('ResNetTrunk', {}))
-    return nets | {f'resnet164_att2_concat_{score}': ('ResNetAttention', dict(score=score)) for score in scores}
+    for score in scores: nets[f'resnet164_att2_concat_{score}'] = 'ResNetAttention', dict(score=score)
+    return nets
 
 MODELS = _all_models()
 
-def list_models(
-    pattern='',  # A regular expression that the name must contain
-)->list:
-    "Names that `create_model` knows"
+def list_models(pattern: str = '') -> list[str]:
+    """Names that `create_model` knows.
+
+    Parameters
+    ----------
+    pattern : str
+        A regular expression that a name must contain; '' for all names.
+
+    Returns
+    -------
+    list of str
+        `vgg` and `resnet164` without attention, their controls (`_gap`, `_pan`, `_trunk`), and the networks
+        with attention: `att2` is attention at two levels, `concat` and `indep` say how the levels are joined,
+        `pc`, `dp` and `uniform` are the scores.
+
+    References
+    ----------
+    Paper §4 and Tables 1 to 3 name the networks.
+
+    Examples
+    --------
+    >>> from ltpa import list_models
+    >>> list_models('concat_pc')
+    ['vgg_att2_concat_pc', 'vgg_att3_concat_pc', 'resnet164_att2_concat_pc']
+    """
     return [n for n in MODELS if re.search(pattern, n)]
 
 # %% ../nbs/workshop/names.ipynb #4ea1ea81
@@ -57,10 +90,11 @@ COMMON = 'color', 'u', 'bn_gain'        # of every network, whatever its class
 ATTENTION = 'early_pools dropout norm temperature layout project head indep branch_grad'
 TAKES = {k: v.split() for k, v in dict(    # the other switches of each class
     VGG='dropout layout', VGGGAP='early_pools dropout layout', VGGPAN='early_pools dropout layout',
-    VGGTrunk='early_pools dropout layout', VGGAttention=ATTENTION, ResNet='depth dropout', ResNetTrunk='depth dropout',
+    VGGTrunk='early_pools dropout layout', VGGAttention=ATTENTION,
+    ResNet='depth dropout', ResNetTrunk='depth dropout',
     ResNetAttention='depth dropout norm temperature project head').items()}
 
-def admissible(settings):
+def admissible(settings: dict[str, Any]) -> None:
     "Refuse what no network of ours can be set to, whoever builds it: `create_model` or its class"
     classes, width = settings.get('num_classes', 2), settings.get('width', 1.)
     if not (isinstance(classes, int) and classes >= 2):
@@ -71,16 +105,36 @@ def admissible(settings):
         if k in SWITCHES and v not in SWITCHES[k]:
             raise LtpaError(f'{k} {v!r}; expected one of {", ".join(map(repr, SWITCHES[k]))}')
 
-def switches(
-    name:str,  # One of `list_models()`
-)->list:
-    "Keywords that `create_model` knows for a network, beside `num_classes` and `width`"
+def switches(name: str) -> list[str]:
+    """Keywords that `create_model` knows for a network, beside `num_classes` and `width`.
+
+    Parameters
+    ----------
+    name : str
+        One of `list_models()`.
+
+    Returns
+    -------
+    list of str
+        Their names; `03_models` and `04_resnets` say what each does.
+
+    Raises
+    ------
+    LtpaError
+        No network has that name.
+
+    Examples
+    --------
+    >>> from ltpa import switches
+    >>> switches('vgg')
+    ['dropout', 'layout', 'color', 'bn_gain']
+    """
     if name not in MODELS: raise unknown('model', name, MODELS)
     kind, fixed = MODELS[name]
     return [*TAKES[kind], *(k for k in COMMON if k != 'u' or fixed.get('score') == 'pc')]
 
 # %% ../nbs/workshop/names.ipynb #1b0e49cf
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     'paper': dict(project='l', head='plain', indep='mean', branch_grad='sum', u='small', bn_gain='one',
                   color='rgb', dropout=True),
     'official_code': dict(project='g', head='bn', indep='product', branch_grad='mean', u='msr',
@@ -116,29 +170,87 @@ STEPS = {        # schedules in stairs: the epochs at which the learning rate ch
     'cub': [(30, 2), (60, 2), *((e, .5) for e in range(90, 1000, 30))],
     'resnet': [(60, .2), (120, .2), (160, .2)]}
 
-CHOICES = dict(optimizer=('sgd', 'adamw', 'muon'), schedule=('onecycle', *STEPS), precision=('auto', *PRECISIONS))
+CHOICES = dict(optimizer=('sgd', 'adamw', 'muon'), schedule=('onecycle', *STEPS),
+               precision=('auto', *PRECISIONS))
 
 # %% ../nbs/workshop/names.ipynb #40d997eb
 @dataclass(frozen=True)
 class Recipe:
-    "How to train: everything but network, data and seed"
+    """How to train: everything but network, data and seed.
+
+    `lr_at(step, steps_per_epoch)` is the learning rate of a step. `get_recipe` changes single fields.
+
+    Parameters
+    ----------
+    name : str
+        What to call it.
+    epochs : int
+        Passes over the training set, at least 1.
+    batch_size : int
+        Images a step, at least 1.
+    optimizer : str
+        'sgd', 'adamw' or 'muon'.
+    lr : float
+        The largest learning rate; of stairs, the first.
+    schedule : str
+        'onecycle': up for the share `warmup` of the steps, then half a cosine down to 0. Or stairs, a key of
+        `STEPS`: 'halve', 'cub', 'resnet'.
+    warmup : float
+        Share of the steps on the way up, from 0 to below 1; stairs have none.
+    momentum : float
+        Of SGD and Muon; of AdamW the first beta. From 0 to below 1.
+    dampening : float
+        Of SGD, from 0 to below 1. Torch7's default, with which the authors trained, is the momentum.
+    nesterov : bool
+        Nesterov's momentum, of SGD; it allows no dampening.
+    weight_decay : float
+        On all parameters, those of BatchNorm and biases too, as the authors do.
+    label_smoothing : float
+        Share of the target that is spread over all classes, from 0 to below 1.
+    flip : bool
+        Mirror half of the images; not for digits.
+    crop : int
+        Padding of the random crop, in pixels; 0: no crop.
+    clip : float
+        Largest norm of the gradient; 0: no limit.
+    precision : str
+        'auto' (the fastest that the device has), 'bf16', 'fp16' or 'fp32'.
+    compile : bool
+        Compile the network; for GPUs, and for trainings of an hour or more.
+
+    Raises
+    ------
+    LtpaError
+        A field is out of its range.
+
+    References
+    ----------
+    Paper §5 (training); the recipes by name are in `RECIPES`.
+
+    Examples
+    --------
+    >>> from ltpa import Recipe
+    >>> short = Recipe('short', epochs=2, lr=.05)
+    >>> [round(short.lr_at(step, steps_per_epoch=4), 3) for step in range(8)]
+    [0.022, 0.044, 0.048, 0.042, 0.032, 0.021, 0.01, 0.003]
+    """
     name: str
     epochs: int
     batch_size: int = 128
-    optimizer: str = 'sgd'        # 'sgd', 'adamw' or 'muon'
-    lr: float = .1                # The largest learning rate; of stairs, the first
-    schedule: str = 'onecycle'    # 'onecycle': up for `warmup` of steps, down to 0; or stairs, from `STEPS`
+    optimizer: str = 'sgd'
+    lr: float = .1
+    schedule: str = 'onecycle'
     warmup: float = .25
-    momentum: float = .9          # SGD's; AdamW's first beta
-    dampening: float = 0.         # SGD's; Torch7's default is the momentum
-    nesterov: bool = False        # SGD's
-    weight_decay: float = 5e-4    # On all parameters, BatchNorm and biases too, as the authors do
+    momentum: float = .9
+    dampening: float = 0.
+    nesterov: bool = False
+    weight_decay: float = 5e-4
     label_smoothing: float = 0.
     flip: bool = True
-    crop: int = 0                 # Padding of the random crop, in pixels
-    clip: float = 0.              # Largest norm of the gradient; 0: no limit
-    precision: str = 'auto'       # 'auto' (the fastest that the device has), 'bf16', 'fp16', 'fp32'
-    compile: bool = False         # Compile the network; for GPUs, and for trainings of an hour or more
+    crop: int = 0
+    clip: float = 0.
+    precision: str = 'auto'
+    compile: bool = False
 
     def __post_init__(self):
         def need(ok, what, name):
@@ -157,7 +269,7 @@ class Recipe:
         need(not self.nesterov or self.momentum and not self.dampening, 'a momentum above 0 and no dampening '
              f'with it, not momentum={self.momentum!r} and dampening={self.dampening!r}', 'nesterov')
 
-    def lr_at(self, step, steps_per_epoch):
+    def lr_at(self, step: int, steps_per_epoch: int) -> float:
         "Learning rate of a step, a function of the step alone: so there is no state to lose"
         if stairs := STEPS.get(self.schedule):
             return self.lr * math.prod(f for e, f in stairs if step >= e * steps_per_epoch)
@@ -174,35 +286,64 @@ RECIPES = {r.name: r for r in (
     Recipe('fast', epochs=6, batch_size=64, optimizer='muon', lr=.008, weight_decay=.05))}
 
 # %% ../nbs/workshop/names.ipynb #ad042e0c
-def get_recipe(
-    name:str,    # One of `RECIPES`
-    **changes,   # Fields to change, e.g. `epochs=2`
-)->Recipe:
-    "A named recipe, with changes"
+def get_recipe(name: str, **changes: Any) -> Recipe:
+    """A named recipe, with changes.
+
+    Parameters
+    ----------
+    name : str
+        'paper' (CIFAR), 'svhn', 'cub' and 'resnet' are the authors'; 'fast' is the course's own.
+    **changes
+        Fields of `Recipe` to change, e.g. `epochs=2`.
+
+    Returns
+    -------
+    Recipe
+        The recipe; those in `RECIPES` stay as they are.
+
+    Raises
+    ------
+    LtpaError
+        No recipe or no field has that name, or a value is out of its range.
+
+    References
+    ----------
+    Paper §5.
+
+    Examples
+    --------
+    >>> from ltpa import get_recipe
+    >>> recipe = get_recipe('paper', epochs=2)
+    >>> recipe.epochs, recipe.batch_size, recipe.schedule
+    (2, 128, 'halve')
+    """
     if name not in RECIPES: raise unknown('recipe', name, RECIPES)
+    known = [f.name for f in fields(Recipe)]
     for k in changes:
-        if k not in (known := [f.name for f in fields(Recipe)]): raise unknown('field of a recipe', k, known)
+        if k not in known: raise unknown('field of a recipe', k, known)
     return replace(RECIPES[name], **changes)
 
 # %% ../nbs/workshop/names.ipynb #3800f410
-NARROW = dict(vgg=dict(width=1/4, early_pools=1, dropout=False), resnet=dict(width=1/2, depth=20, dropout=False))
-SIZES = {
+NARROW = dict(vgg=dict(width=1/4, early_pools=1, dropout=False),
+              resnet=dict(width=1/2, depth=20, dropout=False))
+SIZES: dict[str, dict[str, Any]] = {
     'small': dict(NARROW, changes={}),
     'cifar': dict(NARROW, changes=dict(epochs=16, batch_size=128, lr=.004, crop=4, label_smoothing=.1)),
     'paper': dict(vgg=dict(width=1.), resnet=dict(width=1.), changes={})}
 COOL = dict(temperature=8.)           # for dp, but at size paper
 
 # %% ../nbs/workshop/names.ipynb #99b5a7a1
-SETS = {
+SETS: dict[str, dict[str, Any]] = {
     'cluttered_fashion': dict(images=16_000, classes=10, side=32),
     'cifar10': dict(images=50_000, classes=10, side=32),
     'cifar100': dict(images=50_000, classes=100, side=32),
     'svhn': dict(images=73_257, classes=10, side=32, recipe='svhn', changes=dict(flip=False)),
-    'cub': dict(images=5_994, classes=200, side=80, recipe='cub', net=dict(layout='cub'), cifar=dict(epochs=60)),
+    'cub': dict(images=5_994, classes=200, side=80, recipe='cub', net=dict(layout='cub'),
+                cifar=dict(epochs=60)),
     'stl10': dict(images=5_000, classes=10, side=96)}
 
 USUAL_MODEL = 'vgg_att2_concat_pc'           # of `ltpa train --data FOLDER`
 
 BATCH_NORMS = 'sync', 'local'
 
-def default_size(name): return 'cifar' if name in DOWNLOADS else 'small'
+def default_size(name: str) -> str: return 'cifar' if name in DOWNLOADS else 'small'

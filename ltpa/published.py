@@ -9,8 +9,9 @@ __all__ = ['CUB', 'CIFAR', 'CIFAR_IMAGES', 'TORCHVISION', 'CALTECH', 'STANFORD',
 # %% ../nbs/workshop/published.ipynb #70d63c13
 import os
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
@@ -46,11 +47,11 @@ def _table(path, kinds):
 
 # %% ../nbs/workshop/published.ipynb #e6858c1d
 def load_cub(
-    root,            # The folder CUB_200_2011, as published
-    split='train',   # 'train' (5,994 images) or 'test' (5,794)
-    size=80,         # Side of the result; the crop is stretched to a square
-    crop=True,       # To the box around the bird; else the whole photograph
-)->ImageSet:
+    root: str | Path,      # The folder CUB_200_2011, as published
+    split: str = 'train',  # 'train' (5,994 images) or 'test' (5,794)
+    size: int = 80,        # Side of the result; the crop is stretched to a square
+    crop: bool = True,     # To the box around the bird; else the whole photograph
+) -> ImageSet:
     "CUB-200-2011 as an `ImageSet` [N,3,size,size], in its official split, labels 0 to 199"
     root = Path(root)
     if split not in ('train', 'test'): raise unknown('split', split, ['train', 'test'])
@@ -85,34 +86,77 @@ def _boxed(path, box, size):
 
 # %% ../nbs/workshop/published.ipynb #8eea20cd
 def open_data(
-    name,             # 'cluttered_fashion', one of `DOWNLOADS`, or a path
-    split='train',    # 'train' or 'test'
-    size=None,        # Side in pixels; None: the set's own (32 where it has none; 80 for 'cub')
-    seed=0,           # Decides the scenes of `cluttered_fashion`
-    download=False,   # Fetch a missing set
-    fit=fit_square,   # How the images of a folder or an array file become square, as in `load_folder`
-    **kw,             # More arguments for `ClutteredFashion`
-):
-    "The set called `name`: an `ImageSet` or `ClutteredFashion`"
+    name: str | Path, split: str = 'train', size: int | None = None, seed: int = 0, download: bool = False,
+    fit: Callable[[torch.Tensor, int], torch.Tensor] = fit_square, **kw: Any,
+) -> ImageSet | ClutteredFashion:
+    """The set with this name, or at this path.
+
+    Parameters
+    ----------
+    name : str or Path
+        'cluttered_fashion'; or 'cifar10', 'cifar100', 'svhn', 'stl10' or 'cub', in the folder that LTPA_DATA
+        names, else in `data`; or the path of a folder, with class folders (see `load_folder`) or with `train`
+        and `test` as `.npz` or `.safetensors` (see `load_arrays`).
+    split : str
+        'train' or 'test'.
+    size : int or None
+        Side in pixels, at least 8; None: the set's own, 32 where it has none, 80 for 'cub'.
+    seed : int
+        Decides the scenes of 'cluttered_fashion'.
+    download : bool
+        Fetch a published set if it is missing.
+    fit : callable
+        How the images of a folder or an array file become square, as in `load_folder`.
+    **kw
+        More arguments for `ClutteredFashion`.
+
+    Returns
+    -------
+    ImageSet or ClutteredFashion
+        What `Loader` and `Learner` take.
+
+    Raises
+    ------
+    LtpaError
+        There is no such set, it is missing or damaged, or an argument does not fit it.
+
+    References
+    ----------
+    Paper §5 (data sets).
+
+    Examples
+    --------
+    >>> from ltpa import open_data
+    >>> data = open_data('cluttered_fashion', 'test', n=50)
+    >>> data.name, len(data), data.size
+    ('cluttered_fashion/test', 50, 32)
+    """
     if split not in ('train', 'test'): raise unknown('split', split, ['train', 'test'])
     if not (size is None or isinstance(size, int) and size >= 8):
         raise LtpaError(f'size {size!r}; expected a whole number of pixels, at least 8')
     if name == 'cluttered_fashion': return ClutteredFashion(split, size or 32, seed, **kw)
     if kw: raise LtpaError(f'{", ".join(kw)} can be set for cluttered_fashion only, not for {name}')
     path = data_root() / name if name in DOWNLOADS else Path(name)
-    if found := _array_files(path):
-        data = load_arrays(path / f'{split}{found}')
-        if split == 'test' and len(data.classes) < (k := len(load_arrays(path / f'train{found}').classes)):
-            data = load_arrays(path / f'test{found}', k)
-        return _resized(data, size, fit)
+    if ending := _array_files(path): return _resized(_from_arrays(path, split, ending), size, fit)
     if name in DOWNLOADS: return _published(name, split, size, download)
-    if not path.exists():
-        if os.sep in str(name) or path.suffix: raise LtpaError(f'{name}: no such file or folder')
-        raise unknown('data set', name, ['cluttered_fashion', *DOWNLOADS])
-    if path.is_file():
+    _must_be_folder(path, name)
+    return load_folder(path, split, size or 32, fit)
+
+def _from_arrays(folder, split, ending):
+    "One split of a folder with train and test as array files; train says how many classes there are"
+    data = load_arrays(folder / f'{split}{ending}')
+    if split == 'train': return data
+    classes = load_arrays(folder / f'train{ending}').classes
+    if len(classes) > len(data.classes): data = load_arrays(folder / f'test{ending}', len(classes))
+    return data
+
+def _must_be_folder(path, name):
+    if path.is_dir(): return
+    if path.exists():
         raise LtpaError(f'{path} is a file; expected a folder with train{path.suffix} and test{path.suffix}, '
                         'or with CLASS/IMAGE')
-    return load_folder(path, split, size or 32, fit)
+    if os.sep in str(name) or path.suffix: raise LtpaError(f'{name}: no such file or folder')
+    raise unknown('data set', name, ['cluttered_fashion', *DOWNLOADS])
 
 # %% ../nbs/workshop/published.ipynb #639933ce
 def _resized(data, size, fit=fit_square):
@@ -134,10 +178,10 @@ def _cifar(folder, name, split):
     if len(raw) != CIFAR_IMAGES[split] * (skip + 3072):
         raise OSError(f'{len(raw):,} bytes in {", ".join(names[split])}, '
                       f'expected {CIFAR_IMAGES[split]:,} records of {skip + 3072}')
-    rows = raw.reshape(-1, skip + 3072)
+    rows = torch.from_numpy(raw).view(-1, skip + 3072)
+    images, labels = rows[:, skip:].reshape(-1, 3, 32, 32), rows[:, skip - 1].long()
     classes = (folder / meta).read_text('ascii', 'replace').split()
-    return ImageSet(rows[:, skip:].reshape(-1, 3, 32, 32), rows[:, skip - 1].astype(np.int64), classes,
-                    f'{name}/{split}')
+    return ImageSet(images, labels, classes, f'{name}/{split}')
 
 # %% ../nbs/workshop/published.ipynb #fcdb72f0
 TORCHVISION = {'svhn': 'SVHN', 'stl10': 'STL10'}
@@ -172,15 +216,16 @@ class Layout(NamedTuple):
     counts: tuple      # (training, test): most images a class to draw; of published lists, their total
     archive: str       # Where it is published
     drop: str = ''     # A folder that is no class
-    md5: str = None    # Of the archive; without one it is not fetched for you
-    least: int = None  # Images of the smallest class as published; None: enough for both parts
+    md5: str | None = None    # Of the archive; without one it is not fetched for you
+    least: int | None = None  # Images of the smallest class as published; None: enough for both parts
 
 CALTECH, STANFORD = 'https://data.caltech.edu/records', 'http://vision.stanford.edu'
 LAYOUTS = dict(
     caltech101=Layout(101, '101_ObjectCategories', (30, 50), f'{CALTECH}/mzrjq-6wc02/files/caltech-101.zip',
                       'BACKGROUND_Google', '3138e1922a9193bfa496528edbbc45d0', least=31),
     caltech256=Layout(256, '256_ObjectCategories', (30, 50),
-                      f'{CALTECH}/nyy15-4j048/files/256_ObjectCategories.tar', '257.clutter', '67b4f42ca05d46448c6bb8ecd2220f6d'),
+                      f'{CALTECH}/nyy15-4j048/files/256_ObjectCategories.tar', '257.clutter',
+                      '67b4f42ca05d46448c6bb8ecd2220f6d'),
     event8=Layout(8, 'event_img', (70, 60), f'{STANFORD}/lijiali/event_dataset/event_dataset.rar'),
     action40=Layout(40, 'JPEGImages', (4000, 5532), f'{STANFORD}/Datasets/Stanford40_JPEGImages.zip '
                     'and Stanford40_ImageSplits.zip there'),
@@ -201,7 +246,7 @@ def _drawn(name, root, split, seed):
                             'as published: is the archive unpacked whole?')
         order = torch.randperm(len(found), generator=keyed_rng(name, folder.name, seed)).tolist()
         rows = order[:learn] if split == 'train' else order[learn:learn + test]
-        items += [(found[i], k) for i in rows]
+        items += [(found[i].relative_to(top), k) for i in rows]
     return [f.name for f in folders], items
 
 def _lines(path):
@@ -236,13 +281,53 @@ def _listed(name, root, split):
 
 # %% ../nbs/workshop/published.ipynb #d9174a57
 def load_published(
-    name,            # One of `LAYOUTS`
-    split='train',   # 'train' or 'test'
-    root=None,       # The folder that the archive was unpacked in; None: `data_root()/name`
-    seed=0,          # Decides the split, where none is published
-    size=32,         # The images are stretched to size x size
-)->ImageSet:
-    "One part of a set of Table 3 as an `ImageSet`; what is missing, damaged or of a wrong count is named"
+    name: str, split: str = 'train', root: str | Path | None = None, seed: int = 0, size: int = 32,
+) -> ImageSet:
+    """One part of a set of Table 3 as an `ImageSet`; what is missing, damaged or of a wrong count is named.
+
+    Parameters
+    ----------
+    name : str
+        'caltech101', 'caltech256', 'event8', 'action40' or 'scene67'.
+    split : str
+        'train' or 'test'.
+    root : str, Path or None
+        The folder that the archive was unpacked in; None: `name` in the folder that LTPA_DATA names, else in
+        `data`.
+    seed : int
+        Decides the split of the first three, for which none is published.
+    size : int
+        The images are stretched to size x size pixels.
+
+    Returns
+    -------
+    ImageSet
+        Images uint8 [N,3,size,size], labels and the classes' names.
+
+    Raises
+    ------
+    LtpaError
+        The folder is missing, or does not hold the set as published.
+
+    References
+    ----------
+    Paper §5.3, Table 3.
+
+    Examples
+    --------
+    A folder of the same layout as Event-8: 8 classes, at least 130 images each.
+
+    >>> from pathlib import Path
+    >>> from PIL import Image
+    >>> from ltpa import load_published
+    >>> for k in range(8):
+    ...     folder = Path(f'sports/event_img/sport{k}')
+    ...     folder.mkdir(parents=True)
+    ...     for i in range(130): Image.new('RGB', (12, 8), (30 * k, i, 90)).save(folder / f'{i}.png')
+    >>> train = load_published('event8', 'train', root='sports')
+    >>> train.images.shape, train.classes[:2]
+    (torch.Size([560, 3, 32, 32]), ['sport0', 'sport1'])
+    """
     if name not in LAYOUTS: raise unknown('published set', name, LAYOUTS)
     if split not in ('train', 'test'): raise unknown('split', split, ['train', 'test'])
     layout, root = LAYOUTS[name], Path(root or data_root() / name)
@@ -262,8 +347,8 @@ def load_published(
 
 # %% ../nbs/workshop/published.ipynb #8ac7f780
 def fetch_published(
-    name,  # One of `LAYOUTS` with a published checksum: 'caltech101' (137 MB), 'caltech256' (1.2 GB)
-)->Path:
+    name: str,  # One of `LAYOUTS` with a published checksum: 'caltech101' (137 MB), 'caltech256' (1.2 GB)
+) -> Path:
     "Fetch, check and unpack a set of Table 3, unless it is there; returns the folder for `load_published`"
     if name not in LAYOUTS: raise unknown('published set', name, LAYOUTS)
     layout, root = LAYOUTS[name], data_root() / name
@@ -280,14 +365,51 @@ def fetch_published(
     return root
 
 # %% ../nbs/workshop/published.ipynb #368afe19
-OBJECT_DISCOVERY = dict(Airplane100='airplane', Car100='automobile', Horse100='horse')     # and its class in CIFAR-10
+OBJECT_DISCOVERY = dict(Airplane100='airplane', Car100='automobile', Horse100='horse')   # class in CIFAR-10
 
-def load_object_discovery(
-    root,              # The folder Data of the archive, as published
-    subset,            # One of `OBJECT_DISCOVERY`, 100 photographs each
-    missing='refuse',  # A photograph without mask: 'refuse' it, or take it as 'noise', without object
-)->MaskedImages:
-    "A subset of Object Discovery (Rubinstein et al. 2013): photographs, and masks in GroundTruth/"
+def load_object_discovery(root: str | Path, subset: str, missing: str = 'refuse') -> MaskedImages:
+    """A subset of Object Discovery (Rubinstein et al. 2013): photographs, and masks in GroundTruth/.
+
+    Parameters
+    ----------
+    root : str or Path
+        The folder Data of the archive, as published.
+    subset : str
+        'Airplane100', 'Car100' or 'Horse100': 100 photographs each.
+    missing : str
+        A photograph without mask: 'refuse' it, or take it as 'noise', a picture without object.
+
+    Returns
+    -------
+    MaskedImages
+        `images` uint8 [3,H,W], `masks` bool [H,W], `names`; `fitted(size)` makes squares of them, stacked.
+
+    Raises
+    ------
+    LtpaError
+        There is no such subset, or it is not as published.
+
+    References
+    ----------
+    Paper §5 (segmentation); Rubinstein et al., "Unsupervised joint object discovery and segmentation in
+    Internet images", CVPR 2013.
+
+    Examples
+    --------
+    A folder of the same layout: 100 photographs, and their masks in GroundTruth.
+
+    >>> from pathlib import Path
+    >>> from PIL import Image
+    >>> from ltpa import load_object_discovery
+    >>> folder = Path('Data/Car100')
+    >>> (folder / 'GroundTruth').mkdir(parents=True)
+    >>> for k in range(100):
+    ...     Image.new('RGB', (16, 12), (2 * k, 0, 0)).save(folder / f'{k:03}.jpg')
+    ...     Image.new('L', (16, 12), 255).save(folder / f'GroundTruth/{k:03}.png')
+    >>> cars = load_object_discovery('Data', 'Car100')
+    >>> len(cars), cars.images[0].shape, cars.masks[0].shape
+    (100, torch.Size([3, 12, 16]), torch.Size([12, 16]))
+    """
     if subset not in OBJECT_DISCOVERY: raise unknown('subset of Object Discovery', subset, OBJECT_DISCOVERY)
     folder = Path(root) / subset
     return _load_pairs(folder, folder / 'GroundTruth', missing, subset, count=100)

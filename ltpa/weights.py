@@ -8,17 +8,20 @@ __all__ = ['write_tensors', 'read_tensors', 'load_state']
 # %% ../nbs/workshop/weights.ipynb #d6b72d2c
 import json
 from pathlib import Path
+from typing import Any
 import safetensors.torch
+import torch
+import torch.nn as nn
 from safetensors import SafetensorError
 from .names import LtpaError
 from .files import fingerprint, write_atomic
 
 # %% ../nbs/workshop/weights.ipynb #bcce5034
 def write_tensors(
-    path,         # Where the .safetensors file goes
-    state:dict,   # Tensors by name
-    meta:dict,    # Anything that JSON can hold
-)->Path:
+    path: str | Path,                 # Where the .safetensors file goes
+    state: dict[str, torch.Tensor],   # Tensors by name
+    meta: dict[str, Any],             # Anything that JSON can hold
+) -> Path:
     "Tensors and a description in one file, with a digest of both, written so that it is whole or absent"
     state = {k: v.detach().cpu().contiguous() for k, v in state.items()}
     text = json.dumps(meta)
@@ -29,8 +32,8 @@ def _digest(state, text): return fingerprint(text, *(p for k in sorted(state) fo
 
 # %% ../nbs/workshop/weights.ipynb #478962f7
 def read_tensors(
-    path,  # A file that `write_tensors` wrote
-):
+    path: str | Path,  # A file that `write_tensors` wrote
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     "Tensors and description of a file, checked against its digest; nothing is ever unpickled"
     path = Path(path)
     if path.is_dir(): raise LtpaError(f'{path} is a folder; expected a .safetensors file')
@@ -48,10 +51,17 @@ def read_tensors(
     if _digest(state, meta['ltpa']) != meta['digest']:
         raise LtpaError(f'{path} is damaged or was tampered with: '
                         'its content does not match its digest; make or fetch it again')
-    return state, json.loads(meta['ltpa'])
+    return state, _renamed(json.loads(meta['ltpa']))
+
+def _renamed(meta):
+    "The description, with the switches of the network under their names of today"
+    # The switch `color` was once spelled `colour`; files from then stay readable.
+    if isinstance(config := meta.get('config'), dict) and 'colour' in config:
+        meta['config'] = {'color' if k == 'colour' else k: v for k, v in config.items()}
+    return meta
 
 # %% ../nbs/workshop/weights.ipynb #b5089b7b
-def load_state(net, state, path):
+def load_state(net: nn.Module, state: dict[str, torch.Tensor], path: str | Path) -> None:
     "Fill `net` with `state` strictly; what does not fit is named, and then nothing is changed"
     own = net.state_dict()
     missing, extra = sorted(set(own) - set(state)), sorted(set(state) - set(own))

@@ -15,6 +15,7 @@ from ltpa.core import pick_precision
 from ltpa.data import ClutteredFashion
 from ltpa.models import gmac, load_weights, save_weights
 from ltpa.names import RECIPES, get_recipe
+from ltpa.weights import read_tensors, write_tensors
 from ltpa.training import (
     Callback, Learner, Stop, accuracy, evaluate, make_optimizer, pointing_hits, predict)
 from ltpa.checkpoints import Checkpoint, load_checkpoint, read_checkpoint, save_checkpoint
@@ -108,6 +109,25 @@ def test_checkpoint_before_the_first_step(wholes, tmp_path):
     save_checkpoint(learn, tmp_path / 'c.safetensors')
     resumed = load_checkpoint(learner(**ATT), tmp_path / 'c.safetensors')
     assert not differing(wholes['adamw'], everything(resumed.fit()))
+
+
+def test_files_from_when_the_switch_was_spelled_colour(tmp_path):
+    "`load_weights` and `load_checkpoint` read them; what comes out is called `color`."
+    how, path = dict(net=dict(color='yuv_lcn')), tmp_path / 'c.safetensors'
+    learner(Do(2, stop), Checkpoint(path), **how).fit()
+    whole = learner(**how).fit()
+    weights = save_weights(whole.net, tmp_path / 'w.safetensors')
+    want = load_weights(weights).state_dict()
+    for file in path, weights:
+        state, meta = read_tensors(file)
+        old = {'colour' if k == 'color' else k: v for k, v in meta['config'].items()}
+        assert old != meta['config']
+        write_tensors(file, state, meta | dict(config=old))
+        assert b'colour' in file.read_bytes() and read_tensors(file)[1] == meta
+    net = load_weights(weights)
+    assert net.color == 'yuv_lcn' and not differing(net.state_dict(), want)
+    assert not differing(everything(load_checkpoint(learner(**how), path).fit()), everything(whole))
+    with refuses('another settings', 'yuv_lcn'): load_checkpoint(learner(), path)
 
 
 def test_checkpoint_without_momentum(tmp_path):

@@ -376,6 +376,8 @@ def test_layout(name, tmp_path, few, monkeypatch):
     assert LAYOUTS[name].drop not in train.classes
     red = train.images[:, 0].float().mean((1, 2))
     assert (red - 3 * train.labels % 256).abs().max() < 8, 'each picture has its own label'
+    monkeypatch.chdir(tmp_path)
+    assert load_published(name, 'train', name, size=16).fingerprint == train.fingerprint, 'from a relative path too'
 
 
 def test_drawn_splits_share_nothing_and_depend_on_the_seed(tmp_path, monkeypatch):
