@@ -66,7 +66,7 @@ def run(data, model, size='small', seed=0, **case):
     return result, out
 
 
-def summarise(results, **row):
+def summarize(results, **row):
     "One row of the table: mean and standard deviation over the seeds (no deviation of a single one)"
     keys = [k for k in results[0]['rows'][0] if k == 'accuracy' or k.startswith('pointing')]
     for k in keys:
@@ -88,7 +88,7 @@ def main():
     rows, runs = [], []
     for case in study.cases:
         results = [run(study.data, size=study.size, seed=seed, **case)[0] for seed in seeds]
-        rows.append(summarise(results, **case))
+        rows.append(summarize(results, **case))
         runs += [dict(case | r['rows'][0], seconds=r['provenance']['seconds'],
                       commit=r['provenance']['commit'], when=r['provenance']['when']) for r in results]
     keep = 'commit', 'when', 'device', 'hardware', 'threads', 'bf16', 'versions', 'size', 'recipe', 'net', 'data'

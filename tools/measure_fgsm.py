@@ -10,7 +10,6 @@ Networks that are missing under runs/studies are trained first. Files that name 
 import argparse
 import statistics
 import time
-from pathlib import Path
 
 import torch
 from measure import ATT3, ROOT, run
