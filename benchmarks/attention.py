@@ -56,7 +56,6 @@ def agree(ours, theirs, leaves):
 
 def peak(which, score, layout, *shape):
     "MiB that one pass adds to what the process held when its inputs were there."
-    import torch
     for run in contest(score, layout, 2, 8, 4)[:2]: run()                # libraries load on first use
     run = contest(score, layout, *shape)[which]
     used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

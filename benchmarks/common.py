@@ -1,7 +1,6 @@
 """What the benchmarks share: interleaved timing, a table, a record."""
 import argparse
 import statistics
-import sys
 import time
 
 

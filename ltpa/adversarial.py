@@ -9,7 +9,9 @@ __all__ = ['LOSSES', 'EPS', 'SHRINK', 'ATTACKS', 'ball', 'step', 'as_eps', 'in_p
 
 # %% ../nbs/13_fgsm.ipynb #ee148ab6
 import functools, inspect, warnings
+from collections.abc import Callable, Sequence
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
 from .names import LtpaError, unknown
 from .core import keyed_rng
@@ -22,24 +24,26 @@ __getattr__ = moved(__name__)                        # old names, for one releas
 
 # %% ../nbs/13_fgsm.ipynb #d26c6c88
 def ball(
-    x,      # Images [B,3,H,W] in 0..1
-    eps,    # Largest change of a pixel, 0 to 1
-):
+    x: torch.Tensor,    # Images [B,3,H,W] in 0..1
+    eps: float,         # Largest change of a pixel, 0 to 1
+) -> tuple[torch.Tensor, torch.Tensor]:
     "Lowest and highest images within `eps` of `x` and within 0..1; exact, not merely up to rounding"
     e = x.new_tensor(eps)
     if e.item() > eps: e = torch.nextafter(e, torch.zeros_like(e))
-    return torch.nextafter(x - e, x).clamp(min=0), torch.nextafter(x + e, x).clamp(max=1)
+    low, high = torch.nextafter(x - e, x), torch.nextafter(x + e, x)
+    return low.clamp(min=0), high.clamp(max=1)
 
-def step(x, way, eps):
+def step(x: torch.Tensor, way: torch.Tensor, eps: float) -> torch.Tensor:
     "As far as allowed, up where `way` is above 0, down where it is below; where it is 0, nothing moves"
     low, high = ball(x, eps)
     return torch.where(way > 0, high, torch.where(way < 0, low, x))
 
 # %% ../nbs/13_fgsm.ipynb #017ce035
-def as_eps(eps):
+def as_eps(eps: float) -> float:
     "`eps` if it is a number from 0 to 1"
-    if isinstance(eps, (int, float)) and not isinstance(eps, bool) and 0 <= eps <= 1: return float(eps)
-    hint = f'did you mean {eps}/255?' if isinstance(eps, (int, float)) and 1 < eps <= 255 else 'e.g. 8/255'
+    number = isinstance(eps, (int, float)) and not isinstance(eps, bool)
+    if number and 0 <= eps <= 1: return float(eps)
+    hint = f'did you mean {eps}/255?' if number and 1 < eps <= 255 else 'e.g. 8/255'
     raise LtpaError(f'eps {eps!r}; expected a number from 0 to 1, the range of a pixel: {hint}')
 
 def _pictures(images):
@@ -48,26 +52,30 @@ def _pictures(images):
     raise LtpaError(f'images from {x.min():.3g} to {x.max():.3g}; expected values in 0..1, '
                     'before normalisation: the network normalises inside')
 
-def in_parts(net, images, labels, size, f):
+def in_parts(net, images, labels, size, f: Callable[..., torch.Tensor]) -> torch.Tensor:
     "`f(logits, x, y)` of `size` images at a time, `net` left as it was; without labels `y` is None"
     logits, size = Logits(net), at_least_one('internal_batch_size', size)
     with frozen_eval(logits):
-        x = _pictures(images)
-        ys = [None] * len(x) if labels is None else as_targets(logits, x, labels, size).split(size)
-        return torch.cat([f(logits, *xy).detach() for xy in zip(x.split(size), ys)])
+        images = _pictures(images)
+        xs = images.split(size)
+        ys = [None] * len(xs) if labels is None else as_targets(logits, images, labels, size).split(size)
+        return torch.cat([f(logits, x, y).detach() for x, y in zip(xs, ys)])
 
 # %% ../nbs/13_fgsm.ipynb #54acfd7f
-def margin_loss(z, y):
+def margin_loss(z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     "By how much the best other class leads over `y`: [B]; above 0 means that the answer is not `y`"
-    return z.scatter(1, y[:, None], -torch.inf).amax(1) - select_target(z, y)
+    others = z.scatter(1, y[:, None], -torch.inf)
+    return others.amax(1) - select_target(z, y)
 
-LOSSES = dict(ce=functools.partial(F.cross_entropy, reduction='none'), margin=margin_loss)
+LOSSES: dict[str, Callable[..., torch.Tensor]] = dict(
+    ce=functools.partial(F.cross_entropy, reduction='none'), margin=margin_loss)
 
-def loss_of(name):
+def loss_of(name: str) -> Callable[..., torch.Tensor]:
+    "The loss called `name`: logits [B,K] and labels [B] to numbers [B]"
     if name not in LOSSES: raise unknown('loss', name, LOSSES)
     return LOSSES[name]
 
-def loss_gradient(logits, x, y, loss):
+def loss_gradient(logits, x: torch.Tensor, y: torch.Tensor | None, loss: str) -> torch.Tensor:
     "Gradient of each image's loss with respect to its pixels; without `y`, for the answer of the same pass"
     x = x.detach().requires_grad_()
     z = logits(x)
@@ -75,95 +83,227 @@ def loss_gradient(logits, x, y, loss):
     return torch.autograd.grad(loss_of(loss)(z, y).sum(), x)[0]
 
 # %% ../nbs/13_fgsm.ipynb #d6ac982e
-def attack(perturb):
+def attack(perturb: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     "Make `perturb(logits, x, y, eps, *, ...)` to an attack with the interface of all"
-    @functools.wraps(perturb)
-    def run(net, images, eps, labels=None, internal_batch_size=100, **options):
+    def run(
+        net: nn.Module,
+        images: torch.Tensor,
+        eps: float,
+        labels: torch.Tensor | int | None = None,
+        internal_batch_size: int = 100,
+        **options,
+    ) -> torch.Tensor:
         size = as_eps(eps)
-        return in_parts(net, images, labels, internal_batch_size,
-                        lambda logits, x, y: perturb(logits, x, y, size, **options))
-    *common, _ = inspect.signature(run, follow_wrapped=False).parameters.values()
+        def perturbed(logits, x, y): return perturb(logits, x, y, size, **options)
+        return in_parts(net, images, labels, internal_batch_size, perturbed)
+
+    shown = inspect.signature(run)                    # what `help` shows: our arguments, then the attack's own
+    ours = [p for p in shown.parameters.values() if p.kind is not p.VAR_KEYWORD]
     own = [p for p in inspect.signature(perturb).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    run.__signature__ = inspect.Signature(common + own)
+    functools.update_wrapper(run, perturb)
+    setattr(run, '__signature__', shown.replace(parameters=ours + own))
     return run
 
 # %% ../nbs/13_fgsm.ipynb #ea02fe6b
 @attack
-def fgsm(logits, x, y, eps, *,
-    loss='ce',  # Or 'margin'
-):
-    "One step of `eps` along the sign of the loss's gradient (Goodfellow et al. 2015): images [B,3,H,W]"
+def fgsm(logits, x: torch.Tensor, y: torch.Tensor | None, eps: float, *, loss: str = 'ce') -> torch.Tensor:
+    """One step of `eps` along the sign of the loss's gradient, the fast gradient sign method.
+
+    Parameters
+    ----------
+    net : nn.Module
+        A network with a method `logits(x)`, or one that returns logits; it is left as it was.
+    images : torch.Tensor
+        Floats [B,3,H,W] in 0..1; the network normalizes inside.
+    eps : float
+        Largest change of a pixel, 0 to 1: `8/255` is eight of the 255 steps of an ordinary picture.
+    labels : torch.Tensor or int, optional
+        The class that is attacked, int64 [B] or one for all. By default the predicted one.
+    internal_batch_size : int
+        Images that go through the network at a time.
+    loss : str
+        `'ce'`, cross-entropy, or `'margin'`, which keeps a slope where the network is very sure.
+
+    Returns
+    -------
+    torch.Tensor
+        Changed images [B,3,H,W], exactly within `eps` of `images` and within 0..1.
+
+    Raises
+    ------
+    LtpaError
+        If `eps` or a pixel is not in 0..1, a label is no class, or `loss` is unknown.
+
+    References
+    ----------
+    Paper, Figures 5 and 6; Goodfellow et al. 2015, arXiv 1412.6572.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from ltpa import create_model, fgsm
+    >>> net = create_model('vgg_trunk', width=1/16, early_pools=2)
+    >>> images = torch.full((2, 3, 32, 32), .5)
+    >>> changed = fgsm(net, images, 8/255)
+    >>> round(255 * (changed - images).abs().max().item())
+    8
+    """
     return step(x, loss_gradient(logits, x, y, loss).sign(), eps)
 
 def input_gradient(
-    net,                      # With a method `logits(x)`, or one that returns logits
-    images,                   # Floats [B,3,H,W] in 0..1
-    labels=None,              # The class that is attacked; None: the predicted one
-    loss='ce',                # Or 'margin'
-    internal_batch_size=100,  # Images at a time
-):
+    net: nn.Module,                             # With a method `logits(x)`, or one that returns logits
+    images: torch.Tensor,                       # Floats [B,3,H,W] in 0..1
+    labels: torch.Tensor | int | None = None,   # The class that is attacked; None: the predicted one
+    loss: str = 'ce',                           # Or 'margin'
+    internal_batch_size: int = 100,             # Images at a time
+) -> torch.Tensor:
     "Gradient of each image's loss with respect to its pixels [B,3,H,W]"
-    return in_parts(net, images, labels, internal_batch_size, lambda *a: loss_gradient(*a, loss))
+    def gradients(logits, x, y): return loss_gradient(logits, x, y, loss)
+    return in_parts(net, images, labels, internal_batch_size, gradients)
 
 # %% ../nbs/13_fgsm.ipynb #58e5f054
 EPS = tuple(k / 255 for k in (0, 1, 2, 4, 8, 16, 32))
 
 def fgsm_answers(
-    net,                      # With a method `logits(x)`, or one that returns logits
-    images,                   # Floats [B,3,H,W] in 0..1
-    eps=EPS,                  # Sizes of the step, rising
-    labels=None,              # The class that is attacked; None: the predicted one
-    loss='ce',                # Or 'margin'
-    internal_batch_size=100,  # Images at a time
-):
+    net: nn.Module,                             # With a method `logits(x)`, or one that returns logits
+    images: torch.Tensor,                       # Floats [B,3,H,W] in 0..1
+    eps: Sequence[float] = EPS,                 # Sizes of the step, rising
+    labels: torch.Tensor | int | None = None,   # The class that is attacked; None: the predicted one
+    loss: str = 'ce',                           # Or 'margin'
+    internal_batch_size: int = 100,             # Images at a time
+) -> torch.Tensor:
     "Classes that the images get after FGSM with each of `eps`: [E,B]; one gradient serves all"
     sizes = [as_eps(e) for e in eps]
     if not sizes or sizes != sorted(sizes):
         raise LtpaError(f'eps {list(eps)}; expected at least one size, rising: sort them')
     def answers(logits, x, y):
         way = loss_gradient(logits, x, y, loss).sign()
-        with torch.no_grad(): return torch.stack([logits(step(x, way, e)).argmax(1) for e in sizes], 1)
+        with torch.no_grad(): said = [logits(step(x, way, e)).argmax(1) for e in sizes]
+        return torch.stack(said, 1)
     return in_parts(net, images, labels, internal_batch_size, answers).T
 
 # %% ../nbs/13_fgsm.ipynb #def8afef
 def so_far(
-    happened,  # bool [E,B], sizes of the attack rising
-)->torch.Tensor:
+    happened: torch.Tensor,  # bool [E,B], sizes of the attack rising
+) -> torch.Tensor:
     "Whether it has happened at this size or a smaller one: bool [E,B]"
     return happened.int().cummax(0).values.bool()
 
 # %% ../nbs/13_fgsm.ipynb #e8410160
-def answer_of(logits, x, y):
+def answer_of(logits, x: torch.Tensor, y: torch.Tensor | None) -> torch.Tensor:
     "`y`, or without it the answer that `x` gets"
     if y is not None: return y
     with torch.no_grad(): return logits(x).argmax(1)
 
-def margin(logits, x, y):
+def margin(logits, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    "`margin_loss` of the network's answer to `x`, without a graph: above 0 where it is fooled"
     with torch.no_grad(): return margin_loss(logits(x), y)
 
 @attack
-def noise(logits, x, y, eps, *,
-    draws=10,  # The worst of so many
-    seed=0,    # Of the draws
-):
-    "Every pixel `eps` up or down by chance, the worst of several draws: the control for every attack"
+def noise(logits, x: torch.Tensor, y: torch.Tensor | None, eps: float, *,
+          draws: int = 10, seed: int = 0) -> torch.Tensor:
+    """Every pixel `eps` up or down by chance, the worst of several draws: the control for every attack.
+
+    Parameters
+    ----------
+    net : nn.Module
+        A network with a method `logits(x)`, or one that returns logits; it is left as it was.
+    images : torch.Tensor
+        Floats [B,3,H,W] in 0..1; the network normalizes inside.
+    eps : float
+        How far every pixel moves, 0 to 1.
+    labels : torch.Tensor or int, optional
+        The class that is attacked, int64 [B] or one for all. By default the predicted one.
+    internal_batch_size : int
+        Images that go through the network at a time. The noise of an image depends on its place among them.
+    draws : int
+        For each image the worst of so many is kept, the one with the largest margin of another class.
+    seed : int
+        Of the draws.
+
+    Returns
+    -------
+    torch.Tensor
+        Changed images [B,3,H,W], exactly within `eps` of `images` and within 0..1.
+
+    Raises
+    ------
+    LtpaError
+        If `eps` or a pixel is not in 0..1, a label is no class, or `draws` is below 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from ltpa import create_model, noise
+    >>> net = create_model('vgg_trunk', width=1/16, early_pools=2)
+    >>> images = torch.full((2, 3, 32, 32), .5)
+    >>> changed = noise(net, images, 8/255, draws=3)
+    >>> round(255 * (changed - images).abs().min().item())
+    8
+    """
     y, rng = answer_of(logits, x, y), keyed_rng(seed, 'noise')
     best, most = x, torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
     for _ in range(at_least_one('draws', draws)):
         drawn = step(x, torch.randn(x.shape, generator=rng).to(x), eps)
         now = margin(logits, drawn, y)
-        best, most = torch.where((now > most)[:, None, None, None], drawn, best), torch.maximum(now, most)
+        best = torch.where((now > most)[:, None, None, None], drawn, best)
+        most = torch.maximum(now, most)
     return best
 
 # %% ../nbs/13_fgsm.ipynb #ab693cb7
 @attack
-def pgd(logits, x, y, eps, *,
-    steps=50,    # Of 2.5 eps / steps each
-    restarts=5,  # Random starting points; those still standing go on to the next
-    loss='ce',   # Or 'margin'
-    seed=0,      # Of the starting points
-):
-    "Captum's PGD with loss and threshold put right, the worst of FGSM and all restarts (Madry et al. 2018)"
+def pgd(logits, x: torch.Tensor, y: torch.Tensor | None, eps: float, *,
+        steps: int = 50, restarts: int = 5, loss: str = 'ce', seed: int = 0) -> torch.Tensor:
+    """Projected gradient descent, by Captum: the worst of FGSM and of several walks from random starts.
+
+    Never weaker than `fgsm` with the same loss, whose picture is the first candidate.
+
+    Parameters
+    ----------
+    net : nn.Module
+        A network with a method `logits(x)`, or one that returns logits; it is left as it was.
+    images : torch.Tensor
+        Floats [B,3,H,W] in 0..1; the network normalizes inside.
+    eps : float
+        Largest change of a pixel, 0 to 1.
+    labels : torch.Tensor or int, optional
+        The class that is attacked, int64 [B] or one for all. By default the predicted one.
+    internal_batch_size : int
+        Images that go through the network at a time. The start of an image depends on its place among them.
+    steps : int
+        Steps of a walk, of `2.5 * eps / steps` each: enough to cross the box.
+    restarts : int
+        Random starts. Images whose answer has changed do not start again.
+    loss : str
+        `'ce'`, cross-entropy, or `'margin'`.
+    seed : int
+        Of the starts.
+
+    Returns
+    -------
+    torch.Tensor
+        Changed images [B,3,H,W], exactly within `eps` of `images` and within 0..1.
+
+    Raises
+    ------
+    LtpaError
+        If `eps` or a pixel is not in 0..1, a label is no class, `steps` or `restarts` is below 1, or
+        `loss` is unknown.
+
+    References
+    ----------
+    Madry et al. 2018, arXiv 1706.06083.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from ltpa import create_model, pgd
+    >>> net = create_model('vgg_trunk', width=1/16, early_pools=2)
+    >>> images = torch.full((2, 3, 32, 32), .5)
+    >>> changed = pgd(net, images, 2/255, steps=4, restarts=1)
+    >>> bool(((changed - images).abs() <= 2/255).all())
+    True
+    """
     from captum.robust import PGD
     y = answer_of(logits, x, y)
     captums = PGD(logits, loss_of(loss), 0., 1.)
@@ -187,26 +327,30 @@ def pgd(logits, x, y, eps, *,
 SHRINK = .001, .005, .02, .05, .1, .2, .4, .6, .8      # of the queries: here the squares' area halves
 
 @attack
-def square(logits, x, y, eps, *,
-    queries=200,  # Looks at each image
-    seed=0,       # Of the squares
-):
+def square(logits, x: torch.Tensor, y: torch.Tensor | None, eps: float, *,
+    queries: int = 200,  # Looks at each image
+    seed: int = 0,       # Of the squares
+) -> torch.Tensor:
     "Random squares at the edge of the box, kept if they help; no gradients (Andriushchenko et al. 2020)"
     y, rng = answer_of(logits, x, y), keyed_rng(seed, 'square')
-    (B, C, H, W), (low, high) = x.shape, ball(x, eps)
-    colors = lambda *size: (torch.rand(size, generator=rng) < .5).to(x.device)
-    best = torch.where(colors(B, C, 1, W), low, high)                        # stripes
+    B, C, H, W = x.shape
+    low, high = ball(x, eps)
+    def edges(*size):
+        "One of the two ends of the box by chance, as many as `size` says"
+        return torch.where((torch.rand(size, generator=rng) < .5).to(x.device), low, high)
+    best = edges(B, C, 1, W)                                                 # stripes
     most = margin(logits, best, y)
     for k in range(at_least_one('queries', queries)):
         area = .8 / 2**sum(k >= share * queries for share in SHRINK)
         side = max(1, round((area * H * W)**.5))
-        tried = torch.where(_inside(B, H, W, min(side, H, W), rng).to(x.device),
-                            torch.where(colors(B, C, 1, 1), low, high), best)
+        inside = _inside(B, H, W, min(side, H, W), rng).to(x.device)
+        tried = torch.where(inside, edges(B, C, 1, 1), best)
         left = (most <= 0).nonzero()[:, 0]
         if not len(left): break
         now = margin(logits, tried[left], y[left])
         better = left[now > most[left]]
-        best[better], most[left] = tried[better], torch.maximum(now, most[left])
+        best[better] = tried[better]
+        most[left] = torch.maximum(now, most[left])
     return best
 
 def _inside(B, H, W, side, rng):

@@ -145,7 +145,7 @@ def synchronize(net):
 
 # %% ../nbs/workshop/distributed.ipynb #23cebc3c
 class Distributed(Callback):
-    "Trains one network in all processes of the group; the learner's `shard` must be `(rank(), ranks())`"
+    "Trains one network in all processes of the group; the learner's `shard` must be `(get_rank(), get_world_size())`"
     def __init__(self,
         batch_norm='sync',   # 'sync': statistics of the whole batch; 'local': of each process's part
     ):

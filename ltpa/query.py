@@ -9,14 +9,15 @@ __all__ = ['TEMPLATES', 'WAYS', 'ASKED', 'GROUPS', 'encode', 'Scenes', 'two_obje
 
 # %% ../nbs/14_query.ipynb #4c682b4b
 import copy, statistics
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from .names import LtpaError, unknown
 from .core import keyed_rng
 from .attention import normalize
 from .data import ClutteredFashion, _backgrounds, _objects, _scenes
-from .models import AttentionNet
+from .models import AttentionNet, Net
 from .training import pointing_hits, predict
 from .maps import combine, effective_cells
 from .saliency import frozen_eval
@@ -28,10 +29,10 @@ __getattr__ = moved(__name__)                        # old names, for one releas
 
 # %% ../nbs/14_query.ipynb #e64316cd
 def encode(
-    net,             # A network with attention
-    images,          # uint8 [N,3,H,W]
-    batch_size=100,  # Pictures at a time
-):
+    net: Net,               # A network with attention
+    images: torch.Tensor,   # uint8 [N,3,H,W]
+    batch_size: int = 100,  # Pictures at a time
+) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
     "Local features, a tuple of [N,C,h,w], and global vectors [N,G], in eval mode, on the network's device"
     if not isinstance(net, AttentionNet):
         raise LtpaError(f'{getattr(net, "name", type(net).__name__)} has no l and g to take apart; '
@@ -50,12 +51,41 @@ class Scenes(NamedTuple):
     masks: torch.Tensor      # bool [N,2,H,W], one an object, disjoint
     labels: torch.Tensor     # int64 [N,2]
 
-def two_objects(
-    n,        # How many scenes
-    size=64,  # Side in pixels, at least 64
-    seed=0,   # Decides everything
-)->Scenes:
-    "Scenes from the test part: two objects of 16 to 26 pixels, as in training at 32, one in each half"
+def two_objects(n: int, size: int = 64, seed: int = 0) -> Scenes:
+    """Scenes with two objects of different classes, one in each half, from the test part of ClutteredFashion.
+
+    The objects have 16 to 26 pixels, as in training at 32. They come from the second half of the test
+    part, so templates from the first half are other objects.
+
+    Parameters
+    ----------
+    n : int
+        How many scenes, at least 1.
+    size : int
+        Side of the pictures in pixels, at least 64.
+    seed : int
+        Decides everything.
+
+    Returns
+    -------
+    Scenes
+        A named tuple: `images` uint8 [n,3,size,size]; `masks` bool [n,2,size,size], one for each object,
+        disjoint; `labels` int64 [n,2].
+
+    Raises
+    ------
+    LtpaError
+        If `n` or `size` is not a whole number, or too small.
+
+    Examples
+    --------
+    >>> from ltpa import two_objects
+    >>> scenes = two_objects(3)
+    >>> scenes.images.shape, scenes.masks.shape
+    (torch.Size([3, 3, 64, 64]), torch.Size([3, 2, 64, 64]))
+    >>> bool((scenes.labels[:, 0] != scenes.labels[:, 1]).all())
+    True
+    """
     if not (isinstance(n, int) and n > 0):
         raise LtpaError(f'n {n!r}; expected a whole number of scenes, at least 1')
     if not (isinstance(size, int) and size >= 64):
@@ -74,7 +104,8 @@ def two_objects(
         gray, alpha = _objects(data.objects[rows], s, size)
         picture = gray * s['tint'][:, :, None, None] + (1 - alpha) * picture
         masks.append(alpha[:, 0] > .5)
-    return Scenes(picture.mul(255).round().clamp(0, 255).to(torch.uint8), torch.stack(masks, 1), labels)
+    images = picture.mul(255).round().clamp(0, 255).to(torch.uint8)
+    return Scenes(images, torch.stack(masks, 1), labels)
 
 def _some_of(labels, wanted, rng):
     "For each wanted class a row of the second half of `labels` that has it"
@@ -86,8 +117,8 @@ def _some_of(labels, wanted, rng):
 TEMPLATES = 20       # Pictures a class
 
 def templates(
-    classes=10,  # How many classes, from the first
-):
+    classes: int = 10,  # How many classes, from the first
+) -> tuple[torch.Tensor, torch.Tensor]:
     "Template pictures of the first half of the test part: uint8 [20*classes,3,32,32], and labels"
     data = ClutteredFashion('test', 32, seed=1)
     first = data.labels[:len(data) // 2]
@@ -95,9 +126,9 @@ def templates(
     return data.render(rows)[0], data.labels[rows]
 
 def class_means(
-    g,       # Global vectors [N,G]
-    labels,  # [N]
-)->torch.Tensor:
+    g: torch.Tensor,       # Global vectors [N,G]
+    labels: torch.Tensor,  # [N]
+) -> torch.Tensor:
     "The mean global vector of each class, 0 to the largest label: [K,G]"
     classes = torch.arange(int(labels.max()) + 1)
     for k in classes.tolist():
@@ -107,8 +138,8 @@ def class_means(
 
 # %% ../nbs/14_query.ipynb #f3865fe3
 def best_level(
-    net,  # A network with attention
-)->int:
+    net: Net,  # A network with attention
+) -> int:
     "The level, from 1, whose maps point best at the object in 500 training pictures of ClutteredFashion"
     images, masks = ClutteredFashion('train', 32, n=500).render()
     hits = [pointing_hits(a, masks).mean().item() for a in predict(net, images)[1]]
@@ -116,16 +147,17 @@ def best_level(
 
 # %% ../nbs/14_query.ipynb #701ca093
 def answers(
-    maps,   # Two maps [N,h,w]: asked for the first object, and for the second
-    masks,  # bool [N,2,H,W]
-)->dict:
+    maps: Sequence[torch.Tensor],   # Two maps [N,h,w]: asked for the first object, and for the second
+    masks: torch.Tensor,            # bool [N,2,H,W]
+) -> dict[str, torch.Tensor]:
     "What each scene got right, mean of its two questions: dict of [N]; a deaf map has a 'share' of 1/2"
     if len(maps) != 2 or {len(m) for m in maps} != {len(masks)} or masks.ndim != 4 or masks.shape[1] != 2:
         raise LtpaError(f'{len(maps)} sets of {[len(m) for m in maps]} maps for masks {tuple(masks.shape)}; '
                         'expected two sets of N maps, one a question, and masks [N,2,H,W]')
     both = []
     for k, a in enumerate(maps):
-        weight = (combine(a, masks.shape[-2:], 'mean')[:, None] * masks).sum((2, 3))
+        big = combine(a, masks.shape[-2:], 'mean')
+        weight = (big[:, None] * masks).sum((2, 3))
         on, other = weight[:, k], weight[:, 1 - k]
         share = torch.where(on + other > 1e-6, on / (on + other).clamp_min(1e-6), .5)
         both.append(dict(on=on, other=other, beside=1 - on - other, share=share,
@@ -134,9 +166,9 @@ def answers(
 
 # %% ../nbs/14_query.ipynb #2d2eea0f
 def parts_of(
-    g,       # Global vectors [N,G], as many of each class
-    labels,  # [N]
-)->dict:
+    g: torch.Tensor,       # Global vectors [N,G], as many of each class
+    labels: torch.Tensor,  # [N]
+) -> dict[str, float]:
     "Shares of the mean squared length of `g`: common to all, added by the class, added by the picture"
     means, center = class_means(g, labels), g.mean(0)
     parts = dict(shared=center.square().sum(), of_the_class=(means - center).square().sum(1).mean(),
@@ -145,11 +177,11 @@ def parts_of(
 
 # %% ../nbs/14_query.ipynb #ee4bf679
 def contrast(
-    net,     # A network with attention
-    l,       # Local features, a tuple of [N,C,h,w]
-    g,       # Global vectors to ask with [N,G]
-    others,  # Global vectors of pictures of anything [M,G]
-)->tuple:
+    net: AttentionNet,              # A network with attention
+    l: Sequence[torch.Tensor],      # Local features, a tuple of [N,C,h,w]
+    g: torch.Tensor,                # Global vectors to ask with [N,G]
+    others: torch.Tensor,           # Global vectors of pictures of anything [M,G]
+) -> tuple[torch.Tensor, ...]:
     "Scores for `g` less those for the mean of `others`, all at length 1 first: a tuple of [N,h,w]"
     return _less(net, l, F.normalize(g), F.normalize(others).mean(0))
 
@@ -159,18 +191,19 @@ def _less(net, l, g, center):
 
 # %% ../nbs/14_query.ipynb #99e7c8d7
 def soften_to_share(
-    scores,       # A tuple of [N,h,w]
-    share=1/16,   # Effective cells wanted, over all cells
-)->tuple:
+    scores: Sequence[torch.Tensor],   # A tuple of [N,h,w]
+    share: float = 1/16,              # Effective cells wanted, over all cells
+) -> tuple[torch.Tensor, ...]:
     "Softmax maps at the temperature, one a level, at which that share of cells is effective on average"
     return tuple(_softened(c, share * c[0].numel()) for c in scores)
 
 def _softened(c, cells):
-    at = lambda log_t: (c.flatten(1) / 10**log_t).softmax(1).view_as(c)
+    def at(log_t): return (c.flatten(1) / 10**log_t).softmax(1).view_as(c)
     low, high = -6., 6.                                     # more effective cells the higher the temperature
     for _ in range(30):
         middle = (low + high) / 2
-        low, high = (middle, high) if effective_cells(at(middle)).mean() < cells else (low, middle)
+        if effective_cells(at(middle)).mean() < cells: low = middle
+        else: high = middle
     return at(high)
 
 # %% ../nbs/14_query.ipynb #7692101c
@@ -180,13 +213,46 @@ def _listens(net):
         raise LtpaError(f'{net.name} does not compare l with g, so its maps are the same for every template; '
                         'expected a network with dot-product scores, e.g. vgg_att2_concat_dp')
 
-def query_maps(
-    net,          # A network with dot-product attention
-    images,       # uint8 [N,3,H,W]: where?
-    templates,    # uint8 [K,3,h,w]: what? Pictures of one thing; their global vectors are averaged
-    others=None,  # uint8 [M,3,h,w], pictures of anything: ask with the contrast to these, softened
-)->tuple:
-    "Maps of `images`, a tuple of [N,h,w], for the global vector of `templates`; with pc scores refused"
+def query_maps(net: AttentionNet, images: torch.Tensor, templates: torch.Tensor,
+               others: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
+    """Attention maps of pictures for the global vector of other pictures: where is what those show?
+
+    Parameters
+    ----------
+    net : AttentionNet
+        A network with dot-product scores, e.g. `vgg_att2_concat_dp`. With `pc` the maps of a picture would
+        be the same for every question.
+    images : torch.Tensor
+        Where to look: uint8 [N,3,H,W].
+    templates : torch.Tensor
+        What to look for: uint8 [K,3,h,w], pictures of one thing. Their global vectors are averaged.
+    others : torch.Tensor, optional
+        uint8 [M,3,h,w], pictures of anything: ask with the contrast to these, softened until a sixteenth
+        of the cells is effective. By default the network's own maps.
+
+    Returns
+    -------
+    tuple of torch.Tensor
+        A map [N,h,w] for each level, shallow to deep, on the network's device; each sums to one.
+
+    Raises
+    ------
+    LtpaError
+        If the network has no attention or does not compare, or pictures are not uint8 [N,3,H,W].
+
+    References
+    ----------
+    Paper §3.1, Eq. 3. The authors' code has the experiment, the paper no number for it.
+
+    Examples
+    --------
+    >>> from ltpa import create_model, query_maps, two_objects
+    >>> net = create_model('vgg_att2_concat_dp', width=1/16, early_pools=2)
+    >>> images = two_objects(3).images
+    >>> maps = query_maps(net, images[:2], templates=images[2:])
+    >>> [tuple(m.shape) for m in maps]
+    [(2, 8, 8), (2, 4, 4)]
+    """
     l, _ = encode(net, images)
     _listens(net)
     g = encode(net, templates)[1].mean(0).expand(len(images), -1)
@@ -195,11 +261,11 @@ def query_maps(
 
 # %% ../nbs/14_query.ipynb #b4af4bb7
 def questions(
-    scenes,      # `Scenes`
-    own,         # The scenes' own global vectors [N,G]
-    template_g,  # Global vectors of templates [M,G]
-    labels,      # Their labels [M]
-)->dict:
+    scenes: Scenes,
+    own: torch.Tensor,         # The scenes' own global vectors [N,G]
+    template_g: torch.Tensor,  # Global vectors of templates [M,G]
+    labels: torch.Tensor,      # Their labels [M]
+) -> dict[str, torch.Tensor]:
     "What to ask the scenes with: name to vectors [N,2,G], one for each object"
     rng, n = keyed_rng('questions'), len(scenes.labels)
     means = class_means(template_g, labels)
@@ -229,33 +295,33 @@ ASKED = [('own g', 'as it is'), ('one template', 'as it is'), ('class mean', 'as
 
 # %% ../nbs/14_query.ipynb #1606dffd
 def interrogate(
-    net,         # A network with attention
-    scenes,      # `Scenes`
-    pictures,    # Template pictures, uint8 [M,3,h,w]
-    labels,      # Their labels [M]
-    cases=None,  # Pairs of what is asked and how; None: `ASKED`
-    where=None,  # Maps of the scenes [N,h,w] from elsewhere, with which every answer is multiplied
-)->dict:
+    net: AttentionNet,                                   # A network with attention
+    scenes: Scenes,
+    pictures: torch.Tensor,                              # Template pictures, uint8 [M,3,h,w]
+    labels: torch.Tensor,                                # Their labels [M]
+    cases: Iterable[tuple[str, str]] | None = None,      # Pairs of what is asked and how; None: `ASKED`
+    where: torch.Tensor | None = None,                   # Maps [N,h,w] from elsewhere: multiplied with every answer
+) -> dict[tuple[str, str, int], dict[str, torch.Tensor]]:
     "`answers` of all scenes: (what is asked, how, level from 1) to a dict of [N]"
     l, own = encode(net, scenes.images)
     template_g = encode(net, pictures)[1]
     asked = questions(scenes, own, template_g, labels)
-    found = {}
+    size, found = scenes.masks.shape[-2:], {}
     for what, how in ASKED if cases is None else cases:
         if what not in asked: raise unknown('question', what, asked)
         if how not in WAYS: raise unknown('way to ask', how, WAYS)
         with torch.no_grad():
             first, second = (WAYS[how](net, l, asked[what][:, k], template_g) for k in (0, 1))
-        for level, pair in enumerate(zip(first, second), 1):
-            pair = [a.cpu() for a in pair]
-            if where is not None: pair = [combine([a, where], scenes.masks.shape[-2:]) for a in pair]
-            found[what, how, level] = answers(pair, scenes.masks)
+        for level, both in enumerate(zip(first, second), 1):
+            maps = [a.cpu() for a in both]
+            if where is not None: maps = [combine([a, where], size) for a in maps]
+            found[what, how, level] = answers(maps, scenes.masks)
     return found
 
 # %% ../nbs/14_query.ipynb #0a30d0d2
 def summarize(
-    seeds,  # `answers` of the same scenes by networks of different seeds: a list
-)->dict:
+    seeds: Sequence[dict[str, torch.Tensor]],  # `answers` of the same scenes by networks of different seeds
+) -> dict[str, float]:
     "Means over scenes and seeds; of the share the interval over scenes, and the deviation over several seeds"
     row = {k: round(statistics.mean(a[k].mean().item() for a in seeds), 4) for k in seeds[0]}
     low, high = bootstrap(torch.stack([a['share'] for a in seeds]).mean(0))
@@ -267,25 +333,28 @@ def summarize(
 GROUPS = ['t-shirt', 'pullover', 'dress', 'coat', 'shirt'], ['sandal', 'sneaker', 'ankle boot']
 
 def alike(
-    labels,   # [N,2]
-    classes,  # Class names
-)->torch.Tensor:
+    labels: torch.Tensor,        # [N,2]
+    classes: Sequence[str],      # Class names
+) -> torch.Tensor:
     "Whether the two objects of each scene are of one of the `GROUPS`: bool [N]"
     groups = [{classes.index(name) for name in names} for names in GROUPS]
     return torch.tensor([any(set(pair) <= group for group in groups) for pair in labels.tolist()])
 
 # %% ../nbs/14_query.ipynb #2d8d7226
 def contrasting(
-    net,     # A network with dot-product attention
-    others,  # uint8 [M,3,h,w], pictures of anything: the contrast is to these
-):
+    net: AttentionNet,     # A network with dot-product attention
+    others: torch.Tensor,  # uint8 [M,3,h,w], pictures of anything: the contrast is to these
+) -> AttentionNet:
     "`net` with the same weights, whose maps are the softened contrast; its temperatures soften them further"
-    center, usual = encode(net, others)[1], [a.temperature for a in net.attention]
+    center = encode(net, others)[1]
+    levels: Any = net.attention                       # what a ModuleList holds, no type checker knows
     _listens(net)
-    def attend(l, g):
+    usual = [a.temperature for a in levels]
+    def forward_attention(l, g):
         maps = soften_to_share(contrast(net, l, g, center.to(g.device)))
-        heat = [a.temperature / t for a, t in zip(net.attention, usual)]
-        return net.pool(l, [normalize(m.flatten(1).log(), temperature=t).view_as(m) for m, t in zip(maps, heat)])
+        heat = [a.temperature / t for a, t in zip(levels, usual)]
+        softer = [normalize(m.flatten(1).log(), temperature=t) for m, t in zip(maps, heat)]
+        return net.pool(l, [a.view_as(m) for a, m in zip(softer, maps)])
     twin = copy.copy(net)
-    twin.forward_attention = attend
+    setattr(twin, 'forward_attention', forward_attention)
     return twin

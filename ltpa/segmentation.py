@@ -8,6 +8,8 @@ __all__ = ['TEMPERATURES', 'attention_parts', 'soften', 'blend', 'cut', 'best_te
            'UNet', 'train_unet', 'draw']
 
 # %% ../nbs/12_segmentation.ipynb #b1e90b9a
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn as nn
@@ -15,7 +17,7 @@ import torch.nn.functional as F
 from .names import LtpaError, unknown
 from .core import as_seed, keyed_rng
 from .attention import normalize
-from .models import block
+from .models import AttentionNet, Net, block
 from .training import seeded
 from .maps import MIXES
 from .saliency import cam, grad_cam, gradient, frozen_eval
@@ -27,10 +29,10 @@ __getattr__ = moved(__name__)                        # old names, for one releas
 
 # %% ../nbs/12_segmentation.ipynb #daa9d606
 def attention_parts(
-    net,             # A network with attention
-    images,          # uint8 [N,3,H,W]
-    batch_size=250,  # Images at a time
-):
+    net: AttentionNet,      # A network with attention
+    images: torch.Tensor,   # uint8 [N,3,H,W]
+    batch_size: int = 250,  # Images at a time
+) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
     "Attention weights and the scores they were made from: two tuples of float32 [N,h,w], shallow to deep"
     if not hasattr(net, 'scores'):
         raise LtpaError(f'{net.name} has no attention scores; networks that have: '
@@ -41,23 +43,23 @@ def attention_parts(
             l, g = net.forward_features(x.to(net.mean.device).float() / 255)
             weights.append(net.forward_attention(l, g).maps)
             scores.append(net.scores(l, g))
-    together = lambda parts: tuple(torch.cat(level).cpu() for level in zip(*parts))
-    return together(weights), together(scores)
+    def whole(parts): return tuple(torch.cat(level).cpu() for level in zip(*parts))
+    return whole(weights), whole(scores)
 
 # %% ../nbs/12_segmentation.ipynb #7b0dba48
 def soften(
-    scores,       # Levels of [N,h,w]
-    temperature,  # Divides them; above 1 softer
-):
+    scores: Sequence[torch.Tensor],   # Levels of [N,h,w]
+    temperature: float,               # Divides them; above 1 softer
+) -> tuple[torch.Tensor, ...]:
     "Softmax weights at another temperature, level by level: a tuple of [N,h,w]"
     return tuple(normalize(c.flatten(1), temperature=temperature).view_as(c) for c in scores)
 
 # %% ../nbs/12_segmentation.ipynb #2591b17d
 def blend(
-    levels,         # Each [N,h,w], of any sign; or one alone
-    size,           # (H, W) in pixels, or one number for a square
-    how='product',  # 'product': where all levels are high; 'mean': where any is
-):
+    levels: torch.Tensor | Sequence[torch.Tensor],  # Each [N,h,w], of any sign; or one alone
+    size: int | Sequence[int],                      # (H, W) in pixels, or one number for a square
+    how: str = 'product',                           # 'product': where all levels are high; 'mean': where any is
+) -> torch.Tensor:
     "Levels stretched, enlarged, and multiplied or averaged: [N,H,W], each from 0 to 1"
     if how not in MIXES: raise unknown('way to combine', how, MIXES)
     levels = [levels] if isinstance(levels, torch.Tensor) else list(levels)
@@ -66,9 +68,9 @@ def blend(
     return stretch(big.prod(0) if how == 'product' else big.mean(0))
 
 def cut(
-    maps,              # [N,H,W]
-    threshold='otsu',  # Or one number for all of them
-):
+    maps: torch.Tensor,                            # [N,H,W]
+    threshold: Literal['otsu'] | float = 'otsu',   # Or one number for all of them
+) -> torch.Tensor:
     "Masks [N,H,W]: what lies above Otsu's threshold for each map, or above a number"
     t = otsu(maps)[:, None, None] if threshold == 'otsu' else threshold
     return maps > t
@@ -77,44 +79,47 @@ def cut(
 TEMPERATURES = 1, 2, 4, 8, 16, 32
 
 def best_temperature(
-    scores,   # Levels of [N,h,w], of pictures that will not be scored
-    masks,    # bool [N,H,W], theirs
-    how='product',
-):
+    scores: Sequence[torch.Tensor],   # Levels of [N,h,w], of pictures that will not be scored
+    masks: torch.Tensor,              # bool [N,H,W], theirs
+    how: str = 'product',
+) -> int:
     "The temperature at which the combined weights, cut by Otsu, have the highest mean Jaccard"
-    j = lambda t: iou(cut(blend(soften(scores, t), masks.shape[1:], how)), masks).mean()
-    return max(TEMPERATURES, key=j)
+    def jaccard(t):
+        maps = blend(soften(scores, t), masks.shape[1:], how)
+        return iou(cut(maps), masks).mean()
+    return max(TEMPERATURES, key=jaccard)
 
 # %% ../nbs/12_segmentation.ipynb #27039d42
 def mean_jaccard(
-    drawn,  # bool [N,H,W]
-    masks,  # bool [N,H,W]; an empty one: a picture without object
-)->dict:
+    drawn: torch.Tensor,  # bool [N,H,W]
+    masks: torch.Tensor,  # bool [N,H,W]; an empty one: a picture without object
+) -> dict[str, float]:
     "Mean Jaccard without the noise pictures, and with them: there 1 if nothing was drawn, else 0"
     j, noise = iou(drawn, masks), ~masks.flatten(1).any(1)
     if noise.all(): raise LtpaError(f'{len(masks)} masks, all empty; expected at least one object to be found')
     return dict(jaccard=j[~noise].mean().item(), with_noise=j.mean().item(), noise=int(noise.sum()))
 
 def best_threshold(
-    maps,   # [N,H,W] from 0 to 1, of pictures that will not be scored
-    masks,  # bool [N,H,W], theirs
-)->float:
+    maps: torch.Tensor,   # [N,H,W] from 0 to 1, of pictures that will not be scored
+    masks: torch.Tensor,  # bool [N,H,W], theirs
+) -> float:
     "Of 0, 0.02, … 0.98, the threshold for all maps that has the highest mean Jaccard"
     return max((k / 50 for k in range(50)), key=lambda t: iou(maps > t, masks).mean())
 
 # %% ../nbs/12_segmentation.ipynb #49aa6326
 def compare(
-    maps,   # By name, each [N,H,W]
-    masks,  # bool [N,H,W]
-    aside,  # bool [N]: the fixed threshold is chosen on these, the others are scored
-)->list:
+    maps: Mapping[str, torch.Tensor],  # By name, each [N,H,W]
+    masks: torch.Tensor,               # bool [N,H,W]
+    aside: torch.Tensor,               # bool [N]: the fixed threshold is chosen on these, the others are scored
+) -> list[dict[str, Any]]:
     "A row for each: PxAP, Jaccard by Otsu and by the fixed threshold, each without and with noise pictures"
     there, rows = masks.flatten(1).any(1), []
     for part, what in ((aside, 'set aside'), (~aside, 'to be scored')):
         if not there[part].any(): raise LtpaError(f'no object in the {part.sum()} masks {what}; expected some')
     for name, m in maps.items():
         m = stretch(m)
-        t, row = best_threshold(m[aside & there], masks[aside & there]), dict(way=name)
+        t = best_threshold(m[aside & there], masks[aside & there])
+        row: dict[str, Any] = dict(way=name)
         for end, some in (('', ~aside & there), ('_with_noise', ~aside)):
             jaccard = lambda how: iou(cut(m[some], how), masks[some]).mean().item()
             row['pxap' + end] = pxap(m[some], masks[some])
@@ -124,11 +129,11 @@ def compare(
 
 # %% ../nbs/12_segmentation.ipynb #f06033da
 def attention_maps(
-    net,               # A network with attention
-    images,            # uint8 [N,3,H,W]
-    size,              # (H, W) in pixels, or one number for a square
-    temperature=None,  # One more map, at this temperature, or None
-)->dict:
+    net: AttentionNet,                  # A network with attention
+    images: torch.Tensor,               # uint8 [N,3,H,W]
+    size: int | Sequence[int],          # (H, W) in pixels, or one number for a square
+    temperature: float | None = None,   # One more map, at this temperature, or None
+) -> dict[str, torch.Tensor]:
     "Weights and scores, each level alone, their product and their mean: maps [N,H,W] by name"
     weights, scores = attention_parts(net, images)
     out = {}
@@ -140,38 +145,41 @@ def attention_maps(
 
 # %% ../nbs/12_segmentation.ipynb #6cda38c2
 def by_class(
-    values,   # One number a picture: [N]
-    labels,   # int64 [N]
-    classes,  # Class names
-)->dict:
+    values: torch.Tensor,     # One number a picture: [N]
+    labels: torch.Tensor,     # int64 [N]
+    classes: Sequence[str],   # Class names
+) -> dict[str, float]:
     "Mean of `values` for each class that occurs"
     return {name: values[labels == k].mean().item() for k, name in enumerate(classes) if (labels == k).any()}
 
 # %% ../nbs/12_segmentation.ipynb #29d81d1f
 def largest(
-    masks,  # bool [N,H,W]
-):
+    masks: torch.Tensor,  # bool [N,H,W]
+) -> torch.Tensor:
     "The largest connected piece of each mask (sides touch, corners do not); an empty one stays empty"
     from scipy.ndimage import label
     out = torch.zeros_like(masks)
     for mask, kept in zip(masks, out):
-        pieces, n = label(mask.numpy())
-        if n: kept |= torch.from_numpy(pieces == 1 + np.bincount(pieces.ravel())[1:].argmax())
+        pieces, n = label(mask.numpy())                     # 0: background; 1 to n: the pieces
+        if not n: continue
+        sizes = np.bincount(pieces.ravel())[1:]
+        kept |= torch.from_numpy(pieces == 1 + sizes.argmax())
     return out
 
 def _cv2():
     "OpenCV with its contributed modules, which live in a package of their own"
     try: import cv2
-    except ModuleNotFoundError: cv2 = None
-    if hasattr(cv2, 'saliency'): return cv2
-    raise LtpaError(f'{"this OpenCV has no cv2.saliency" if cv2 else "OpenCV is not installed"}; '
-                    'run: pip install opencv-contrib-python-headless')
+    except ModuleNotFoundError: what = 'OpenCV is not installed'
+    else:
+        if hasattr(cv2, 'saliency'): return cv2
+        what = 'this OpenCV has no cv2.saliency'
+    raise LtpaError(f'{what}; run: pip install opencv-contrib-python-headless')
 
 def grabcut(
-    images,  # uint8 [N,3,H,W]
-    masks,   # bool [N,H,W], as a first guess
-    steps=3,
-):
+    images: torch.Tensor,  # uint8 [N,3,H,W]
+    masks: torch.Tensor,   # bool [N,H,W], as a first guess
+    steps: int = 3,
+) -> torch.Tensor:
     "Masks moved to where the colours change, by OpenCV; guesses that are empty or whole stay as they are"
     cv2, out = _cv2(), masks.clone()
     for image, mask, new in zip(images, masks, out):
@@ -185,9 +193,9 @@ def grabcut(
 
 # %% ../nbs/12_segmentation.ipynb #d9985a1e
 def opencv_saliency(
-    images,                   # uint8 [N,3,H,W]
-    kind='SpectralResidual',  # Or 'FineGrained'
-):
+    images: torch.Tensor,            # uint8 [N,3,H,W]
+    kind: str = 'SpectralResidual',  # Or 'FineGrained'
+) -> torch.Tensor:
     "What stands out by its own pixels alone, by OpenCV: [N,H,W]"
     kinds = 'SpectralResidual', 'FineGrained'
     if kind not in kinds: raise unknown('kind of saliency', kind, kinds)
@@ -197,25 +205,26 @@ def opencv_saliency(
     return torch.from_numpy(maps)
 
 def plain_maps(
-    images,  # uint8 [N,3,H,W]
-    size,    # (H, W) in pixels, or one number for a square
-)->dict:
+    images: torch.Tensor,          # uint8 [N,3,H,W]
+    size: int | Sequence[int],     # (H, W) in pixels, or one number for a square
+) -> dict[str, torch.Tensor]:
     "Maps [N,H,W] by name that know nothing of networks or classes"
     maps = {'spectral residual': opencv_saliency(images), 'fine-grained': opencv_saliency(images, 'FineGrained')}
     return {name: blend(m, size) for name, m in maps.items()}
 
 # %% ../nbs/12_segmentation.ipynb #e928eaa1
 def class_maps(
-    net,     # Any network of ours
-    images,  # uint8 [N,3,H,W]
-    labels,  # The true class of each
-    size,    # (H, W) in pixels, or one number for a square
-)->dict:
+    net: Net,                      # Any network of ours
+    images: torch.Tensor,          # uint8 [N,3,H,W]
+    labels: torch.Tensor,          # The true class of each
+    size: int | Sequence[int],     # (H, W) in pixels, or one number for a square
+) -> dict[str, torch.Tensor]:
     "Maps [N,H,W] by name, for the true class: CAM where the network has one, else Grad-CAM and gradient"
     x = images.float() / 255
     if hasattr(net, 'linear'): levels = {'CAM': cam(net, x, labels)}
     else:
-        stages = [grad_cam(net, x, labels, layer=f'trunk.stages.{k}') for k in range(len(net.trunk.stages))]
+        names = [f'trunk.stages.{k}' for k, _ in net.get_submodule('trunk.stages').named_children()]
+        stages = [grad_cam(net, x, labels, layer=name) for name in names]
         levels = {'Grad-CAM': stages[-1], 'Grad-CAM, product of stages': stages,
                   'gradient': gradient(net, x, labels, channels='abs')}
     return {f'{name}, {net.name}': blend(m, size) for name, m in levels.items()}
@@ -224,7 +233,7 @@ def class_maps(
 class UNet(nn.Module):
     "Down twice, up twice, with what was there before beside it: [N,3,H,W] in 0..1 to logits [N,H,W]"
     def __init__(self,
-        width=16,  # Channels at full size
+        width: int = 16,  # Channels at full size
     ):
         super().__init__()
         pair = lambda inp, out: nn.Sequential(block(inp, out), block(out, out))
@@ -232,8 +241,8 @@ class UNet(nn.Module):
         self.up = nn.ModuleList([pair(6 * width, 2 * width), pair(3 * width, width)])
         self.last = nn.Conv2d(width, 1, 1)
 
-    def forward(self, x):
-        kept = []
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        kept: list[torch.Tensor] = []
         for f in self.down:
             x = f(F.max_pool2d(x, 2) if kept else x)
             kept.append(x)
@@ -243,11 +252,11 @@ class UNet(nn.Module):
 
 # %% ../nbs/12_segmentation.ipynb #286ebe27
 def train_unet(
-    images,     # uint8 [N,3,H,W]
-    masks,      # bool [N,H,W]
-    steps=150,  # Batches of 32
-    seed=0,
-)->UNet:
+    images: torch.Tensor,   # uint8 [N,3,H,W]
+    masks: torch.Tensor,    # bool [N,H,W]
+    steps: int = 150,       # Batches of 32
+    seed: int = 0,
+) -> UNet:
     "A `UNet` trained on masks, in eval mode"
     with seeded(as_seed(seed)): net, rng = UNet(), keyed_rng(seed, 'unet')
     opt = torch.optim.AdamW(net.parameters())
@@ -263,8 +272,8 @@ def train_unet(
 
 @torch.no_grad()
 def draw(
-    unet,    # From `train_unet`
-    images,  # uint8 [N,3,H,W], sides multiples of 4
-):
+    unet: UNet,            # From `train_unet`
+    images: torch.Tensor,  # uint8 [N,3,H,W], sides multiples of 4
+) -> torch.Tensor:
     "The probability of object for each pixel: [N,H,W]"
     return torch.cat([unet(x.float() / 255).sigmoid() for x in images.split(250)])

@@ -8,6 +8,7 @@ __all__ = ['ANIMALS', 'UNSEEN', 'CS', 'FINETUNE', 'CIFAR10', 'STL10', 'MODELS_OF
            'mapped_label_accuracy', 'table3']
 
 # %% ../nbs/11_transfer.ipynb #f9cddff4
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 import numpy as np
@@ -18,9 +19,9 @@ from PIL import Image
 from .names import DOWNLOADS, LtpaError, Recipe, unknown
 from .core import as_seed, keyed_rng
 from .inputs import fill_square
-from .data import ASSETS, Collage, apart, photographs
+from .data import ASSETS, Collage, ImageSet, apart, photographs
 from .published import LAYOUTS, load_published, open_data
-from .models import create_model
+from .models import Net, create_model
 from .training import Callback, Learner, make_optimizer, predict, seeded
 from .moved import moved
 
@@ -34,28 +35,57 @@ def _animals():
     "Silhouettes uint8 [3000,28,28], 300 of each kind one after the other, labels and names"
     path = ASSETS / 'animals' / 'silhouettes.png'
     if not path.exists(): raise LtpaError(f'{path} is missing; reinstall ltpa')
-    masks = apart(np.array(Image.open(path)), 100)
-    return torch.from_numpy(masks) * torch.tensor(255, dtype=torch.uint8), torch.arange(3000) // 300, ANIMALS
+    masks = torch.from_numpy(apart(np.array(Image.open(path)), 100))
+    return masks * torch.tensor(255, dtype=torch.uint8), torch.arange(3000) // 300, ANIMALS
 
 def _digits():
     "Digits uint8 [1797,28,28], drawn larger, the ink as object; labels and names"
     from sklearn.datasets import load_digits
     d = load_digits()
-    ink = F.interpolate(torch.tensor(d.images[:, None] / 16).float(), 28, mode='bicubic')[:, 0].clamp(0, 1)
+    ink = torch.tensor(d.images[:, None] / 16).float()
+    ink = F.interpolate(ink, 28, mode='bicubic')[:, 0].clamp(0, 1)
     return (255 * ink * (ink > .4)).to(torch.uint8), torch.tensor(d.target), [str(k) for k in range(10)]
 
 UNSEEN = dict(animals=_animals, digits=_digits)
 
 # %% ../nbs/11_transfer.ipynb #c2206c03
-def unseen(
-    name,            # 'animals' or 'digits'
-    split='train',   # 'train' or 'test': disjoint objects and photographs
-    seed=0,          # Decides which objects are in which part, and every scene
-    size=32,         # Side of the picture in pixels
-    n=None,          # How many pictures; None: all of the part
-    scale=(.5, .8),  # As in `ClutteredFashion`
-)->Collage:
-    "One part of a split of a bundled set that the bundled networks were not trained on"
+def unseen(name: str, split: str = 'train', seed: int = 0, size: int = 32, n: int | None = None,
+           scale: float | tuple[float, float] = (.5, .8)) -> Collage:
+    """One part of a split of a bundled set that the bundled networks were not trained on.
+
+    Parameters
+    ----------
+    name : str
+        `'animals'`, 3,000 silhouettes of ten kinds, or `'digits'`, 1,797 handwritten ones.
+    split : str
+        `'train'` or `'test'`: disjoint objects, half of them each, and disjoint photographs.
+    seed : int
+        Decides which objects are in which part, and every scene.
+    size : int
+        Side of the pictures in pixels, at least 8.
+    n : int, optional
+        How many pictures. By default one of each object of the part; beyond that, objects come again.
+    scale : float or tuple of float
+        Side of the object's box over the frame's, as in `ClutteredFashion`: a pair (from, to) or one number.
+
+    Returns
+    -------
+    Collage
+        Pictures with labels and masks, rendered when asked for. Digits are not mirrored.
+
+    Raises
+    ------
+    LtpaError
+        If there is no such set or split, or if size, number or scale make no sense.
+
+    Examples
+    --------
+    >>> from ltpa import unseen
+    >>> data = unseen('digits', 'test', n=4)
+    >>> images, labels = data.tensors()
+    >>> images.shape, images.dtype
+    (torch.Size([4, 3, 32, 32]), torch.uint8)
+    """
     if name not in UNSEEN: raise unknown('unseen set', name, UNSEEN)
     objects, labels, classes = UNSEEN[name]()
     order = torch.randperm(len(labels), generator=keyed_rng('unseen', name, seed))
@@ -67,8 +97,8 @@ def unseen(
 
 # %% ../nbs/11_transfer.ipynb #5c5c4a26
 def classifiers(
-    net,  # A network of ours
-)->list:
+    net: nn.Module,  # A network of ours
+) -> list:
     "The linear layers that give a network's logits: one, or one a level ('indep')"
     last = getattr(getattr(net, 'head', net), 'linear', None)
     layers = list(last) if isinstance(last, nn.ModuleList) else [last]
@@ -77,15 +107,47 @@ def classifiers(
                         'expected a network from create_model')
     return layers
 
-def features(
-    net,              # A network of ours
-    images,           # uint8 [N,3,H,W]
-    device=None,      # Where to compute; None: where the network is
-    batch_size=500,   # Images at a time
-    precision='fp32', # As for `predict`
-)->torch.Tensor:
-    "What enters the last linear layer, float32 [N,D]; `net` learns nothing and stays as it is"
-    taken = {layer: [] for layer in classifiers(net)}
+def features(net: Net, images: torch.Tensor, device: torch.device | str | None = None,
+             batch_size: int = 500, precision: str = 'fp32') -> torch.Tensor:
+    """What enters the last linear layer of a network, for each image: the features of the paper's Table 3.
+
+    Parameters
+    ----------
+    net : Net
+        A network from `create_model`. It learns nothing, and stays where and as it is.
+    images : torch.Tensor
+        uint8 [N,3,H,W].
+    device : torch.device or str, optional
+        Where to compute. By default where the network is.
+    batch_size : int
+        Images at a time.
+    precision : str
+        `'fp32'`, `'bf16'`, `'fp16'` or `'auto'`, as for `predict`.
+
+    Returns
+    -------
+    torch.Tensor
+        float32 [N,D] on the CPU. D is the width of the last layer's input; of several layers (`indep`) the sum.
+
+    Raises
+    ------
+    LtpaError
+        If the network does not end in such a layer, or the images are not uint8 [N,3,H,W].
+
+    References
+    ----------
+    Paper §5.3, Table 3.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from ltpa import create_model, features
+    >>> net = create_model('vgg_att2_concat_pc', width=1/16, early_pools=2)
+    >>> images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+    >>> features(net, images).shape
+    torch.Size([2, 64])
+    """
+    taken: dict[nn.Module, list[torch.Tensor]] = {layer: [] for layer in classifiers(net)}
     def take(layer, x): taken[layer].append(x[0].float().cpu())
     handles = [layer.register_forward_pre_hook(take) for layer in taken]
     try: predict(net, images, device, batch_size, precision)
@@ -96,27 +158,63 @@ def features(
 # %% ../nbs/11_transfer.ipynb #75a89771
 CS = .01, .1, 1., 10., 100.
 
-def probe(
-    train_x,   # Features of the training part, float [N,D]
-    train_y,   # Their labels [N]
-    test_x,    # Features of the test part [M,D]
-    test_y,    # Their labels [M]
-    folds=5,   # Of the cross-validation that chooses C
-    seed=0,    # Decides the folds
-)->dict:
-    "A linear SVM on standardised features, C by cross-validation on the training part: accuracy, its C, size"
+def probe(train_x: torch.Tensor, train_y: torch.Tensor, test_x: torch.Tensor, test_y: torch.Tensor,
+          folds: int = 5, seed: int = 0) -> dict[str, float]:
+    """A linear SVM on standardized features, its C chosen by cross-validation on the training part.
+
+    Parameters
+    ----------
+    train_x : torch.Tensor
+        Features of the training part, float [N,D].
+    train_y : torch.Tensor
+        Their labels, int64 [N]: two classes or more, each at least `folds` times.
+    test_x : torch.Tensor
+        Features of the test part, float [M,D].
+    test_y : torch.Tensor
+        Their labels, int64 [M].
+    folds : int
+        Of the cross-validation that chooses C from 0.01, 0.1, 1, 10 and 100.
+    seed : int
+        Deals the folds.
+
+    Returns
+    -------
+    dict of str to float
+        `accuracy` on the test part, 0 to 1; `C`; and the sizes: `features` (D), `train` (N), `test` (M).
+
+    Raises
+    ------
+    LtpaError
+        If parts and labels do not fit together, a feature is not finite, or a class has fewer than `folds`
+        training examples.
+
+    References
+    ----------
+    Paper §5.3, Table 3. The paper tells neither its C nor its splits.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from ltpa import probe
+    >>> y = torch.arange(40) % 2
+    >>> x = y[:, None] + .1 * torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+    >>> found = probe(x[:20], y[:20], x[20:], y[20:])
+    >>> found['accuracy'], found['features'], found['train']
+    (1.0, 3, 20)
+    """
     from sklearn.model_selection import GridSearchCV, StratifiedKFold
     from sklearn.svm import SVC
     y = _checked(train_x, train_y, test_x, test_y, folds)
     mean, sd = train_x.mean(0), train_x.std(0)
     sd = torch.where(sd > 1e-6 * train_x.abs().amax(0), sd, torch.inf)        # constant features say nothing
     a, b = (train_x - mean) / sd, (test_x - mean) / sd
-    search = GridSearchCV(SVC(kernel='precomputed'), dict(C=CS),
-                          cv=StratifiedKFold(folds, shuffle=True, random_state=seed))
-    search.fit((a @ a.T / a.shape[1]).double().numpy(), y.numpy())
-    said = torch.from_numpy(search.predict((b @ a.T / a.shape[1]).double().numpy()))
-    return dict(accuracy=(said == torch.as_tensor(test_y)).double().mean().item(),
-                C=search.best_params_['C'], features=a.shape[1], train=len(a), test=len(b))
+    def products(x): return (x @ a.T / a.shape[1]).double().numpy()
+    parts = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    search = GridSearchCV(SVC(kernel='precomputed'), dict(C=CS), cv=parts)
+    search.fit(products(a), y.numpy())
+    said = torch.from_numpy(search.predict(products(b)))
+    accuracy = (said == torch.as_tensor(test_y)).double().mean().item()
+    return dict(accuracy=accuracy, C=search.best_params_['C'], features=a.shape[1], train=len(a), test=len(b))
 
 # %% ../nbs/11_transfer.ipynb #378bf697
 def _checked(train_x, train_y, test_x, test_y, folds):
@@ -138,20 +236,22 @@ def _checked(train_x, train_y, test_x, test_y, folds):
 
 # %% ../nbs/11_transfer.ipynb #6f689fb7
 def load_splits(
-    name,       # 'animals', 'digits', one of `LAYOUTS`, or what `open_data` takes
-    seed=0,     # Which split; decides nothing of a published one of `n` images or fewer a part
-    size=32,    # Side of the pictures; those of a folder are stretched to it
-    n=2000,     # Images a part, drawn by the seed, where a set from `open_data` has more
-)->tuple:
+    name: str | Path,  # 'animals', 'digits', one of `LAYOUTS`, or what `open_data` takes
+    seed: int = 0,     # Which split; decides nothing of a published one of `n` images or fewer a part
+    size: int = 32,    # Side of the pictures; those of a folder are stretched to it
+    n: int = 2000,     # Images a part, drawn by the seed, where a set from `open_data` has more
+) -> tuple:
     "Parts for training and test, each (images uint8 [N,3,H,W], labels [N]); those of a path are dealt anew"
     splits, own = ('train', 'test'), Path(name).absolute().name
-    if name in UNSEEN: return tuple(unseen(name, s, seed, size).tensors() for s in splits)
+    if name in UNSEEN: return tuple(unseen(str(name), s, seed, size).tensors() for s in splits)
     if name in LAYOUTS: return tuple(load_published(name, s, None, seed, size).tensors() for s in splits)
     parts = [open_data(name, s, size, fit=fill_square).tensors() for s in splits]
     if name not in ('cluttered_fashion', *DOWNLOADS): parts = _dealt(parts, keyed_rng('transfer', own, seed))
-    rows = [torch.randperm(len(y), generator=keyed_rng('transfer', own, s, seed))[:n]
-            for s, (_, y) in zip(splits, parts)]
-    return tuple((x[r], y[r]) for r, (x, y) in zip(rows, parts))
+    drawn = []
+    for s, (x, y) in zip(splits, parts):
+        rows = torch.randperm(len(y), generator=keyed_rng('transfer', own, s, seed))[:n]
+        drawn.append((x[rows], y[rows]))
+    return tuple(drawn)
 
 def _dealt(parts, rng):
     "The images of both parts dealt anew; of each class, each part gets as many as it had"
@@ -161,15 +261,17 @@ def _dealt(parts, rng):
     train = given < len(parts[0][1])
     return [(x[r], y[r]) for r in (order[train], order[~train])]
 
-def pixels(images): return images.flatten(1).float() / 255
+def pixels(images: torch.Tensor) -> torch.Tensor:
+    "Images uint8 [N,3,H,W] as features in 0..1 [N,3*H*W]: a control"
+    return images.flatten(1).float() / 255
 
 def transfer(
-    encode,    # A network of ours, or a function from images uint8 [N,3,H,W] to features [N,D], e.g. `pixels`
-    parts,     # From `load_splits`
-    folds=5,   # As in `probe`
-)->dict:
+    encode: Net | Callable[[torch.Tensor], torch.Tensor],  # A network, or images uint8 [N,3,H,W] to features [N,D]
+    parts: tuple,      # From `load_splits`
+    folds: int = 5,    # As in `probe`
+) -> dict[str, float]:
     "`probe` on the features that `encode` gives; nothing in `encode` learns"
-    if isinstance(encode, nn.Module): encode = partial(features, encode)
+    if isinstance(encode, nn.Module): encode = partial(features, encode)  # type: ignore[arg-type]  # a `Net`
     (train_x, train_y), (test_x, test_y) = parts
     return probe(encode(train_x), train_y, encode(test_x), test_y, folds)
 
@@ -183,25 +285,57 @@ class FreezeNorm(Callback):
 FINETUNE = Recipe('finetune', epochs=10, batch_size=50, optimizer='adamw', lr=.004, weight_decay=.05,
                   flip=False)
 
-def finetune(
-    net,               # A trained network of ours; it is copied, not changed
-    data,              # What to learn now: an `ImageSet` or a `Collage`
-    recipe=FINETUNE,   # Its learning rate is the head's
-    slower=.1,         # The other layers' rate over the head's; 0 freezes them
-    freeze_bn=True,    # Keep BatchNorm's statistics
-    seed=0,            # The new head, order, augmentation, dropout
-    device=None,       # Where to train, and where the copy is afterwards; None: where the network is
-):
-    "A copy of `net` with a new head for the classes of `data`, trained by a `Learner`, in eval mode"
+def finetune(net: Net, data: ImageSet | Collage, recipe: Recipe = FINETUNE, slower: float = .1,
+             freeze_bn: bool = True, seed: int = 0, device: torch.device | str | None = None) -> Net:
+    """A copy of a trained network with a new head for the classes of other data, trained on these.
+
+    Parameters
+    ----------
+    net : Net
+        A network from `create_model`, trained. It is copied, not changed.
+    data : ImageSet or Collage
+        What to learn now, at least one batch of it.
+    recipe : Recipe
+        Its learning rate is the head's; the optimizer is `'sgd'` or `'adamw'`. By default 10 epochs of
+        AdamW at 0.004, in batches of 50, without mirroring.
+    slower : float
+        The other layers' learning rate over the head's, 0 to 1; 0 freezes them.
+    freeze_bn : bool
+        Whether BatchNorms keep their running statistics; scale and shift learn in any case.
+    seed : int
+        Decides the new head, order, augmentation and dropout.
+    device : torch.device or str, optional
+        Where to train, and where the copy is afterwards. By default where the network is.
+
+    Returns
+    -------
+    Net
+        The copy, in eval mode.
+
+    Raises
+    ------
+    LtpaError
+        If the recipe uses Muon, `slower` is not in 0..1, or `data` has less than one batch.
+
+    Examples
+    --------
+    >>> from ltpa import create_model, finetune, get_recipe, unseen
+    >>> net = create_model('vgg_trunk', num_classes=3, width=1/16, early_pools=2)
+    >>> recipe = get_recipe('paper', optimizer='adamw', epochs=1, batch_size=10)
+    >>> tuned = finetune(net, unseen('digits', n=20), recipe)
+    >>> net.num_classes, tuned.num_classes
+    (3, 10)
+    """
     if recipe.optimizer == 'muon':
         raise LtpaError("optimizer 'muon' has no groups; finetune expected a recipe with 'sgd' or 'adamw'")
     if not 0 <= slower <= 1: raise LtpaError(f'slower={slower!r}; expected a factor from 0 to 1')
     with seeded(as_seed(seed)):
         new = create_model(net.name, **net.config | dict(num_classes=len(data.classes)))
-    is_head = lambda name: name.split('.')[0] in ('head', 'linear')
-    new.load_state_dict({k: v if is_head(k) else net.state_dict()[k] for k, v in new.state_dict().items()})
+    def is_head(name): return name.split('.')[0] in ('head', 'linear')
+    trained = net.state_dict()
+    new.load_state_dict({k: v if is_head(k) else trained[k] for k, v in new.state_dict().items()})
     if device is None: device = net.mean.device
-    learn = Learner(new, data, recipe, seed, device, [FreezeNorm()] * freeze_bn)
+    learn = Learner(new, data, recipe, seed, device, [FreezeNorm()] if freeze_bn else [])
     head, rest = ([p for k, p in new.named_parameters() if is_head(k) == want] for want in (True, False))
     learn.opt = make_optimizer(recipe, head)
     learn.opt.add_param_group(dict(params=rest))
@@ -214,23 +348,25 @@ CIFAR10 = 'airplane automobile bird cat deer dog frog horse ship truck'.split()
 STL10 = 'airplane bird car cat deer dog horse monkey ship truck'.split()
 
 def translate(
-    source,                       # The class names that a network was trained with
-    target,                       # Those of another set
-    same={'car': 'automobile'},   # Other names of one class: target to source
-)->torch.Tensor:
+    source: Sequence[str],                              # The class names that a network was trained with
+    target: Sequence[str],                              # Those of another set
+    same: Mapping[str, str] = {'car': 'automobile'},    # Other names of one class: target to source
+) -> torch.Tensor:
     "For each class of `target`, the index of that class in `source`, or -1: int64 [len(target)]"
     index = {c: k for k, c in enumerate(source)}
-    return torch.tensor([index.get(c, index.get(same.get(c), -1)) for c in target])
+    def place(c): return index.get(c, index.get(same.get(c, c), -1))
+    return torch.tensor([place(c) for c in target])
 
 def mapped_label_accuracy(
-    logits,         # Of a network trained on `source` [N,len(source)]
-    labels,         # In terms of `target` [N]
-    source=CIFAR10,
-    target=STL10,
-)->dict:
+    logits: torch.Tensor,               # Of a network trained on `source` [N,len(source)]
+    labels: torch.Tensor,               # In terms of `target` [N]
+    source: Sequence[str] = CIFAR10,
+    target: Sequence[str] = STL10,
+) -> dict[str, float]:
     "Accuracy `mapped`, on the shared classes, and `unmapped`: indices compared as if the lists were one"
     said, want = logits.argmax(1), translate(source, target)[labels]
-    if not (shared := want >= 0).any():
+    shared = want >= 0
+    if not shared.any():
         raise LtpaError(f'no image of a class that both lists have; expected some of: {", ".join(source)}')
     return dict(mapped=(said == want)[shared].double().mean().item(), shared=int(shared.sum()),
                 unmapped=(said == labels).double().mean().item(), images=len(labels))
@@ -254,8 +390,8 @@ TABLE3 = {  # (trained on, tested on): the paper's accuracy in %, in the order o
 
 # %% ../nbs/11_transfer.ipynb #cf8c09a8
 def table3(
-    measured=(),  # Rows {source, target, model, accuracy}, e.g. from `results/table3.json`
-)->list:
+    measured: Sequence[Mapping] = (),  # Rows {source, target, model, accuracy}, e.g. from `results/table3.json`
+) -> list:
     "The paper's Table 3 beside what was measured here: (source, target, model, paper %, measured % or None)"
     ours = {(r['source'], r['target'], r['model']): 100 * r['accuracy'] for r in measured}
     return [(*pair, model, said, ours.get((*pair, model)))

@@ -80,7 +80,7 @@ def test_without_crop_the_whole_photograph(cub):
     assert abs(int(cols[0]) - 16) <= 1 and abs(int(cols[-1]) - 39) <= 1
 
 
-def test_grey_pictures_become_rgb(cub):
+def test_gray_pictures_become_rgb(cub):
     image = load_cub(cub).images[1]
     assert image.shape[0] == 3 and image[0].equal(image[1]) and image[0].equal(image[2])
 

@@ -27,54 +27,54 @@ from ltpa.downloads import download_size
 from ltpa.published import TORCHVISION, open_data
 
 TWO = ['a', 'b']
-GREY = np.arange(128, dtype=np.uint8).reshape(8, 16) * 2
-RGB = np.stack([GREY, GREY[::-1], 255 - GREY], 2)
+GRAY = np.arange(128, dtype=np.uint8).reshape(8, 16) * 2
+RGB = np.stack([GRAY, GRAY[::-1], 255 - GRAY], 2)
 
 
 # Images of every mode
 
 def palette(transparent=None):
-    img = Image.fromarray((GREY // 64).astype(np.uint8), 'P')
+    img = Image.fromarray((GRAY // 64).astype(np.uint8), 'P')
     img.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90, 250, 240, 230])
     return img, {} if transparent is None else dict(transparency=transparent)
 
 
-COLOURS = np.array([[10, 20, 30], [40, 50, 60], [70, 80, 90], [250, 240, 230]], np.uint8)[GREY // 64]
+COLORS = np.array([[10, 20, 30], [40, 50, 60], [70, 80, 90], [250, 240, 230]], np.uint8)[GRAY // 64]
 ALPHA = np.where(np.arange(16) < 8, 255, 51).astype(np.uint8) * np.ones((8, 1), np.uint8)
 OVER_WHITE = lambda rgb, alpha: np.rint(rgb * (alpha / 255.) + 255 * (1 - alpha / 255.))
-CLEAR_1 = np.where((GREY // 64 == 1)[..., None], 255, COLOURS)
+CLEAR_1 = np.where((GRAY // 64 == 1)[..., None], 255, COLORS)
 
-CMYK = Image.fromarray(255 - np.dstack([RGB, np.full_like(GREY, 255)]), 'CMYK')
+CMYK = Image.fromarray(255 - np.dstack([RGB, np.full_like(GRAY, 255)]), 'CMYK')
 
 FORMS = {  # name: (image, how to save it, RGB that must come out, tolerance)
-    'grey.png': (Image.fromarray(GREY), {}, GREY[..., None], 0),
+    'grey.png': (Image.fromarray(GRAY), {}, GRAY[..., None], 0),
     'rgb.png': (Image.fromarray(RGB), {}, RGB, 0),
     'rgb.bmp': (Image.fromarray(RGB), {}, RGB, 0),
     'rgb.tif': (Image.fromarray(RGB), {}, RGB, 0),
     'rgb.ppm': (Image.fromarray(RGB), {}, RGB, 0),
     'rgb.webp': (Image.fromarray(RGB), dict(lossless=True), RGB, 0),
-    'one_bit.png': (Image.fromarray(GREY > 100), {}, np.where(GREY > 100, 255, 0)[..., None], 0),
-    'palette.png': (*palette(), COLOURS, 0),
-    'palette.gif': (*palette(), COLOURS, 0),
+    'one_bit.png': (Image.fromarray(GRAY > 100), {}, np.where(GRAY > 100, 255, 0)[..., None], 0),
+    'palette.png': (*palette(), COLORS, 0),
+    'palette.gif': (*palette(), COLORS, 0),
     'palette_one_clear.png': (*palette(1), CLEAR_1, 0),
     'palette_one_clear.gif': (*palette(1), CLEAR_1, 0),
     'palette_half_clear.png': (*palette(bytes([255, 51, 0, 255])), OVER_WHITE(
-        COLOURS, np.array([255, 51, 0, 255])[GREY // 64][..., None]), 1),
+        COLORS, np.array([255, 51, 0, 255])[GRAY // 64][..., None]), 1),
     'rgba.png': (Image.fromarray(np.dstack([RGB, ALPHA])), {}, OVER_WHITE(RGB, ALPHA[..., None]), 1),
     'rgba.tif': (Image.fromarray(np.dstack([RGB, ALPHA])), {}, OVER_WHITE(RGB, ALPHA[..., None]), 1),
-    'la.png': (Image.fromarray(np.dstack([GREY, ALPHA])), {}, OVER_WHITE(GREY, ALPHA)[..., None], 1),
+    'la.png': (Image.fromarray(np.dstack([GRAY, ALPHA])), {}, OVER_WHITE(GRAY, ALPHA)[..., None], 1),
     'one_grey_clear.png': (
-        Image.fromarray(GREY), dict(transparency=4), np.where(GREY == 4, 255, GREY)[..., None], 0),
-    'bits16.png': (Image.fromarray(GREY.astype(np.uint16) * 257), {}, GREY[..., None], 0),
-    'bits16.tif': (Image.fromarray(GREY.astype(np.uint16) * 257), {}, GREY[..., None], 0),
-    'bits16.pgm': (Image.fromarray(GREY.astype(np.uint16) * 257), {}, GREY[..., None], 0),
-    'bits16_rounded.png': (Image.fromarray(GREY.astype(np.uint16) * 257 + 100), {}, GREY[..., None], 0),
-    'bits16_dark.png': (Image.fromarray(GREY.astype(np.uint16)), {}, np.rint(GREY / 257.)[..., None], 0),
-    'bits32.tif': (Image.fromarray(GREY.astype(np.int32) * 257), {}, GREY[..., None], 0),
-    'floats.tif': (Image.fromarray((GREY / 255.).astype(np.float32)), {}, GREY[..., None], 0),
+        Image.fromarray(GRAY), dict(transparency=4), np.where(GRAY == 4, 255, GRAY)[..., None], 0),
+    'bits16.png': (Image.fromarray(GRAY.astype(np.uint16) * 257), {}, GRAY[..., None], 0),
+    'bits16.tif': (Image.fromarray(GRAY.astype(np.uint16) * 257), {}, GRAY[..., None], 0),
+    'bits16.pgm': (Image.fromarray(GRAY.astype(np.uint16) * 257), {}, GRAY[..., None], 0),
+    'bits16_rounded.png': (Image.fromarray(GRAY.astype(np.uint16) * 257 + 100), {}, GRAY[..., None], 0),
+    'bits16_dark.png': (Image.fromarray(GRAY.astype(np.uint16)), {}, np.rint(GRAY / 257.)[..., None], 0),
+    'bits32.tif': (Image.fromarray(GRAY.astype(np.int32) * 257), {}, GRAY[..., None], 0),
+    'floats.tif': (Image.fromarray((GRAY / 255.).astype(np.float32)), {}, GRAY[..., None], 0),
     'cmyk.tif': (CMYK, {}, RGB, 0),
     'cmyk.jpg': (CMYK, dict(quality=100), RGB, 8),
-    'grey.jpg': (Image.fromarray(GREY), dict(quality=100), GREY[..., None], 2),
+    'grey.jpg': (Image.fromarray(GRAY), dict(quality=100), GRAY[..., None], 2),
 }
 
 
@@ -95,11 +95,11 @@ def test_forms_of_images(name, tmp_path):
 @pytest.mark.parametrize('mode', ['RGB', 'RGBA', 'I;16'])
 def test_camera_orientation(mode, orientation, turned, tmp_path):
     deep = mode == 'I;16'
-    img = Image.fromarray(GREY.astype(np.uint16) * 257) if deep else Image.fromarray(RGB).convert(mode)
+    img = Image.fromarray(GRAY.astype(np.uint16) * 257) if deep else Image.fromarray(RGB).convert(mode)
     exif = Image.Exif()
     exif[0x0112] = orientation
     img.save(tmp_path / 'turned.png', exif=exif)
-    want = turned(GREY[..., None].repeat(3, 2) if deep else RGB)
+    want = turned(GRAY[..., None].repeat(3, 2) if deep else RGB)
     assert np.array_equal(read_image(tmp_path / 'turned.png').permute(1, 2, 0).numpy(), want)
 
 
@@ -175,15 +175,15 @@ def test_pixels_out_of_range_in_a_file(pixels, words, tmp_path):
 DEEP = RGB.astype(np.uint16) * 257
 
 ARRAYS = {  # name: (image, RGB that must come out, tolerance)
-    'grey HW': (GREY, GREY[..., None], 0), 'grey CHW': (GREY[None], GREY[..., None], 0),
-    'grey HWC': (GREY[..., None], GREY[..., None], 0), 'rgb HWC': (RGB, RGB, 0),
+    'grey HW': (GRAY, GRAY[..., None], 0), 'grey CHW': (GRAY[None], GRAY[..., None], 0),
+    'grey HWC': (GRAY[..., None], GRAY[..., None], 0), 'rgb HWC': (RGB, RGB, 0),
     'rgb CHW': (RGB.transpose(2, 0, 1), RGB, 0), 'tensor': (torch.from_numpy(RGB), RGB, 0),
     'float': (RGB / 255, RGB, 0), 'half': ((RGB / 255).astype(np.float16), RGB, 0),
     'bfloat16': (torch.from_numpy(RGB / 255).bfloat16(), RGB, 1), '16 bits': (DEEP, RGB, 0),
     '16 bits, tensor': (torch.from_numpy(DEEP), RGB, 0),
     '16 bits, rounded': (DEEP - (RGB > 0) * np.uint16(100), RGB, 0),
-    'opaque': (np.dstack([RGB, np.full_like(GREY, 255)]), RGB, 0),
-    'clear': (np.dstack([RGB, 0 * GREY]), 255, 0),
+    'opaque': (np.dstack([RGB, np.full_like(GRAY, 255)]), RGB, 0),
+    'clear': (np.dstack([RGB, 0 * GRAY]), 255, 0),
     'half clear': (np.dstack([RGB, ALPHA]), OVER_WHITE(RGB, ALPHA[..., None]), 0),
 }
 
@@ -566,7 +566,7 @@ def test_same_pictures_in_another_process_with_other_threads(sets):
     assert there.split() == [fingerprint(*sets['test'].render(epoch=2)), sets['test'].fingerprint]
 
 
-def test_item_does_not_depend_on_its_neighbours(sets):
+def test_item_does_not_depend_on_its_neighbors(sets):
     "300 pictures are rendered in more than one piece."
     images, masks = sets['test'].render(slice(0, 300))
     some = torch.tensor([299, 0, 256, 255, 257, 17, 17])
@@ -685,7 +685,7 @@ def test_classes_are_balanced(split, each):
     assert Counter(d.labels.tolist()) == dict.fromkeys(range(10), each) and len(set(d.classes)) == 10
 
 
-def test_licences_name_every_file():
+def test_licenses_name_every_file():
     root = ASSETS / 'cluttered_fashion'
     lines = (root / 'LICENSES.md').read_text(encoding='utf-8').splitlines()
     objects = next(line for line in lines if line.startswith('**Objects**'))

@@ -122,7 +122,7 @@ def test_loader_on_meta(make, train):
     assert all(x.device.type == y.device.type == 'meta' and len(x) == len(y) for x, y in batches)
 
 
-def test_scaler_asks_no_number_of_a_fused_optimiser(monkeypatch):
+def test_scaler_asks_no_number_of_a_fused_optimizer(monkeypatch):
     "A fake tensor does not tell its number; stock SGD's scaler asks it whether to leave out the step."
     monkeypatch.setattr(torch.nn.Module, '_apply', fake_apply)
     with FakeTensorMode(allow_non_fake_inputs=True):

@@ -67,7 +67,7 @@ def alone():
 
 @pytest.mark.parametrize('kind, shape', [
     (torch.nn.BatchNorm2d, (6, 4, 3, 5)), (torch.nn.BatchNorm1d, (6, 4))], ids=['2d', '1d'])
-def test_synchronised_batch_norm_of_one_process(kind, shape, alone):
+def test_synchronized_batch_norm_of_one_process(kind, shape, alone):
     plain, ours = (torch.nn.Sequential(kind(4, eps=1e-3)).double() for _ in range(2))
     inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for _ in range(2)]
     with torch.no_grad(): inputs[1].copy_(inputs[0])
@@ -80,7 +80,7 @@ def test_synchronised_batch_norm_of_one_process(kind, shape, alone):
     assert torch.allclose(plain.eval()(inputs[0]), ours.eval()(inputs[1]))
 
 
-def test_synchronising_keeps_names_and_tensors():
+def test_synchronizing_keeps_names_and_tensors():
     net = tiny_net('vgg_att2_concat_pc')
     before = dict(net.state_dict(keep_vars=True))
     after = synchronize(net).state_dict(keep_vars=True)

@@ -123,7 +123,7 @@ def test_a_cell_that_is_half_covered_is_of_the_object():
 
 # Controls and baselines
 
-def test_centre_is_a_gaussian_a_quarter_of_the_side_wide():
+def test_center_is_a_gaussian_a_quarter_of_the_side_wide():
     m = CONTROLS['centre'](None, torch.ones(2, 3, 400, 200))
     assert m.shape == (2, 400, 200)
     for at in (300, 100), (200, 150): assert m[0][at].item() == pytest.approx(np.exp(-1 / 2), rel=.02)
@@ -306,7 +306,7 @@ def test_the_right_map_of_a_linear_network_is_faithful():
 
 # Randomisation
 
-def test_randomised_is_a_copy_with_one_part_new(net):
+def test_randomized_is_a_copy_with_one_part_new(net):
     before = {k: v.clone() for k, v in net.state_dict().items()}
     parts = parts_from_top(net)
     assert parts == ['head', 'attention', 'glob', 'trunk.stages.2', 'trunk.stages.1', 'trunk.stages.0'][-len(parts):]
@@ -328,7 +328,7 @@ def test_layers_of_one_shape_get_different_random_numbers():
     assert not randomized(layers, ['b'], seed=1)['b'].weight.equal(b)
 
 
-def test_randomisation_tells_mean_and_spread_over_draws(net):
+def test_randomization_tells_mean_and_spread_over_draws(net):
     x, explain = noise(2, 3, 32, 32), dict(a=learned_maps(net)['attention 1'])
     row = randomization(explain, net, x, parts=['attention'], seeds=3)[0]
     before = explain['a'](net, x)
@@ -347,7 +347,7 @@ def test_parts_hold_all_parameters(name):
 
 
 @pytest.mark.parametrize('order', ['top_down', 'independent'])
-def test_randomisation_is_that_of_quantus(order, monkeypatch):
+def test_randomization_is_that_of_quantus(order, monkeypatch):
     quantus = pytest.importorskip('quantus')
     from ltpa import training
     from ltpa.saliency import gradient

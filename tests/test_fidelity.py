@@ -118,7 +118,7 @@ def test_gains_between_0_and_1():
     assert drawn.min() >= 0 and drawn.max() <= 1 and abs(drawn.mean() - .5) < .1
 
 
-def test_local_contrast_ignores_light_and_keeps_colour():
+def test_local_contrast_ignores_light_and_keeps_color():
     x = ClutteredFashion('test', n=8).tensors(0)[0] / 255
     y = yuv_lcn(x)
     torch.testing.assert_close(yuv_lcn(.5 * x)[:, :1], y[:, :1], rtol=1e-2, atol=1e-2)
@@ -143,7 +143,7 @@ def test_local_contrast_against_plain_loops():
         torch.testing.assert_close(yuv_lcn(x)[0, 0, i, j], expected, rtol=1e-3, atol=1e-4)
 
 
-def test_colours_are_those_of_television():
+def test_colors_are_those_of_television():
     "BT.601: U = .492 (B - Y) and V = .877 (R - Y), with Y = .299 R + .587 G + .114 B."
     red, green, blue = X.unbind(1)
     y = .299 * red + .587 * green + .114 * blue
@@ -151,7 +151,7 @@ def test_colours_are_those_of_television():
         torch.testing.assert_close(got, want, rtol=0, atol=1e-3)
 
 
-def test_measure_standardises_in_the_networks_own_colours():
+def test_fit_normalization_is_in_the_networks_own_colors():
     images = ClutteredFashion('train', n=300).tensors(0)[0]
     for color in SWITCHES['color']:
         n = fit_normalization(net(color=color), images)

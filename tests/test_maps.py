@@ -221,7 +221,7 @@ def test_verdicts():
 
 
 @pytest.mark.parametrize('side, drawn', [(100, 256), (192, 256), (300, 300), (800, 512)])
-def test_pictures_are_enlarged_without_new_colours(side, drawn):
+def test_pictures_are_enlarged_without_new_colors(side, drawn):
     black_and_white = (torch.rand(1, side, side) > .5).to(torch.uint8).expand(3, -1, -1) * 255
     picture = inspect_image(tiny_net('vgg_att2_concat_dp'), black_and_white).picture
     assert picture.shape == (3, drawn, drawn)

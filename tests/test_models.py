@@ -241,7 +241,7 @@ def test_independent_levels_average_their_probabilities(name):
 
 
 @pytest.mark.parametrize('name', MODELS)
-def test_normalisation_is_inside(name):
+def test_normalization_is_inside(name):
     net, seen = narrow(name).eval(), []
     first = next(m for m in net.modules() if isinstance(m, nn.Conv2d))
     first.register_forward_hook(lambda module, args, out: seen.append(args[0]))

@@ -39,7 +39,7 @@ def test_at_size_paper_a_row_is_what_the_authors_ran(name):
     assert p.net.get('layout') == ('cub' if set_ == 'cub' and 'layout' in switches(model) else None)
 
 
-def test_presets_reach_network_and_optimiser():
+def test_presets_reach_network_and_optimizer():
     p = plan('cifar100/vgg_att3_concat_pc', 'paper', 'official_code')
     assert (p.recipe.lr, p.recipe.dampening, p.net['branch_grad'], p.net['color']) == (1., .9, 'mean', 'yuv_lcn')
     assert plan('svhn/vgg', 'paper', 'official_code').recipe.lr == pytest.approx(.1)

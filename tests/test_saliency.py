@@ -161,7 +161,7 @@ def test_pc_gives_the_last_convolution_no_gradient(nets):
     assert METHODS['grad_cam'](dp, images(), layer=last(dp), relu=False).any()
 
 
-def test_an_image_has_one_map_whatever_its_neighbours_and_the_random_state(nets):
+def test_an_image_has_one_map_whatever_its_neighbors_and_the_random_state(nets):
     net, x = nets['vgg_gap', torch.float64], images(5, dtype=torch.float64)
     for name, f in EVERY.items():
         whole, state = f(net, x, **few(name)), torch.get_rng_state()

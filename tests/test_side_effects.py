@@ -67,7 +67,7 @@ CALLS = dict(
     finetune=lambda n: finetune(n, DATA, replace(FINETUNE, epochs=1, batch_size=4)),
     train_unet=lambda n: train_unet(DATA.images, DATA.images[:, 0] > 99, steps=2),
     curves=lambda n: perturbation_curves(n, X, MAPS), infidelity=lambda n: infidelity(n, X, MAPS),
-    sensitivity=lambda n: sensitivity(explain, n, X), randomised=lambda n: randomized(n, parts_from_top(n)),
+    sensitivity=lambda n: sensitivity(explain, n, X), randomized=lambda n: randomized(n, parts_from_top(n)),
     attention_parts=lambda n: attention_parts(n, DATA.images), encode=lambda n: encode(n, DATA.images),
     contrasting=lambda n: predict(contrasting(n, DATA.images), DATA.images),
     pgd=lambda n: pgd(n, X, .01, steps=2),

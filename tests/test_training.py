@@ -222,7 +222,7 @@ def test_auto_precision(bf16, kind, want, monkeypatch):
 
 
 @pytest.mark.parametrize('optimizer', ['sgd', 'adamw'])
-def test_fused_optimiser_is_the_plain_one(optimizer, monkeypatch):
+def test_fused_optimizer_is_the_plain_one(optimizer, monkeypatch):
     fused = learner(optimizer=optimizer)
     assert fused.opt.defaults['fused']
     plain = learner(optimizer=optimizer)

@@ -75,8 +75,8 @@ def main():
     sheet = np.concatenate(kept).reshape(-1, SHEET, 28, 28).transpose(0, 2, 1, 3).reshape(-1, SHEET * 28)
     OUT.mkdir(parents=True, exist_ok=True)
     Image.fromarray(sheet).convert('1').save(OUT / 'silhouettes.png', optimize=True)
-    with zipfile.ZipFile(wheel) as z: licence = z.read('animal_mnist-0.4.dist-info/licenses/LICENSE').decode()
-    (OUT / 'LICENSE.md').write_text(NOTE + '\n'.join(f'> {line}'.rstrip() for line in licence.splitlines()) + '\n')
+    with zipfile.ZipFile(wheel) as z: license = z.read('animal_mnist-0.4.dist-info/licenses/LICENSE').decode()
+    (OUT / 'LICENSE.md').write_text(NOTE + '\n'.join(f'> {line}'.rstrip() for line in license.splitlines()) + '\n')
     print(f'{len(sheet) // 28 * SHEET} silhouettes, {(OUT / "silhouettes.png").stat().st_size / 1e3:.0f} kB')
 
 

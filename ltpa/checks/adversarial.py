@@ -57,7 +57,7 @@ def _(answer):
 
 @ex_toward.case('one image more does not change the others')
 def _(answer):
-    (w, f), x, target = _three_classes(), _mid(4), torch.tensor([1, 1, 0, 2])
+    (_, f), x, target = _three_classes(), _mid(4), torch.tensor([1, 1, 0, 2])
     expect(answer(f, x, target, .02)[:2], answer(f, x[:2], target[:2], .02), 1e-5)
 
 @ex_toward.case('no graph is left, and the input is as before')
