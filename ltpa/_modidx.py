@@ -471,6 +471,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                              'ltpa.models.VGGTrunk.__init__': ('models.html#vggtrunk.__init__', 'ltpa/models.py'),
                              'ltpa.models.VGGTrunk.classify': ('models.html#vggtrunk.classify', 'ltpa/models.py'),
                              'ltpa.models.VGGTrunk.features': ('models.html#vggtrunk.features', 'ltpa/models.py'),
+                             'ltpa.models._bundled': ('models.html#_bundled', 'ltpa/models.py'),
                              'ltpa.models._complete': ('models.html#_complete', 'ltpa/models.py'),
                              'ltpa.models._identify': ('models.html#_identify', 'ltpa/models.py'),
                              'ltpa.models._init': ('models.html#_init', 'ltpa/models.py'),
