@@ -49,7 +49,7 @@ class Trunk(nn.Module):
     "Convolutions 1 to 13; gives the features at the three taps, shallow to deep, before their pooling"
     def __init__(self,
         width:float=1.,     # Scales every channel count
-        early_pools:int=0,  # Pools kept of those after convolutions 2 and 4: 0 (the paper's), 1 or 2 (plain VGG)
+        early_pools:int=0,  # Of those after convolutions 2 and 4 so many are kept: 0 (the paper's), 1 or 2 (plain VGG)
         dropout:bool=True,  # Dropout where the authors' code has it
         first_pool:int=2,   # Side of the pool after convolution 7: 5 for pictures of 80 pixels
     ):
@@ -111,7 +111,7 @@ class Output(NamedTuple):
     descriptors: tuple        # what the classifier sees, each [B,C]
 
 # %% ../nbs/03_models.ipynb #59784194
-CLASSES:dict[str, type['Net']] = {}       # the classes that models' names stand for; filled further below, and by later modules
+CLASSES:dict[str, type['Net']] = {}       # the classes that models' names stand for; filled below, and by later modules
 
 class Net(nn.Module):
     "The frame of all networks: checks and normalises RGB [B,3,H,W] in 0..1, then `features` and `classify`"
@@ -239,7 +239,7 @@ class Head(nn.Module):
 # %% ../nbs/03_models.ipynb #e233541e
 class AttentionNet(Net):
     "A network whose classifier sees attended descriptors and nothing else; made of `parts`, `attention`, `head`"
-    attention: nn.ModuleList          # an `Attention` for each level, shallow to deep
+    attention: Any                    # an `nn.ModuleList`: an `Attention` for each level, shallow to deep
     head: nn.Module
 
     def parts(self, x): raise NotImplementedError     # a normalised picture's local features and global vector
@@ -336,7 +336,8 @@ class VGG(Net):
 # %% ../nbs/03_models.ipynb #f1a03829
 class VGGTrunk(Net):
     "The control: trunk, extra layers and cost of the attention networks, but the classifier sits on g"
-    def __init__(self, num_classes:int=10, width:float=1., early_pools:int=0, dropout:bool=True, layout:str='cifar'):
+    def __init__(self, num_classes:int=10, width:float=1., early_pools:int=0, dropout:bool=True,
+                 layout:str='cifar'):
         super().__init__()
         self.trunk = Trunk(width, early_pools, dropout, FIRST_POOL[layout])
         C = self.trunk.channels[-1]
@@ -350,7 +351,8 @@ class VGGTrunk(Net):
 # %% ../nbs/03_models.ipynb #0286eaaa
 class VGGGAP(Net):
     "Trunk, global average pooling, one linear layer (Zhou et al. 2016)"
-    def __init__(self, num_classes:int=10, width:float=1., early_pools:int=0, dropout:bool=True, layout:str='cifar'):
+    def __init__(self, num_classes:int=10, width:float=1., early_pools:int=0, dropout:bool=True,
+                 layout:str='cifar'):
         super().__init__()
         self.trunk = Trunk(width, early_pools, dropout, FIRST_POOL[layout])
         self.stride = 2**(early_pools + 1) * FIRST_POOL[layout]
@@ -362,7 +364,8 @@ class VGGGAP(Net):
 # %% ../nbs/03_models.ipynb #aed7bd3a
 class VGGPAN(Net):
     "Progressive attention (Seo et al. 2016) as in the authors' code: sigmoid gate at level 2, softmax at 3"
-    def __init__(self, num_classes:int=10, width:float=1., early_pools:int=0, dropout:bool=True, layout:str='cifar'):
+    def __init__(self, num_classes:int=10, width:float=1., early_pools:int=0, dropout:bool=True,
+                 layout:str='cifar'):
         super().__init__()
         self.trunk = Trunk(width, early_pools, dropout, FIRST_POOL[layout])
         self.stride = 16 * FIRST_POOL[layout]
@@ -404,9 +407,9 @@ def create_model(
 ) -> Net:
     """A network of the paper, of its baselines or of the controls, by its name.
 
-    Called with RGB pictures [B,3,H,W] in 0..1 it returns `logits` [B,K], `maps`, a tuple of [B,h,w], shallow to
-    deep (none without attention), and `descriptors`, a tuple of [B,C], what the classifier sees. The methods of
-    attention networks (`forward_features`, `scores`, `forward_attention`, `pool`) take it apart.
+    Called with RGB pictures [B,3,H,W] in 0..1 it returns `logits` [B,K], `maps`, a tuple of [B,h,w], shallow
+    to deep (none without attention), and `descriptors`, a tuple of [B,C], what the classifier sees. The
+    methods of attention networks (`forward_features`, `scores`, `forward_attention`, `pool`) take it apart.
 
     Parameters
     ----------
@@ -421,8 +424,9 @@ def create_model(
         Switches that are set together: 'paper', 'official_code' or 'modern'. None: our choice, in which the
         counts of parameters are those of the authors' code.
     pretrained : bool or str
-        True: with the bundled weights, trained on `ClutteredFashion`, in eval mode, as `load_pretrained` gives
-        them; or the name of the set they were trained on. False: fresh weights, from torch's random state.
+        True: with the bundled weights, trained on `ClutteredFashion`, in eval mode, as `load_pretrained`
+        gives them; or the name of the set they were trained on. False: fresh weights, from torch's random
+        state.
     **kw : Any
         Single switches, which win over the preset: `switches(name)` lists them (`early_pools`, `dropout`,
         `norm`, `temperature`, `project`, `head`, ...).
@@ -513,7 +517,7 @@ def fit_normalization(
     images:torch.Tensor,  # uint8 [N,3,H,W], the training images
 )->Net:
     "Set the network's mean and standard deviation from images, in its own colours"
-    chosen = torch.linspace(0, len(images) - 1, min(len(images), 5000)).long()          # evenly, 5,000 at most
+    chosen = torch.linspace(0, len(images) - 1, min(len(images), 5000)).long()      # evenly, 5,000 at most
     some = images[chosen].float() / 255
     if net.color == 'yuv_lcn': some = torch.cat([yuv_lcn(x) for x in some.split(500)])
     net.mean.copy_(some.mean((0, 2, 3), keepdim=True))
