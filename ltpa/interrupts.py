@@ -31,7 +31,7 @@ def orderly_stop(learn)->Iterator[list[int]]:
             if signal.getsignal(s) not in (signal.SIG_IGN, None): usual[s] = signal.signal(s, note)
     try: yield asked
     finally:
-        for s, handler in usual.items(): signal.signal(s, handler)
+        for signum, handler in usual.items(): signal.signal(signum, handler)
     if not asked: return
     name = 'Ctrl-C' if asked[0] == signal.SIGINT else signal.Signals(asked[0]).name
     paths = ', '.join(map(str, learn.saved_in()))
