@@ -8,19 +8,52 @@ __all__ = ['Checkpoint', 'save_checkpoint', 'read_checkpoint', 'load_checkpoint'
 # %% ../nbs/workshop/checkpoints.ipynb #fe0449f0
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 import torch
 from .names import LtpaError
 from .weights import load_state, read_tensors, write_tensors
-from .training import Callback, check_loss, diverged, random_states
+from .training import Callback, Learner, check_loss, diverged, random_states
 
 # %% ../nbs/workshop/checkpoints.ipynb #84670d23
 class Checkpoint(Callback):
-    "Saves the state of the training to one file every so often, at the end, and when it is stopped"
+    """Saves the state of a training to one file every so often, at the end, and when it is stopped.
+
+    The file holds all that the next step depends on: weights, the optimizer's running means, the scaler's factor,
+    random states, the step and the losses. `load_checkpoint` goes on from there, to the bit. It is whole or
+    absent, and an old one stays until the new one is on the disk. With a loss that is not finite nothing is
+    written: the last good file stays.
+
+    Parameters
+    ----------
+    path : str or Path
+        A .safetensors file; missing folders are made.
+    every : int or None
+        Steps between two saves. None: after every epoch.
+    **info : Any
+        What else to keep in the file, e.g. where the data came from. Anything that JSON can hold.
+
+    Raises
+    ------
+    LtpaError
+        While it trains: if the file cannot be written, or the training has diverged.
+
+    Examples
+    --------
+    >>> from ltpa import Checkpoint, ClutteredFashion, Learner, create_model, get_recipe, load_weights
+    >>> net = create_model('vgg_gap', width=1/16, early_pools=2)
+    >>> recipe = get_recipe('fast', epochs=1, batch_size=32)
+    >>> keep = Checkpoint('run/last.safetensors')
+    >>> learn = Learner(net, ClutteredFashion('train', n=64), recipe, callbacks=[keep]).fit()
+    >>> load_weights('run/last.safetensors').name
+    'vgg_gap'
+    """
     def __init__(self,
-        path,           # A .safetensors file
-        every=None,     # Steps between two saves; None: every epoch
-        **info,         # Text to keep: where the data came from, …
-    ): self.path, self.every, self.info = Path(path), every, info
+        path: str | Path,
+        every: int | None = None,
+        **info: Any,
+    ):
+        self.path: Path = Path(path)
+        self.every, self.info = every, info
 
     def after_step(self, learn):
         if self.every and learn.step % self.every == 0: save_checkpoint(learn, self.path, **self.info)
@@ -30,9 +63,9 @@ class Checkpoint(Callback):
 
 # %% ../nbs/workshop/checkpoints.ipynb #1ec9ecca
 def save_checkpoint(
-    learn,   # A `Learner`
-    path,    # Where it goes
-    **info,  # Text to keep with it
+    learn:Learner,  # Whose training it is
+    path:str|Path,  # Where it goes
+    **info,         # What else to keep with it
 )->Path:
     "Write all that the rest of the training needs; refused, with the old file kept, if a loss is not finite"
     if learn.losses: check_loss(learn)
@@ -53,8 +86,8 @@ def save_checkpoint(
 
 # %% ../nbs/workshop/checkpoints.ipynb #da3a625d
 def read_checkpoint(
-    path,  # A file that `save_checkpoint` wrote
-):
+    path:str|Path,  # A file that `save_checkpoint` wrote
+)->tuple[dict[str,torch.Tensor],dict[str,Any]]:
     "Tensors and description of a checkpoint, checked for damage"
     state, meta = read_tensors(path)
     if meta.get('kind') != 'checkpoint':
@@ -63,11 +96,41 @@ def read_checkpoint(
     return state, meta
 
 # %% ../nbs/workshop/checkpoints.ipynb #5e27df93
-def load_checkpoint(
-    learn,  # A `Learner` with the same network, recipe, seed and data
-    path,   # The checkpoint
-):
-    "Put `learn` where the checkpoint left off; anything that does not agree is named and refused"
+def load_checkpoint(learn: Learner, path: str | Path) -> Learner:
+    """Put a learner where a checkpoint left off; it goes on as if nothing had happened, to the bit.
+
+    Parameters
+    ----------
+    learn : Learner
+        With the same model and settings, recipe, seed and data as the one that was saved. Its weights are
+        replaced.
+    path : str or Path
+        What the callback `Checkpoint` or `ltpa train` wrote.
+
+    Returns
+    -------
+    Learner
+        `learn`; its `fit` goes on.
+
+    Raises
+    ------
+    LtpaError
+        If the file is no whole checkpoint, or model, settings, seed, recipe or data differ; the message says
+        what.
+
+    Examples
+    --------
+    >>> from ltpa import (Checkpoint, ClutteredFashion, Learner, create_model, get_recipe, load_checkpoint,
+    ...                   seed_everything)
+    >>> def learner(*callbacks):
+    ...     _ = seed_everything(0)
+    ...     net = create_model('vgg_gap', width=1/16, early_pools=2)
+    ...     recipe = get_recipe('fast', epochs=1, batch_size=32)
+    ...     return Learner(net, ClutteredFashion('train', n=64), recipe, callbacks=callbacks)
+    >>> done = learner(Checkpoint('last.safetensors')).fit()
+    >>> load_checkpoint(learner(), 'last.safetensors').step
+    2
+    """
     state, meta = read_checkpoint(path)
     data = learn.loader.data
     for what, theirs, ours in (
@@ -77,7 +140,8 @@ def load_checkpoint(
         if theirs != ours:
             raise LtpaError(f'{path} was made with another {what}: {_difference(theirs, ours)}; '
                             'resume with the same, or start a new run')
-    part = lambda p: {k.removeprefix(p): v for k, v in state.items() if k.startswith(p)}
+    def part(prefix): return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
     params = dict(learn.net.named_parameters())
     load_state(learn.net, part('net.'), path)
     for key, v in part('opt.').items():

@@ -8,15 +8,17 @@ __all__ = ['NO_DISTRIBUTED', 'TIMEOUT', 'get_rank', 'get_world_size', 'own_devic
            'leave', 'launch']
 
 # %% ../nbs/workshop/distributed.ipynb #1ad8e088
-import contextlib, copy, os, pickle, re, socket, sys, tempfile
+import contextlib, copy, os, re, signal, socket, sys, tempfile, uuid
+from collections.abc import Callable, Iterator
 from datetime import timedelta
-from pathlib import Path
+from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 import torch.nn as nn
-from .names import BATCH_NORMS, LtpaError, unknown
+from .names import BATCH_NORMS, LtpaError, Recipe, unknown
 from .core import keyed_rng, pick_device
+from .data import Collage, ImageSet
+from .models import Net
 from .training import Callback, Learner, Stop, random_states, set_random_states
 from .checkpoints import _difference
 
@@ -29,18 +31,19 @@ def get_world_size()->int:
     "How many processes train together: as many as `torchrun` started, else 1"
     return int(os.environ.get('WORLD_SIZE', 1))
 
-def _get_local_rank(): return int(os.environ.get('LOCAL_RANK', 0))
+def _get_local_rank()->int: return int(os.environ.get('LOCAL_RANK', 0))
 
 def own_device(
-    name='auto',  # 'auto', 'cpu' or 'cuda'
+    name:str='auto',  # 'auto', 'cpu' or 'cuda'
 )->torch.device:
     "This process's device among several processes: the GPU numbered `LOCAL_RANK`, or the CPU"
     if name == 'auto': name = 'cuda' if torch.cuda.is_available() else 'cpu'
     if name not in ('cpu', 'cuda'):
-        raise LtpaError(f'device {name!r} for {get_world_size()} processes; expected cpu, or cuda without a number: '
-                        'each process takes the GPU of its own number')
-    device, have = pick_device(name), torch.cuda.device_count()
+        raise LtpaError(f'device {name!r} for {get_world_size()} processes; expected cpu, or cuda without a '
+                        'number: each process takes the GPU of its own number')
+    device = pick_device(name)
     if device.type == 'cpu': return device
+    have = torch.cuda.device_count()
     if _get_local_rank() >= have:
         raise LtpaError(f'process {_get_local_rank()} of this machine finds {have} GPU(s); '
                         f'start one process a GPU: torchrun --nproc-per-node {have}')
@@ -50,25 +53,35 @@ def own_device(
 NO_DISTRIBUTED = 'this build of torch has no torch.distributed; train in one process, or install another'
 TIMEOUT = timedelta(minutes=10)          # of one exchange, for what hangs; what dies is noticed at once
 
+def _threads_each()->int:
+    "How many of this machine's cores are this process's share"
+    processes = int(os.environ.get('LOCAL_WORLD_SIZE', get_world_size()))
+    return max(1, (os.cpu_count() or 1) // processes)
+
 @contextlib.contextmanager
 def process_group(
-    device='auto',  # 'auto', 'cpu' or 'cuda'; one process alone may also name 'mps' or 'cuda:N'
-):
+    device:str|torch.device='auto',  # 'auto', 'cpu' or 'cuda'; one process alone may also name 'mps' or 'cuda:N'
+)->Iterator[torch.device]:
     "Join the processes that `torchrun` started, for the length of a `with` block; gives this one's device"
-    if get_world_size() == 1: yield pick_device(device); return
+    if get_world_size() == 1:
+        yield pick_device(str(device))
+        return
     if not dist.is_available(): raise LtpaError(NO_DISTRIBUTED)
-    device = own_device(str(device))
-    if dist.is_initialized(): yield device; return
+    own = own_device(str(device))
+    if dist.is_initialized():
+        yield own
+        return
     threads = torch.get_num_threads()
-    if device.type == 'cuda': torch.cuda.set_device(device)
+    if own.type == 'cuda': torch.cuda.set_device(own)
     elif 'OMP_NUM_THREADS' not in os.environ:              # else every process would take all cores
-        torch.set_num_threads(max(1, os.cpu_count() // int(os.environ.get('LOCAL_WORLD_SIZE', get_world_size()))))
-    try: dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo', timeout=TIMEOUT)
+        torch.set_num_threads(_threads_each())
+    try: dist.init_process_group('nccl' if own.type == 'cuda' else 'gloo', timeout=TIMEOUT)
     except (ValueError, RuntimeError) as e:
         torch.set_num_threads(threads)
-        raise LtpaError(f'the {get_world_size()} processes do not find each other ({str(e).splitlines()[0]}); '
+        why = str(e).splitlines()[0]
+        raise LtpaError(f'the {get_world_size()} processes do not find each other ({why}); '
                         'start all of them with torchrun and the same --rdzv-endpoint') from None
-    try: yield device
+    try: yield own
     except RuntimeError as e:
         if not (isinstance(e, dist.DistError) or re.search('gloo|timeout', str(e))): raise
         why = str(e).splitlines()[0].split('] ')[-1].split('. ')[0]
@@ -81,29 +94,39 @@ def process_group(
 class FailedElsewhere(LtpaError):
     "Ends a process because another one failed, which prints the message"
 
+class _Answer(NamedTuple):
+    "What a process tells the others at the end of a block"
+    host: str
+    failed: str | None           # what went wrong
+    facts: dict[str, Any]        # what must be equal in all
+
 @contextlib.contextmanager
-def all_or_none():
+def all_or_none()->Iterator[dict[str, Any]]:
     "A block that succeeds in all processes or in none; facts put into the dict it gives must be equal in all"
-    facts, error = {}, None
+    facts: dict[str, Any] = {}
+    error: LtpaError | None = None
     try: yield facts
     except LtpaError as e:
         if get_world_size() == 1: raise
         error = e
     if get_world_size() == 1: return
-    answers = [None] * get_world_size()
+    answers: list[Any] = [None] * get_world_size()
     dist.all_gather_object(answers, (socket.gethostname(), error and str(error), facts))
-    for r, (host, failed, _) in enumerate(answers):
-        if failed: raise error if r == get_rank() else FailedElsewhere(f'process {r} on {host}: {failed}')
-    for r, (host, _, theirs) in enumerate(answers):
-        for k, ours in answers[0][2].items():
-            if theirs[k] != ours:
-                raise (FailedElsewhere if get_rank() else LtpaError)(
-                    f'process {r} on {host} has another {k}: {_difference(theirs[k], ours)}; '
-                    'start every process with the same command, data, run folder and versions')
+    answers = [_Answer(*a) for a in answers]
+    for r, answer in enumerate(answers):
+        if not answer.failed: continue
+        if error is not None and r == get_rank(): raise error
+        raise FailedElsewhere(f'process {r} on {answer.host}: {answer.failed}')
+    for r, answer in enumerate(answers):
+        for k, ours in answers[0].facts.items():
+            if answer.facts[k] == ours: continue
+            kind = FailedElsewhere if get_rank() else LtpaError                  # one of them speaks
+            raise kind(f'process {r} on {answer.host} has another {k}: {_difference(answer.facts[k], ours)}; '
+                       'start every process with the same command, data, run folder and versions')
 
 # %% ../nbs/workshop/distributed.ipynb #c224e15c
 @contextlib.contextmanager
-def local_main_process_first(wanted=True):
+def local_main_process_first(wanted:bool=True)->Iterator[None]:
     "A block that one process of each machine runs before the others: for a download"
     wait = wanted and get_world_size() > 1
     if wait and _get_local_rank(): dist.barrier()
@@ -115,17 +138,31 @@ def local_main_process_first(wanted=True):
 class _Total(torch.autograd.Function):
     "The sum of a tensor over all processes"
     @staticmethod
-    def forward(ctx, x): x = x.clone(); dist.all_reduce(x); return x
+    def forward(ctx, x):
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
     @staticmethod
-    def backward(ctx, grad): grad = grad.clone(); dist.all_reduce(grad); return grad
+    def backward(ctx, grad):
+        grad = grad.clone()
+        dist.all_reduce(grad)
+        return grad
 
 class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     "BatchNorm with the statistics of all processes' batches (equally large ones), on CPUs"
+    num_batches_tracked: torch.Tensor        # our networks' BatchNorms have all of these
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+    momentum: float
+
     def _check_input_dim(self, x): pass
+
     def forward(self, x):
         if not (self.training and dist.is_initialized()): return super().forward(x)
         row = lambda v: v.view(1, -1, *[1] * (x.ndim - 2))
-        dims, n = [0, *range(2, x.ndim)], x.numel() // x.shape[1] * dist.get_world_size()
+        dims = [0, *range(2, x.ndim)]
+        n = x.numel() // x.shape[1] * dist.get_world_size()       # values of a channel
         y = x.to(self.weight.dtype)                               # sums need the digits
         mean = _Total.apply(y.sum(dims) / n)
         y = y - row(mean)
@@ -134,9 +171,10 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var * (n / (n - 1)), self.momentum)
-        return (y * row(self.weight * (var + self.eps).rsqrt()) + row(self.bias)).to(x.dtype)
+        scale = self.weight * (var + self.eps).rsqrt()
+        return (y * row(scale) + row(self.bias)).to(x.dtype)
 
-def synchronize(net):
+def synchronize(net:nn.Module)->nn.Module:
     "Make every BatchNorm of `net` a synchronised one; weights, buffers and names stay the same"
     if next(net.parameters()).is_cuda: return nn.SyncBatchNorm.convert_sync_batchnorm(net)
     for m in net.modules():
@@ -147,7 +185,7 @@ def synchronize(net):
 class Distributed(Callback):
     "Trains one network in all processes of the group; the learner's `shard` must be `(get_rank(), get_world_size())`"
     def __init__(self,
-        batch_norm='sync',   # 'sync': statistics of the whole batch; 'local': of each process's part
+        batch_norm:str='sync',   # 'sync': statistics of the whole batch; 'local': of each process's part
     ):
         if batch_norm not in BATCH_NORMS: raise unknown('batch norm', batch_norm, BATCH_NORMS)
         self.local = batch_norm == 'local'
@@ -175,53 +213,66 @@ class _OneStep(Callback):
     def after_step(self, learn): raise Stop
 
 def first_gradients(
-    net,                 # A network of ours; a copy takes the step
-    data,                # What `Learner` takes
-    recipe,              # A `Recipe` or the name of one
-    batch_norm='sync',   # As in `Distributed`
-)->dict:
+    net:Net,                     # A network of ours; a copy takes the step
+    data:ImageSet|Collage,       # What `Learner` takes
+    recipe:Recipe|str,           # A `Recipe` or the name of one
+    batch_norm:str='sync',       # As in `Distributed`
+)->dict[str,torch.Tensor|None]:
     "Gradients of a training's first batch by parameter, averaged over all processes; on the CPU"
     with process_group('cpu') as device:
-        several = [Distributed(batch_norm)] * (get_world_size() > 1)
-        learn = Learner(copy.deepcopy(net), data, recipe, 0, device, [*several, _OneStep()],
-                        (get_rank(), get_world_size())).fit()
+        callbacks: list[Callback] = [_OneStep()]
+        if get_world_size() > 1: callbacks.insert(0, Distributed(batch_norm))
+        shard = get_rank(), get_world_size()
+        learn = Learner(copy.deepcopy(net), data, recipe, 0, device, callbacks, shard).fit()
         return {n: p.grad for n, p in learn.net.named_parameters()}
 
 # %% ../nbs/workshop/distributed.ipynb #e8a5f6e4
-def leave(code):
+def leave(code:int):
     "End this process at once: torch's threads of communication, if torn down while they run, may abort it"
-    sys.stdout.flush(); sys.stderr.flush()
+    sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(code)
 
-def _child(r, processes, port, folder):
-    place = dict(RANK=r, LOCAL_RANK=r, WORLD_SIZE=processes, LOCAL_WORLD_SIZE=processes, MASTER_PORT=port)
-    os.environ.update({k: str(v) for k, v in place.items()}, MASTER_ADDR='localhost',
-                      TORCHELASTIC_USE_AGENT_STORE='True')     # the store is there already, nobody opens one
-    function, args, kw = pickle.loads(Path(folder, 'call').read_bytes())
-    Path(folder, str(r)).write_bytes(pickle.dumps(function(*args, **kw)))
-    leave(0)
+def _call(function, args, kw):
+    "In a new process: the function, with copies of what torch shares among all of them"
+    args, kw = copy.deepcopy((args, kw))
+    result = function(*args, **kw)
+    if dist.is_initialized(): dist.destroy_process_group()        # else its threads may abort the process, see `leave`
+    return result
+
+@contextlib.contextmanager
+def _own_signals():
+    "A block after which this process reacts to signals as before it"
+    usual = {s: signal.getsignal(s) for s in signal.valid_signals()}
+    try: yield
+    finally:
+        for s, handler in usual.items():
+            if handler is not None and signal.getsignal(s) != handler: signal.signal(s, handler)
 
 def launch(
-    function,      # From a module, not from a notebook's cell
-    processes=2,   # On this machine
-    *args, **kw,   # For the function; must be picklable
-)->list:
+    function:Callable,  # From a module, not from a notebook's cell
+    processes:int=2,    # On this machine
+    *args:Any,          # For the function; must be picklable
+    **kw:Any,
+)->list[Any]:
     "What `function(*args, **kw)` returns in each of several new processes"
     if function.__module__ == '__main__' and not os.path.exists(function.__code__.co_filename):
         raise LtpaError(f'{function.__name__} was defined in a notebook, from which a new process cannot '
                         'import it; put it into a module')
     if not dist.is_available(): raise LtpaError(NO_DISTRIBUTED)
-    store = dist.TCPStore('localhost', 0, is_master=True, wait_for_workers=False)
-    with tempfile.TemporaryDirectory() as folder:
-        # As bytes: tensors handed over by torch would be shared, and trained by all processes at once.
-        # (Pickles from elsewhere are never opened; these are ours, in a folder that nobody else can write.)
-        Path(folder, 'call').write_bytes(pickle.dumps((function, args, kw)))
-        group = torch.multiprocessing.spawn(_child, (processes, store.port, folder), processes, join=False)
-        try:
-            while not group.join(): pass
-        except (torch.multiprocessing.ProcessRaisedException, torch.multiprocessing.ProcessExitedException) as e:
-            why = e.msg.strip().splitlines()[-1]
-            raise LtpaError(f'process {e.error_index} of {processes} failed: {why}') from e
-        finally:
-            for p in group.processes: p.terminate()
-        return [pickle.loads(Path(folder, str(r)).read_bytes()) for r in range(processes)]
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    with tempfile.TemporaryDirectory() as folder, _own_signals():
+        how = LaunchConfig(
+            min_nodes=1, max_nodes=1, nproc_per_node=processes, start_method='spawn', max_restarts=0,
+            run_id=uuid.uuid4().hex, rdzv_backend='c10d', rdzv_endpoint='localhost:0', local_addr='localhost',
+            logs_specs=DefaultLogsSpecs(log_dir=folder))                  # where a failed process leaves its error
+        try: results = elastic_launch(how, _call)(function, *copy.deepcopy((args, kw)))
+        except ChildFailedError as e:
+            r, failure = e.get_first_failure()
+            said: Any = failure.message
+            why = said['message'] if isinstance(said, dict) else said
+            raise LtpaError(f'process {r} of {processes} failed: {why.strip().splitlines()[0]}') from e
+        except SignalException as e: raise KeyboardInterrupt(str(e)) from e
+    return [results[r] for r in range(processes)]

@@ -7,18 +7,21 @@ __all__ = ['Interrupted', 'orderly_stop']
 
 # %% ../nbs/workshop/interrupts.ipynb #c396e3da
 import contextlib, signal, sys, threading
+from collections.abc import Iterator
+from typing import Any
 
 # %% ../nbs/workshop/interrupts.ipynb #e865a1c9
 class Interrupted(KeyboardInterrupt):
     "Raised when a signal has stopped a training in good order: `fit()` or a checkpoint goes on from there"
-    def __init__(self, what, signum):
+    def __init__(self, what:str, signum:int):
         super().__init__(f'{what}; fit() goes on from here')
         self.what, self.signum = what, signum
 
 @contextlib.contextmanager
-def orderly_stop(learn):
-    "Note Ctrl-C and SIGTERM in the list that this gives, raise `Interrupted` at the end, restore the handlers"
-    asked, usual = [], {}
+def orderly_stop(learn)->Iterator[list[int]]:
+    "Gives a list in which Ctrl-C and SIGTERM are noted; at its end it restores the handlers, raises `Interrupted`"
+    asked:list[int] = []
+    usual:dict[int,Any] = {}
     def note(signum, frame):
         if not asked: print('\nFinishing this step; Ctrl-C again stops at once', file=sys.stderr, flush=True)
         asked.append(signum)
@@ -28,9 +31,9 @@ def orderly_stop(learn):
             if signal.getsignal(s) not in (signal.SIG_IGN, None): usual[s] = signal.signal(s, note)
     try: yield asked
     finally:
-        for s, handler in usual.items(): signal.signal(s, handler)
+        for signum, handler in usual.items(): signal.signal(signum, handler)
     if not asked: return
     name = 'Ctrl-C' if asked[0] == signal.SIGINT else signal.Signals(asked[0]).name
-    paths = [str(cb.path) for cb in learn.callbacks if getattr(cb, 'path', None)]
-    saved = f'saved in {", ".join(paths)}' if paths else 'not saved'
+    paths = ', '.join(map(str, learn.saved_in()))
+    saved = f'saved in {paths}' if paths else 'not saved'
     raise Interrupted(f'stopped by {name} after step {learn.step} of {learn.steps}, {saved}', asked[0])

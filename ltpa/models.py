@@ -10,12 +10,13 @@ __all__ = ['TRUNK', 'TAPS', 'FIRST_POOL', 'CLASSES', 'COMBINE', 'ELSEWHERE', 'YU
 
 # %% ../nbs/03_models.ipynb #0de8d572
 import contextlib, functools, importlib, inspect
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from .names import COMMON, MODELS, PRESETS, LtpaError, admissible, switches, unknown
+from .names import COMMON, MODELS, PRESETS, SWITCHES, LtpaError, admissible, switches, unknown
 from .attention import Attention
 from .data import ASSETS
 from .weights import load_state, read_tensors, write_tensors
@@ -26,10 +27,10 @@ __getattr__ = moved(__name__)                        # old names, for one releas
 
 # %% ../nbs/03_models.ipynb #33b1dbff
 def block(
-    inp:int,      # Channels in
-    out:int,      # Channels out
-    dropout=0.,   # Share of activations dropped after the ReLU
-):
+    inp:int,           # Channels in
+    out:int,           # Channels out
+    dropout:float=0.,  # Share of activations dropped after the ReLU
+)->nn.Sequential:
     "Convolution 3x3, BatchNorm, ReLU and, where `dropout` is above 0, Dropout"
     layers = [nn.Conv2d(inp, out, 3, padding=1), nn.BatchNorm2d(out, eps=1e-3), nn.ReLU()]
     return nn.Sequential(*layers, *([nn.Dropout(dropout)] if dropout else []))
@@ -47,14 +48,16 @@ FIRST_POOL = dict(cifar=2, cub=5)       # side of the pool after convolution 7: 
 class Trunk(nn.Module):
     "Convolutions 1 to 13; gives the features at the three taps, shallow to deep, before their pooling"
     def __init__(self,
-        width=1.,       # Scales every channel count
-        early_pools=0,  # Pools kept of those after convolutions 2 and 4: 0 (the paper's), 1 or 2 (plain VGG)
-        dropout=True,   # Dropout where the authors' code has it
-        first_pool=2,   # Side of the pool after convolution 7: 5 for pictures of 80 pixels
+        width:float=1.,     # Scales every channel count
+        early_pools:int=0,  # Of those after convolutions 2 and 4 so many are kept: 0 (the paper's), 1 or 2 (plain VGG)
+        dropout:bool=True,  # Dropout where the authors' code has it
+        first_pool:int=2,   # Side of the pool after convolution 7: 5 for pictures of 80 pixels
     ):
         super().__init__()
         self.channels = [scaled(TRUNK[t - 1][0], width) for t in TAPS]
-        stages, layers, inp, pools = [], [], 3, 0
+        stages:list[nn.Module] = []
+        layers:list[nn.Module] = []
+        inp, pools = 3, 0
         for i, (out, drop, pool) in enumerate(TRUNK, 1):
             out = scaled(out, width)
             layers.append(block(inp, out, drop * dropout))
@@ -62,7 +65,9 @@ class Trunk(nn.Module):
             if i in TAPS:
                 stages.append(nn.Sequential(*layers))
                 layers = [nn.MaxPool2d(first_pool if i == 7 else 2)]
-            elif pool and pools < early_pools: layers.append(nn.MaxPool2d(2)); pools += 1
+            elif pool and pools < early_pools:
+                layers.append(nn.MaxPool2d(2))
+                pools += 1
         self.stages = nn.ModuleList(stages)
 
     def forward(self, x, averaged=0):
@@ -70,17 +75,25 @@ class Trunk(nn.Module):
         taps = []
         for k, stage in enumerate(self.stages):
             x = stage(x)
-            taps.append(x := scale_grad(x, 1/2) if k >= len(self.stages) - averaged else x)
+            if k >= len(self.stages) - averaged: x = scale_grad(x, 1/2)
+            taps.append(x)
         return taps
 
-def scaled(channels, width): return max(1, round(channels * width))
+def scaled(channels:int, width:float)->int: return max(1, round(channels * width))
 
-def scale_grad(x, share): return x.detach() + share * (x - x.detach())      # the same value: x - x is 0
+def scale_grad(
+    x:torch.Tensor,  # Of any shape
+    share:float,     # What its gradient is multiplied by
+)->torch.Tensor:
+    "`x` itself, of whose gradient only a share goes on"
+    value = x.detach()                # which hands back nothing
+    zero = x - value                  # which is 0, and hands back the gradient of x
+    return value + share * zero
 
 # %% ../nbs/03_models.ipynb #4d7be2b4
 class GlobalVector(nn.Module):
     "Pool, convolution 14, pool, convolution 15, pool, FC-1: the global vector g [B,channels]"
-    def __init__(self, channels, early_pools=0, dropout=True):
+    def __init__(self, channels:int, early_pools:int=0, dropout:bool=True):
         super().__init__()
         pool = lambda n: [nn.MaxPool2d(2)] if early_pools < n else []
         self.convs = nn.Sequential(nn.MaxPool2d(2), block(channels, channels, .4 * dropout), *pool(2),
@@ -98,13 +111,19 @@ class Output(NamedTuple):
     descriptors: tuple        # what the classifier sees, each [B,C]
 
 # %% ../nbs/03_models.ipynb #59784194
-CLASSES = {}       # the classes that models' names stand for; filled further below, and by later modules
+CLASSES:dict[str, type['Net']] = {}       # the classes that models' names stand for; filled below, and by later modules
 
 class Net(nn.Module):
     "The frame of all networks: checks and normalises RGB [B,3,H,W] in 0..1, then `features` and `classify`"
     stride = 32               # height and width must be multiples of this
     ends_in_one = True        # of the smallest picture, one position is left for the last BatchNorm2d
-    color = 'rgb'            # or 'yuv_lcn'
+    color = 'rgb'             # or 'yuv_lcn'
+    name: str                 # as in `list_models`, else the class's
+    config: dict[str, Any]    # what `create_model` was told
+    info: dict[str, Any]      # what was stored with loaded weights
+    num_classes: int
+    mean: torch.Tensor        # of the colors, [1,3,1,1]
+    std: torch.Tensor
 
     def __init__(self):
         super().__init__()
@@ -113,7 +132,7 @@ class Net(nn.Module):
 
     def __init_subclass__(cls, **kw):
         super().__init_subclass__(**kw)
-        cls.__init__ = _complete(cls, cls.__init__)
+        cls.__init__ = _complete(cls, cls.__init__)    # type: ignore[method-assign]  # wrapped, not replaced
 
     def features(self, x): raise NotImplementedError
     def classify(self, descriptors): raise NotImplementedError
@@ -125,7 +144,9 @@ class Net(nn.Module):
 
     def logits(self, x): return self(x).logits
 
-    def normalize(self, x): return ((yuv_lcn(x) if self.color == 'yuv_lcn' else x) - self.mean) / self.std
+    def normalize(self, x):
+        if self.color == 'yuv_lcn': x = yuv_lcn(x)
+        return (x - self.mean) / self.std
 
     def _admit(self, x):
         if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
@@ -141,9 +162,9 @@ class Net(nn.Module):
         if H % self.stride or W % self.stride or not H or not W:
             raise LtpaError(f'input of {H}x{W} pixels; the pools of this network divide it by {self.stride}: '
                             f'height and width must be multiples of {self.stride}; resize or crop')
-        if self.training and len(x) == 1 and (
-                self.ends_in_one and H == W == self.stride
-                or any(isinstance(m, nn.BatchNorm1d) for m in self.modules())):
+        if not self.training or len(x) > 1: return
+        last_is_one = self.ends_in_one and H == W == self.stride
+        if last_is_one or any(isinstance(m, nn.BatchNorm1d) for m in self.modules()):
             raise LtpaError('a batch of one cannot be trained on: BatchNorm needs at least two images; '
                             'use a larger batch, or net.eval() to predict')
 
@@ -165,8 +186,11 @@ def _complete(cls, build):
 
 def _identify(net, known, asked):
     "Give `net` its `name`, `config` (for `create_model`), `num_classes` and initial convolutions"
-    fits = lambda fixed: all(net.settings.get(k) == v for k, v in fixed.items())
-    name, fixed = next((nf for nf in known.items() if fits(nf[1])), (type(net).__name__, {}))
+    name, fixed = type(net).__name__, {}
+    for known_name, of_name in known.items():
+        if all(net.settings.get(k) == v for k, v in of_name.items()):
+            name, fixed = known_name, of_name
+            break
     always = {k: net.settings[k] for k in ('num_classes', 'width') if k in net.settings}
     own = dict(name=name, config=always | {k: v for k, v in asked.items() if k not in fixed},
                num_classes=net.settings.get('num_classes'))
@@ -188,13 +212,13 @@ COMBINE = 'concat', 'indep'
 class Head(nn.Module):
     "Classifier: BatchNorm, ReLU, Dropout per descriptor; a linear layer on all ('concat') or each ('indep')"
     def __init__(self,
-        channels,          # Widths of the descriptors
-        num_classes,
-        combine='concat',  # or 'indep'
-        dropout=True,
-        head='bn',         # 'bn' (authors' code) or 'plain': the linear layer alone (the paper's figure)
-        indep='mean',      # of the probabilities (the paper), or their 'product' (authors' code)
-        share=.5,          # of each descriptor that Dropout takes
+        channels:list[int],    # Widths of the descriptors
+        num_classes:int,
+        combine:str='concat',  # or 'indep'
+        dropout:bool=True,
+        head:str='bn',     # 'bn' (authors' code) or 'plain': the linear layer alone (the paper's figure)
+        indep:str='mean',  # of the probabilities (the paper), or their 'product' (authors' code)
+        share:float=.5,    # of each descriptor that Dropout takes
     ):
         super().__init__()
         if combine not in COMBINE: raise unknown('way to combine', combine, COMBINE)
@@ -215,6 +239,9 @@ class Head(nn.Module):
 # %% ../nbs/03_models.ipynb #e233541e
 class AttentionNet(Net):
     "A network whose classifier sees attended descriptors and nothing else; made of `parts`, `attention`, `head`"
+    attention: Any                    # an `nn.ModuleList`: an `Attention` for each level, shallow to deep
+    head: nn.Module
+
     def parts(self, x): raise NotImplementedError     # a normalised picture's local features and global vector
 
     def forward_features(self, x):
@@ -241,7 +268,8 @@ class AttentionNet(Net):
         out = self.forward_attention(*self.parts(x))
         return out.maps, out.descriptors
 
-    def forward(self, x): return self.forward_attention(*self.forward_features(x))      # so whatever `forward_attention` does is what all see
+    def forward(self, x):
+        return self.forward_attention(*self.forward_features(x))    # whatever that does, all see
 
     def classify(self, descriptors): return self.head(descriptors)
 
@@ -249,20 +277,20 @@ class AttentionNet(Net):
 class VGGAttention(AttentionNet):
     "VGG with attention at the last `levels` taps (paper Fig. 2); only attended descriptors are classified"
     def __init__(self,
-        num_classes=10,
-        levels=2,           # 1 (the deepest tap), 2 or 3
-        score='pc',         # 'pc', 'dp' or 'uniform'
-        combine='concat',   # or 'indep'
-        width=1.,           # Scales every channel count
-        early_pools=0,      # 0: the paper's; 1: a quarter of the cost, maps half as fine
-        dropout=True,       # Dropout where the authors' code has it; a short training does better without
-        norm='softmax',     # or 'sigmoid'
-        temperature=1.,     # Divides the scores
-        layout='cifar',     # or 'cub': for pictures of 80 pixels
-        project='g',        # Where widths differ: 'g' down (authors' code) or 'l' up (§3.1)
-        head='bn',          # 'bn' (authors' code) or 'plain' (the paper's figure)
-        indep='mean',       # or 'product' (authors' code)
-        branch_grad='sum',  # or 'mean' (authors' code)
+        num_classes:int=10,
+        levels:int=2,           # 1 (the deepest tap), 2 or 3
+        score:str='pc',         # 'pc', 'dp' or 'uniform'
+        combine:str='concat',   # or 'indep'
+        width:float=1.,         # Scales every channel count
+        early_pools:int=0,      # 0: the paper's; 1: a quarter of the cost, maps half as fine
+        dropout:bool=True,      # Dropout where the authors' code has it; a short training does better without
+        norm:str='softmax',     # or 'sigmoid'
+        temperature:float=1.,   # Divides the scores
+        layout:str='cifar',     # or 'cub': for pictures of 80 pixels
+        project:str='g',        # Where widths differ: 'g' down (authors' code) or 'l' up (§3.1)
+        head:str='bn',          # 'bn' (authors' code) or 'plain' (the paper's figure)
+        indep:str='mean',       # or 'product' (authors' code)
+        branch_grad:str='sum',  # or 'mean' (authors' code)
     ):
         super().__init__()
         if not (isinstance(levels, int) and 1 <= levels <= len(TAPS)):
@@ -289,13 +317,14 @@ class VGGAttention(AttentionNet):
 # %% ../nbs/03_models.ipynb #4b79ceba
 class VGG(Net):
     "Plain VGG with BatchNorm and Dropout: all five pools, two fully connected layers"
-    def __init__(self, num_classes=10, width=1., dropout=True, layout='cifar'):
+    def __init__(self, num_classes:int=10, width:float=1., dropout:bool=True, layout:str='cifar'):
         super().__init__()
         self.trunk = Trunk(width, 2, dropout)
         C = self.trunk.channels[-1]
         last = 2
         if layout == 'cub':                                    # 5x5 after the fourth pool: to 3x3, then to 1x1
-            self.trunk.stages[2][2].append(nn.MaxPool2d(2, ceil_mode=True))
+            twelfth: Any = self.trunk.stages[2][2]             # type: ignore[index]  # of a Sequential
+            twelfth.append(nn.MaxPool2d(2, ceil_mode=True))
             self.stride, last = 16, 3
         self.fc = nn.Sequential(nn.MaxPool2d(last), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
                                 nn.Dropout(.5 * dropout), nn.Linear(C, C))
@@ -307,7 +336,8 @@ class VGG(Net):
 # %% ../nbs/03_models.ipynb #f1a03829
 class VGGTrunk(Net):
     "The control: trunk, extra layers and cost of the attention networks, but the classifier sits on g"
-    def __init__(self, num_classes=10, width=1., early_pools=0, dropout=True, layout='cifar'):
+    def __init__(self, num_classes:int=10, width:float=1., early_pools:int=0, dropout:bool=True,
+                 layout:str='cifar'):
         super().__init__()
         self.trunk = Trunk(width, early_pools, dropout, FIRST_POOL[layout])
         C = self.trunk.channels[-1]
@@ -321,7 +351,8 @@ class VGGTrunk(Net):
 # %% ../nbs/03_models.ipynb #0286eaaa
 class VGGGAP(Net):
     "Trunk, global average pooling, one linear layer (Zhou et al. 2016)"
-    def __init__(self, num_classes=10, width=1., early_pools=0, dropout=True, layout='cifar'):
+    def __init__(self, num_classes:int=10, width:float=1., early_pools:int=0, dropout:bool=True,
+                 layout:str='cifar'):
         super().__init__()
         self.trunk = Trunk(width, early_pools, dropout, FIRST_POOL[layout])
         self.stride = 2**(early_pools + 1) * FIRST_POOL[layout]
@@ -333,7 +364,8 @@ class VGGGAP(Net):
 # %% ../nbs/03_models.ipynb #aed7bd3a
 class VGGPAN(Net):
     "Progressive attention (Seo et al. 2016) as in the authors' code: sigmoid gate at level 2, softmax at 3"
-    def __init__(self, num_classes=10, width=1., early_pools=0, dropout=True, layout='cifar'):
+    def __init__(self, num_classes:int=10, width:float=1., early_pools:int=0, dropout:bool=True,
+                 layout:str='cifar'):
         super().__init__()
         self.trunk = Trunk(width, early_pools, dropout, FIRST_POOL[layout])
         self.stride = 16 * FIRST_POOL[layout]
@@ -358,7 +390,7 @@ ELSEWHERE = dict(ResNet='resnets', ResNetTrunk='resnets', ResNetAttention='resne
 
 def model_class(
     name:str,  # One of `list_models()`
-):
+)->type[Net]:
     "The class that `name` stands for"
     kind = MODELS[name][0]
     if kind not in CLASSES: importlib.import_module(f'ltpa.{ELSEWHERE[kind]}')
@@ -366,13 +398,65 @@ def model_class(
 
 # %% ../nbs/03_models.ipynb #05490b5f
 def create_model(
-    name:str,          # One of `list_models()`
-    num_classes=10,    # At least 2
-    width=1.,          # Scales every channel count
-    preset=None,       # Switches set together: one of `PRESETS`
-    **kw,              # `switches(name)`: early_pools, dropout, norm, temperature, …
-)->Net:
-    "A network with fresh weights"
+    name: str,
+    num_classes: int | None = None,
+    width: float | None = None,
+    preset: str | None = None,
+    pretrained: bool | str = False,
+    **kw: Any,
+) -> Net:
+    """A network of the paper, of its baselines or of the controls, by its name.
+
+    Called with RGB pictures [B,3,H,W] in 0..1 it returns `logits` [B,K], `maps`, a tuple of [B,h,w], shallow
+    to deep (none without attention), and `descriptors`, a tuple of [B,C], what the classifier sees. The
+    methods of attention networks (`forward_features`, `scores`, `forward_attention`, `pool`) take it apart.
+
+    Parameters
+    ----------
+    name : str
+        One of `list_models()`: `vgg_att2_concat_pc` is a VGG with two levels, concatenated, and
+        parametrised compatibility.
+    num_classes : int or None
+        At least 2. None: 10, or as many as the bundled network knows.
+    width : float or None
+        Scales every channel count; above 0, at most 8. None: 1, the paper's, or the bundled network's.
+    preset : str or None
+        Switches that are set together: 'paper', 'official_code' or 'modern'. None: our choice, in which the
+        counts of parameters are those of the authors' code.
+    pretrained : bool or str
+        True: with the bundled weights, trained on `ClutteredFashion`, in eval mode, as `load_pretrained`
+        gives them; or the name of the set they were trained on. False: fresh weights, from torch's random
+        state.
+    **kw : Any
+        Single switches, which win over the preset: `switches(name)` lists them (`early_pools`, `dropout`,
+        `norm`, `temperature`, `project`, `head`, ...).
+
+    Returns
+    -------
+    Net
+        On the CPU; a network with fresh weights is in train mode.
+
+    Raises
+    ------
+    LtpaError
+        For a name, a switch or a value that does not exist; and if no such network is bundled, or it has been
+        built with other settings than those asked for.
+
+    References
+    ----------
+    Paper §4 and Fig. 2; Simonyan and Zisserman 2015 (VGG); He et al. 2016 (ResNet).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from ltpa import create_model
+    >>> net = create_model('vgg_att2_concat_pc', num_classes=5, width=1/16).eval()
+    >>> out = net(torch.rand(1, 3, 32, 32))
+    >>> out.logits.shape, [tuple(a.shape) for a in out.maps]
+    (torch.Size([1, 5]), [(1, 16, 16), (1, 8, 8)])
+    >>> create_model('vgg_att3_concat_pc', pretrained=True).config['width']
+    0.25
+    """
     if preset is not None and preset not in PRESETS: raise unknown('preset', preset, PRESETS)
     known = switches(name)
     kind, fixed = model_class(name), MODELS[name][1]
@@ -380,13 +464,30 @@ def create_model(
     for k in kw:
         if k in fixed: raise LtpaError(f'{name}: {k} is part of the name; choose another model')
         if k not in known: raise LtpaError(f'{name}: unknown switch {k!r}; known: width, {", ".join(known)}')
-    admissible(dict(num_classes=num_classes, width=width, **kw))
-    kw = {k: v for k, v in PRESETS.get(preset, {}).items() if k in known} | kw
-    net = kind(num_classes=num_classes, width=width, **fixed,
-               **{k: v for k, v in kw.items() if k not in COMMON})
+    shape = {k: v for k, v in dict(num_classes=num_classes, width=width).items() if v is not None}
+    admissible(shape | kw)
+    if preset is not None: kw = {k: v for k, v in PRESETS[preset].items() if k in known} | kw
+    if pretrained is not False: return _bundled(name, pretrained, shape | kw)
+    shape = dict(num_classes=10, width=1.) | shape
+    own = {k: v for k, v in kw.items() if k not in COMMON}
+    net = kind(**shape, **fixed, **own)
     net.config |= {k: kw[k] for k in COMMON if k in kw}
     net.color = kw.get('color', 'rgb')
     _vary(net, **{k: kw[k] for k in ('u', 'bn_gain') if k in kw})
+    return net
+
+def _bundled(name, pretrained, asked):
+    "The bundled network `name`, which must have been built with what is `asked`"
+    source = 'cluttered_fashion' if pretrained is True else pretrained
+    net = load_pretrained(f'{source}/{name}')
+    usual = {k: p.default for k, p in inspect.signature(type(net)).parameters.items()}
+    usual |= {k: SWITCHES[k][0] for k in COMMON}
+    there = usual | net.config
+    for k, v in asked.items():
+        if v != there[k]:
+            has = ', '.join(f'{k}={v!r}' for k, v in net.config.items())
+            raise LtpaError(f'{source}/{name} is bundled with {k}={there[k]!r}, not {v!r} (it has {has}); '
+                            f'leave {k} out, or train a network of your own: ltpa train')
     return net
 
 def _vary(net, u='small', bn_gain='one'):
@@ -399,11 +500,12 @@ def _vary(net, u='small', bn_gain='one'):
 YUV = torch.tensor([[.299, .587, .114], [-.14713, -.28886, .436], [.615, -.51499, -.10001]])
 
 def yuv_lcn(
-    x,  # RGB [B,3,H,W] in 0..1
-):
+    x:torch.Tensor,  # RGB [B,3,H,W] in 0..1
+)->torch.Tensor:
     "Brightness Y, normalised by the mean and deviation of 7x7 Gaussian surroundings, and colours U, V: [B,3,H,W]"
     yuv = torch.einsum('kc,bchw->bkhw', YUV.to(x), x)
-    w = torch.exp(-(torch.arange(7, device=x.device) - 3.)**2 / (2 * 1.75**2)).to(x)
+    steps = torch.arange(7, device=x.device) - 3.
+    w = torch.exp(-steps**2 / (2 * 1.75**2)).to(x)
     w = (w[:, None] * w / w.sum()**2)[None, None]
     inside = F.conv2d(torch.ones_like(x[:1, :1]), w, padding=3)             # less than 1 at the border
     around = lambda v: F.conv2d(v, w, padding=3) / inside
@@ -411,20 +513,22 @@ def yuv_lcn(
     return torch.cat([y / around(y * y).sqrt().clamp_min(1e-4), yuv[:, 1:]], 1)
 
 def fit_normalization(
-    net,     # A network
-    images,  # uint8 [N,3,H,W], the training images
-):
+    net:Net,              # A network
+    images:torch.Tensor,  # uint8 [N,3,H,W], the training images
+)->Net:
     "Set the network's mean and standard deviation from images, in its own colours"
-    some = images[torch.linspace(0, len(images) - 1, min(len(images), 5000)).long()].float() / 255
+    chosen = torch.linspace(0, len(images) - 1, min(len(images), 5000)).long()      # evenly, 5,000 at most
+    some = images[chosen].float() / 255
     if net.color == 'yuv_lcn': some = torch.cat([yuv_lcn(x) for x in some.split(500)])
-    net.mean.copy_(some.mean((0, 2, 3), keepdim=True)); net.std.copy_(some.std((0, 2, 3), keepdim=True))
+    net.mean.copy_(some.mean((0, 2, 3), keepdim=True))
+    net.std.copy_(some.std((0, 2, 3), keepdim=True))
     return net
 
 # %% ../nbs/03_models.ipynb #0f06a25a
 @contextlib.contextmanager
 def eval_mode(
-    net,  # Any module
-):
+    net:nn.Module,  # Any module
+)->Iterator[nn.Module]:
     "Within the block `net` is in eval mode; after it, even by an error, each of its modules is in its own again"
     was = [(m, m.training) for m in net.modules()]
     try: yield net.eval()
@@ -433,14 +537,16 @@ def eval_mode(
 
 @contextlib.contextmanager
 def on_device(
-    net,          # A network of ours
-    device=None,  # Where to compute; None: where the network is
-):
+    net:Net,                            # A network of ours
+    device:str|torch.device|None=None,  # Where to compute; None: where the network is
+)->Iterator[torch.device]:
     "A block in which `net` is on `device`; after it, even by an error, it has its own tensors again"
     own = net.mean.device
     device = own if device is None else torch.device(device)
-    if device == own: yield device; return
-    kept = [(d, dict(d)) for m in net.modules() for d in (m._parameters, m._buffers)]
+    if device == own:
+        yield device
+        return
+    kept: list[tuple[Any, Any]] = [(d, dict(d)) for m in net.modules() for d in (m._parameters, m._buffers)]
     tensors = [(t, t.data) for p in net.parameters() for t in (p, p.grad) if t is not None]
     try: yield net.to(device).mean.device
     finally:
@@ -450,8 +556,8 @@ def on_device(
 
 # %% ../nbs/03_models.ipynb #e07a638e
 def gmac(
-    net,      # A network
-    size=32,  # Side of the picture, or its (height, width)
+    net:Net,                     # A network
+    size:int|tuple[int,int]=32,  # Side of the picture, or its (height, width)
 )->float:
     "Multiply-accumulates of one forward pass for one image, in billions"
     from torch.utils.flop_counter import FlopCounterMode
@@ -463,21 +569,82 @@ def gmac(
 
 # %% ../nbs/03_models.ipynb #55704165
 def save_weights(
-    net,       # From `create_model`
-    path,      # Where the .safetensors file goes
-    **info,    # What else to keep: classes, data set, accuracy, …
-)->Path:
-    "Write weights and what is needed to rebuild the network; matrices as float16, the rest as it is"
-    half = lambda k, v: v.half() if v.ndim > 1 and k not in ('mean', 'std') else v
-    return write_tensors(path, {k: half(k, v) for k, v in net.state_dict().items()},
-                         dict(info, kind='weights', model=net.name, config=net.config))
+    net: Net,
+    path: str | Path,
+    **info: Any,
+) -> Path:
+    """Write a network's weights, and what is needed to build it again, to one safetensors file.
+
+    Matrices and kernels are stored as float16, all else as it is. The file is whole or absent, and carries a
+    digest of its own content.
+
+    Parameters
+    ----------
+    net : Net
+        A network of ours, e.g. from `create_model`.
+    path : str or Path
+        Where the file goes; missing folders are made, an older file is replaced.
+    **info : Any
+        What else to keep with it and find in `net.info` again: class names, data set, accuracy.
+        Anything that JSON can hold.
+
+    Returns
+    -------
+    Path
+        `path`.
+
+    Raises
+    ------
+    LtpaError
+        If the file cannot be written.
+
+    Examples
+    --------
+    >>> from ltpa import create_model, load_weights, save_weights
+    >>> net = create_model('vgg_gap', width=1/16)
+    >>> path = save_weights(net, 'net.safetensors', note='untrained')
+    >>> load_weights(path).info['note']
+    'untrained'
+    """
+    state = {}
+    for k, v in net.state_dict().items():
+        state[k] = v.half() if v.ndim > 1 and k not in ('mean', 'std') else v
+    return write_tensors(path, state, dict(info, kind='weights', model=net.name, config=net.config))
 
 # %% ../nbs/03_models.ipynb #ff2d73a9
 def load_weights(
-    path,          # A file that `save_weights` wrote, or a checkpoint
-    device='cpu',  # Where the network goes
-)->Net:
-    "The network in `path`, in eval mode; `net.info` holds what else was stored with it"
+    path: str | Path,
+    device: str | torch.device = 'cpu',
+) -> Net:
+    """Build the network in a file: of weights, or a checkpoint of a training.
+
+    Nothing is unpickled, and nothing but a file of ltpa's own with a right digest is read.
+
+    Parameters
+    ----------
+    path : str or Path
+        What `save_weights`, `ltpa train` or the callback `Checkpoint` wrote.
+    device : str or torch.device
+        Where the network goes.
+
+    Returns
+    -------
+    Net
+        In eval mode. `net.info` holds what else was stored: `classes`, `recipe`, `source`.
+
+    Raises
+    ------
+    LtpaError
+        If there is no such file, or it is damaged, or holds no network of ours.
+
+    Examples
+    --------
+    >>> from ltpa import create_model, load_weights, save_weights
+    >>> path = save_weights(create_model('vgg_att1_dp', width=1/16), 'net.safetensors', classes=['a', 'b'])
+    >>> net = load_weights(path)
+    >>> net.name, net.training, net.info['classes']
+    ('vgg_att1_dp', False, ['a', 'b'])
+    """
     state, meta = read_tensors(path)
     if meta.get('kind') not in ('weights', 'checkpoint'):
         raise LtpaError(f'{path} holds neither weights nor a checkpoint; expected one made by `ltpa train`')
@@ -488,9 +655,9 @@ def load_weights(
     return net.to(device).eval()
 
 def init_from(
-    net,   # A network with fresh weights
-    path,  # Weights or a checkpoint of the same model, whatever its classes
-):
+    net:Net,        # A network with fresh weights
+    path:str|Path,  # Weights or a checkpoint of the same model, whatever its classes
+)->Net:
     "Take over all of `path` but the classifier and the normalisation of colours, as the authors do for CUB"
     state, own = load_weights(path).state_dict(), net.state_dict()
     load_state(net, {k: own[k] if k.split('.')[0] in ('head', 'linear', 'mean', 'std') else v
@@ -498,15 +665,55 @@ def init_from(
     return net
 
 # %% ../nbs/03_models.ipynb #39e536fb
-def list_pretrained()->list:
-    "Names that `load_pretrained` knows: SET/MODEL"
+def list_pretrained() -> list[str]:
+    """Names of the bundled networks, as `load_pretrained` knows them.
+
+    Returns
+    -------
+    list of str
+        SET/MODEL: what it was trained on, and the name in `list_models`.
+
+    Examples
+    --------
+    >>> from ltpa import list_pretrained
+    >>> 'cluttered_fashion/vgg_att3_concat_pc' in list_pretrained()
+    True
+    """
     root = ASSETS / 'weights'
     return sorted(str(p.relative_to(root).with_suffix('').as_posix()) for p in root.rglob('*.safetensors'))
 
 def load_pretrained(
-    name:str,      # SET/MODEL, one of `list_pretrained()`
-    device='cpu',  # Where the network goes
-)->Net:
-    "A network with the bundled weights, in eval mode"
+    name: str,
+    device: str | torch.device = 'cpu',
+) -> Net:
+    """A network with bundled weights, in eval mode.
+
+    They are narrow (a quarter of the paper's channels, one early pool) and know the ten classes of
+    `ClutteredFashion`. `create_model(MODEL, pretrained=True)` gives the same.
+
+    Parameters
+    ----------
+    name : str
+        SET/MODEL, one of `list_pretrained()`.
+    device : str or torch.device
+        Where the network goes.
+
+    Returns
+    -------
+    Net
+        In eval mode; `net.info['classes']` holds the names of its classes.
+
+    Raises
+    ------
+    LtpaError
+        If no such network is bundled; the message lists those that are.
+
+    Examples
+    --------
+    >>> from ltpa import load_pretrained
+    >>> net = load_pretrained('cluttered_fashion/vgg_att3_concat_pc')
+    >>> net.info['classes'][:3]
+    ['t-shirt', 'trouser', 'pullover']
+    """
     if name not in list_pretrained(): raise unknown('pretrained network', name, list_pretrained())
     return load_weights(ASSETS / 'weights' / f'{name}.safetensors', device)

@@ -6,12 +6,13 @@
 __all__ = ['PAPER', 'Plan', 'plan', 'recipe_table']
 
 # %% ../nbs/06_recipes.ipynb #8c0c8a5a
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 from .names import (
     COOL, DOWNLOADS, PRESETS, SETS, SIZES, LtpaError, Recipe, default_size, get_recipe, switches, unknown)
 
 # %% ../nbs/06_recipes.ipynb #0dfda3b8
-PAPER = {
+PAPER: dict[str, dict[str, tuple[float, float | None]]] = {     # error in %, and its standard deviation
     'cifar10': dict(
         vgg=(7.77, .08), vgg_gap=(9.87, .10), vgg_pan=(6.29, .03), resnet164=(6.03, .18), vgg_att1_dp=(6.14, .06),
         vgg_att2_indep_dp=(5.91, .05), vgg_att2_concat_dp=(5.86, .05), vgg_att1_pc=(5.67, .04),
@@ -29,70 +30,149 @@ PAPER = {
 # %% ../nbs/06_recipes.ipynb #2553eaf3
 class Plan(NamedTuple):
     "What a run will do"
-    source: str        # a set or a path; at size small `cluttered_fashion` for the paper's sets
+    source: str              # a set or a path; at size small `cluttered_fashion` for the paper's sets
     model: str
     size: str
-    net: dict          # keywords for `create_model`
+    net: dict[str, Any]      # keywords for `create_model`
     recipe: Recipe
-    image_size: int    # or None: the set's own
+    image_size: int | None   # None: the set's own
 
 # %% ../nbs/06_recipes.ipynb #e4a068ce
 def plan(
-    target:str,        # SET/MODEL; SET is a name or a path
-    size=None,         # 'small', 'cifar' or 'paper'; None: by the set
-    preset=None,       # One of `PRESETS`
-    recipe=None,       # One of `RECIPES`; None: by size, set and preset
-    net=(),            # Changes to the network
-    changes=(),        # Changes to the recipe
-    image_size=None,   # Side in pixels; None: the set's own
-)->Plan:
-    "Everything about a run, checked; raises for unknown names"
+    target: str,
+    size: str | None = None,
+    preset: str | None = None,
+    recipe: str | None = None,
+    net: Mapping[str, Any] = {},
+    changes: Mapping[str, Any] = {},
+    image_size: int | None = None,
+) -> Plan:
+    """What a run would train, on what and how; nothing is read, built or trained.
+
+    Parameters
+    ----------
+    target : str
+        SET/MODEL. SET is a name ('cluttered_fashion', 'cifar10', ...) or a path, MODEL one of `list_models()`.
+    size : str or None
+        'small' (minutes on a CPU; the bundled set stands in for the paper's), 'cifar' or 'paper'. None: 'cifar'
+        for sets that are downloaded, else 'small'.
+    preset : str or None
+        'paper', 'official_code' or 'modern': switches of the network that are set together.
+    recipe : str or None
+        The name of a recipe: 'fast', 'paper', 'svhn', 'cub' or 'resnet'. None: by size, set, model and preset.
+    net : mapping of str to Any
+        Changes to the network: `width`, `dropout`, `norm`, ...; they win over size, set and preset.
+    changes : mapping of str to Any
+        Changes to the recipe: `epochs`, `lr`, ...
+    image_size : int or None
+        Side of the pictures in pixels. None: the set's own.
+
+    Returns
+    -------
+    Plan
+        With the fields `source`, `model`, `size`, `net` (keywords for `create_model`), `recipe` (a `Recipe`) and
+        `image_size`.
+
+    Raises
+    ------
+    LtpaError
+        For names and values that do not exist.
+
+    References
+    ----------
+    Paper §5 (training); Tables 1 and 2 (sets and models).
+
+    Examples
+    --------
+    >>> from ltpa import plan
+    >>> p = plan('cifar100/vgg_att3_concat_pc', size='paper')
+    >>> p.recipe.epochs, p.recipe.lr, p.net
+    (300, 0.1, {'width': 1.0})
+    >>> plan('cifar100/vgg_att3_concat_pc', size='small').source
+    'cluttered_fashion'
+    """
     source, _, model = target.rpartition('/')
     if not source:
         raise LtpaError(f'{target!r} is not SET/MODEL, e.g. cluttered_fashion/vgg_att3_concat_pc; '
                         'SET may be a path')
-    known, size = switches(model), size or default_size(source)
+    known = switches(model)
+    if size is None: size = default_size(source)
     if size not in SIZES: raise unknown('size', size, SIZES)
     if preset is not None and preset not in PRESETS: raise unknown('preset', preset, PRESETS)
     of_net = SETS.get(source, {}).get('net', {})
     if 'layout' in of_net: image_size = image_size or SETS[source]['side']
     if size == 'small' and source in DOWNLOADS: source = 'cluttered_fashion'
     family = 'resnet' if model.startswith('resnet') else 'vgg'
-    usual = SIZES[size][family] | PRESETS.get(preset, {}) | of_net
-    cool = COOL if model.endswith('_dp') and size != 'paper' else {}
-    kw = {k: v for k, v in usual.items() if k == 'width' or k in known} | cool | dict(net)
-    return Plan(source, model, size, kw, _recipe(source, family, size, preset, recipe, dict(changes)), image_size)
+    usual = SIZES[size][family] | (PRESETS[preset] if preset else {}) | of_net
+    kw = {k: v for k, v in usual.items() if k == 'width' or k in known}
+    if model.endswith('_dp') and size != 'paper': kw |= COOL
+    r = _recipe(source, family, size, preset, recipe, dict(changes))
+    return Plan(source, model, size, kw | dict(net), r, image_size)
 
 # %% ../nbs/06_recipes.ipynb #6d4e9a84
 def _recipe(source, family, size, preset, name, changes):
     "The recipe of a run: the one that was named, or what size, set, model and preset make it"
     of_set = SETS.get(source, {})
     usual = of_set.get('changes', {})
-    if name is None:
-        if size != 'paper': name, usual = 'fast', SIZES[size]['changes'] | of_set.get(size, {}) | usual
-        elif preset == 'modern': name, usual = 'fast', SIZES['cifar']['changes'] | of_set.get('cifar', {}) | usual
-        else: name = 'resnet' if family == 'resnet' else of_set.get('recipe', 'paper')
-    if preset == 'official_code' and (r := get_recipe(name)).optimizer == 'sgd' and not r.nesterov:
-        usual = usual | dict(lr=10 * r.lr, dampening=r.momentum)                 # the same steps in Torch7's words
+    short = size if size != 'paper' else 'cifar' if preset == 'modern' else None
+    if name is None and short:
+        name = 'fast'
+        usual = SIZES[short]['changes'] | of_set.get(short, {}) | usual
+    elif name is None:
+        name = 'resnet' if family == 'resnet' else of_set.get('recipe', 'paper')
+    if preset == 'official_code':
+        r = get_recipe(name)
+        if r.optimizer == 'sgd' and not r.nesterov:           # the same steps in Torch7's words
+            usual = usual | dict(lr=10 * r.lr, dampening=r.momentum)
     return get_recipe(name, **usual | changes)
 
 # %% ../nbs/06_recipes.ipynb #8aece0e5
 def recipe_table(
-    size='paper',  # One of `SIZES`
-    pattern='',    # What the name must contain
-)->list:
-    "A dict for each row of Tables 1 and 2: name, passes, million parameters, GMAC an image, total PMAC, error"
-    rows, known = [], {f'{s}/{m}': e for s, models in PAPER.items() for m, e in models.items() if pattern in f'{s}/{m}'}
-    if not known: return rows                                  # and nobody needs torch
+    size: str = 'paper',
+    pattern: str = '',
+) -> list[dict[str, Any]]:
+    """The rows of the paper's Tables 1 and 2, and what each would cost; nothing is trained.
+
+    Parameters
+    ----------
+    size : str
+        'small', 'cifar' or 'paper'.
+    pattern : str
+        What the name, SET/MODEL, must contain. '': all rows.
+
+    Returns
+    -------
+    list of dict
+        For each row `recipe`, its name; `passes` over the training set; `params_m`, parameters in millions;
+        `gmac`, multiply-accumulates of one picture forward in billions (1e9); `train_pmac`, those of the whole
+        training, forward and backward, in millions of billions (1e15); `paper_error` and `paper_sd`, the paper's
+        error and its standard deviation in percent (None where the paper gives none).
+
+    References
+    ----------
+    Paper, Tables 1 and 2.
+
+    Examples
+    --------
+    >>> from ltpa import recipe_table
+    >>> row = recipe_table('paper', 'cifar100/vgg_att3')[0]
+    >>> row['recipe'], row['passes'], round(row['params_m'], 1), row['paper_error']
+    ('cifar100/vgg_att3_concat_pc', 300, 20.0, 22.97)
+    """
+    errors = {f'{of}/{model}': error for of, models in PAPER.items() for model, error in models.items()}
+    errors = {name: error for name, error in errors.items() if pattern in name}
+    if not errors: return []                                   # and nobody needs torch
     import torch
     from ltpa.models import create_model, gmac
-    for name, (error, sd) in known.items():
+    rows = []
+    for name, (error, sd) in errors.items():
         p = plan(name, size)
         of_set = SETS[p.source]
         with torch.device('meta'):
             net = create_model(p.model, of_set['classes'], **p.net)
             cost = gmac(net, p.image_size or of_set['side'])
-        total = 3 * cost * of_set['images'] * p.recipe.epochs / 1e6             # backward costs twice the forward
-        rows.append(dict(recipe=name, passes=p.recipe.epochs, params_m=sum(w.numel() for w in net.parameters()) / 1e6,
-                         gmac=cost, train_pmac=total, paper_error=error, paper_sd=sd))
+        params = sum(w.numel() for w in net.parameters())
+        total = 3 * cost * of_set['images'] * p.recipe.epochs / 1e6       # backward costs twice the forward
+        rows.append(dict(recipe=name, passes=p.recipe.epochs, params_m=params / 1e6, gmac=cost, train_pmac=total,
+                         paper_error=error, paper_sd=sd))
     return rows

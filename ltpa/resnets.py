@@ -12,14 +12,14 @@ from .attention import Attention
 from .models import CLASSES, AttentionNet, Head, Net, block, scaled
 
 # %% ../nbs/04_resnets.ipynb #25e00981
-def norm_relu(channels): return nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU())
+def norm_relu(channels:int)->nn.Sequential: return nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU())
 
 class Bottleneck(nn.Module):
     "Pre-activation bottleneck: x [B,inp,H,W] to the raw sum [B,out,H/stride,W/stride]"
     def __init__(self,
-        inp:int,   # Channels in
-        out:int,   # Channels out; a quarter of them between the convolutions
-        stride=1,  # Of the first convolution, and of the shortcut
+        inp:int,       # Channels in
+        out:int,       # Channels out; a quarter of them between the convolutions
+        stride:int=1,  # Of the first convolution, and of the shortcut
     ):
         super().__init__()
         mid = max(1, out // 4)
@@ -39,8 +39,8 @@ class Bottleneck(nn.Module):
 class Stages(nn.Module):
     "First convolution and three stages of bottlenecks; gives the sums at the end of each, shallow to deep"
     def __init__(self,
-        depth=164,  # Layers: 9n+2 for n bottlenecks a stage
-        width=1.,   # Scales every channel count
+        depth:int=164,   # Layers: 9n+2 for n bottlenecks a stage
+        width:float=1.,  # Scales every channel count
     ):
         super().__init__()
         if not (isinstance(depth, int) and depth >= 11 and depth % 9 == 2):
@@ -62,7 +62,7 @@ class Stages(nn.Module):
 # %% ../nbs/04_resnets.ipynb #d067efeb
 class ResNetGlobal(nn.Module):
     "BatchNorm, ReLU, pool, one convolution, pool, fully connected: the global vector g [B,channels]"
-    def __init__(self, channels, dropout=True):
+    def __init__(self, channels:int, dropout:bool=True):
         super().__init__()
         self.convs = nn.Sequential(norm_relu(channels), nn.MaxPool2d(2),
                                    block(channels, channels, .4 * dropout), nn.MaxPool2d(4))
@@ -75,15 +75,15 @@ class ResNetGlobal(nn.Module):
 class ResNetAttention(AttentionNet):
     "Pre-activation ResNet with attention to the sums at the end of stages 2 and 3; levels are concatenated"
     def __init__(self,
-        num_classes=10,
-        score='pc',         # 'pc', 'dp' or 'uniform'
-        depth=164,          # 9n+2 for n bottlenecks a stage
-        width=1.,           # Scales every channel count
-        dropout=True,       # Dropout where the authors' code has it
-        norm='softmax',     # or 'sigmoid'
-        temperature=1.,     # Divides the scores
-        project='g',        # Where widths differ: 'g' down (authors' code) or 'l' up (§3.1)
-        head='bn',          # 'bn' (authors' code) or 'plain' (the paper's figure)
+        num_classes:int=10,
+        score:str='pc',        # 'pc', 'dp' or 'uniform'
+        depth:int=164,         # 9n+2 for n bottlenecks a stage
+        width:float=1.,        # Scales every channel count
+        dropout:bool=True,     # Dropout where the authors' code has it
+        norm:str='softmax',    # or 'sigmoid'
+        temperature:float=1.,  # Divides the scores
+        project:str='g',       # Where widths differ: 'g' down (authors' code) or 'l' up (§3.1)
+        head:str='bn',         # 'bn' (authors' code) or 'plain' (the paper's figure)
     ):
         super().__init__()
         self.trunk = Stages(depth, width)
@@ -102,7 +102,7 @@ class ResNetAttention(AttentionNet):
 class ResNet(Net):
     "Plain pre-activation ResNet (He et al. 2016): BatchNorm, ReLU, mean over positions, one linear layer"
     stride = 4
-    def __init__(self, num_classes=10, depth=164, width=1., dropout=True):
+    def __init__(self, num_classes:int=10, depth:int=164, width:float=1., dropout:bool=True):
         super().__init__()                   # `dropout` as for the others, but here the authors have none
         self.trunk = Stages(depth, width)
         C = self.trunk.channels[-1]
@@ -115,7 +115,7 @@ class ResNet(Net):
 # %% ../nbs/04_resnets.ipynb #8d583763
 class ResNetTrunk(Net):
     "The control: trunk and global vector of the attention networks, but the classifier sits on g"
-    def __init__(self, num_classes=10, depth=164, width=1., dropout=True):
+    def __init__(self, num_classes:int=10, depth:int=164, width:float=1., dropout:bool=True):
         super().__init__()
         self.trunk = Stages(depth, width)
         C = self.trunk.channels[-1]

@@ -7,18 +7,21 @@ __all__ = ['picture_size', 'open_source', 'StopAfter', 'run_training', 'evaluate
 
 # %% ../nbs/workshop/runs.ipynb #0d7e2b01
 import json, time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 import torch
 from .names import LtpaError
 from .core import pick_device, seed_everything
 from .files import provenance, save_result
 from .published import open_data
-from .models import create_model, gmac, load_weights, fit_normalization, save_weights, init_from
+from .models import Net, create_model, fit_normalization, gmac, init_from, load_weights, save_weights
 from .training import Callback, Learner, Stop, evaluate
 from .checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from .recipes import plan
-from .distributed import Distributed, local_main_process_first, process_group, get_rank, get_world_size, all_or_none
+from .distributed import (
+    Distributed, all_or_none, get_rank, get_world_size, local_main_process_first, process_group)
 
 # %% ../nbs/workshop/runs.ipynb #d5442677
 def _open_both(how, download):
@@ -31,7 +34,7 @@ def _same_classes(test, classes, where):
     "Raise unless `test` has these class names, in this order"
     both = list(test.classes), list(classes)
     if both[0] == both[1]: return
-    k = next(i for i in range(max(map(len, both))) if both[0][i:i + 1] != both[1][i:i + 1])
+    k = next(i for i in range(max(map(len, both))) if both[0][i:i + 1] != both[1][i:i + 1])     # the first to differ
     theirs, ours = (repr(c[k]) if k < len(c) else 'none' for c in both)
     raise LtpaError(f'{test.name}: class {k} is {theirs}, {where} it is {ours}; '
                     'expected the same classes in the same order')
@@ -53,9 +56,11 @@ def _resume(learn, ckpt, resume):
 
 def _whole(x): return int(x) if x == int(x) else round(x, 2)
 
-def picture_size(data): return (data.size,) * 2 if hasattr(data, 'size') else tuple(data.images.shape[-2:])
+def picture_size(data)->tuple[int,int]:
+    "Height and width of the pictures of a set"
+    return (data.size,) * 2 if hasattr(data, 'size') else tuple(data.images.shape[-2:])
 
-def open_source(how, split, download=False):
+def open_source(how:Mapping[str,Any], split:str, download:bool=False):
     "The set that a run was made with: `how` holds source, size and scale"
     kw = {} if how['scale'] is None else dict(scale=how['scale'])
     return open_data(how['source'], split, how['size'], download=download, **kw)
@@ -63,7 +68,7 @@ def open_source(how, split, download=False):
 # %% ../nbs/workshop/runs.ipynb #3cf218a9
 class StopAfter(Callback):
     "Ends the training once it has done `n` steps, at least 1"
-    def __init__(self, n):
+    def __init__(self, n:int):
         if n < 1: raise LtpaError(f'stop after {n} steps; expected a whole number, at least 1')
         self.n = n
     def after_step(self, learn):
@@ -77,75 +82,180 @@ def _prepared(p, train, init):
     if p.size == 'paper' or net.color == 'yuv_lcn': fit_normalization(net, train.tensors(0)[0])
     return net
 
+def _tried(learn, of_test):
+    "GMAC of a picture of the training set. What does not fit the network fails now, not after the training"
+    gmac(learn.net, of_test)
+    cost = gmac(learn.net, picture_size(learn.loader.data))
+    if learn.recipe.batch_size == get_world_size():          # one picture a process: too few for a BatchNorm?
+        pictures, _ = next(iter(learn.loader))
+        learn.net.train()._admit(pictures)
+    return cost
+
 # %% ../nbs/workshop/runs.ipynb #7f37c553
 def run_training(
-    target:str,        # SET/MODEL; SET is a name or a path
-    out=None,          # The run folder; None: runs/SET-MODEL-seedN, where SET is what is trained on
-    size=None,         # 'small', 'cifar' or 'paper'; None: by the set
-    seed=0,            # Initial weights, order, augmentation, dropout
-    device='auto',     # Where to train
-    resume=False,      # Go on from the run folder's checkpoint
-    download=False,    # Fetch a missing set
-    image_size=None,   # Side in pixels; None: the set's own
-    scale=None,        # For `cluttered_fashion`: the object's side over the frame's
-    recipe=None,       # One of `RECIPES`; None: by the size
-    net=(),            # Changes to the network: width, early_pools, dropout, norm, temperature, …
-    changes=(),        # Changes to the recipe: epochs, lr, …
-    callbacks=(),      # More callbacks
-    preset=None,       # 'paper', 'official_code' or 'modern'
-    init=None,         # Weights to start from, all but the classifier
-    batch_norm='sync', # Among several processes: as in `Distributed`
-)->dict:
-    "Train, save and evaluate; returns what `result.json` in the run folder holds (None but in process 0)"
-    with process_group(device) as device:
+    target: str,
+    out: str | Path | None = None,
+    size: str | None = None,
+    seed: int = 0,
+    device: str | torch.device = 'auto',
+    resume: bool = False,
+    download: bool = False,
+    image_size: int | None = None,
+    scale: float | None = None,
+    recipe: str | None = None,
+    net: Mapping[str, Any] = {},
+    changes: Mapping[str, Any] = {},
+    callbacks: Sequence[Callback] = (),
+    preset: str | None = None,
+    init: str | Path | None = None,
+    batch_norm: str = 'sync',
+) -> dict[str, Any] | None:
+    """Train, save and evaluate, as the command `ltpa train` does.
+
+    The run folder holds `checkpoint.safetensors`, from which a run goes on, `weights.safetensors` and
+    `result.json`. The scores are those of the weights as they were read back from the disk, on the test set.
+
+    Parameters
+    ----------
+    target : str
+        SET/MODEL. SET is a name or the path of a folder with CLASS/IMAGE or with train.npz and test.npz.
+    out : str, Path or None
+        The run folder. None: runs/SET-MODEL-seedN, where SET is what is trained on.
+    size : str or None
+        'small', 'cifar' or 'paper'. None: by the set, as for `plan`.
+    seed : int
+        Decides initial weights, order, augmentation and Dropout.
+    device : str or torch.device
+        'auto', 'cpu', 'mps', 'cuda' or 'cuda:N'; among several processes 'auto', 'cpu' or 'cuda'.
+    resume : bool
+        Go on from the run folder's checkpoint.
+    download : bool
+        Fetch the set if it is missing.
+    image_size : int or None
+        Side of the pictures in pixels. None: the set's own.
+    scale : float or None
+        For 'cluttered_fashion' only: the object's side over the frame's, above 0, at most 1. None: 0.5 to 0.8.
+    recipe : str or None
+        The name of a recipe. None: by size, set, model and preset.
+    net : mapping of str to Any
+        Changes to the network: `width`, `early_pools`, `dropout`, ...
+    changes : mapping of str to Any
+        Changes to the recipe: `epochs`, `lr`, ...
+    callbacks : sequence of Callback
+        More callbacks, beside those that keep checkpoints and join several processes.
+    preset : str or None
+        'paper', 'official_code' or 'modern'.
+    init : str, Path or None
+        Weights to start from, all but the classifier.
+    batch_norm : str
+        Among several processes: 'sync', statistics of the whole batch, or 'local', of each process's part.
+
+    Returns
+    -------
+    dict or None
+        What `result.json` holds: `title`, `rows` (one, with the scores), `provenance` and `losses`. None in all
+        processes but the first.
+
+    Raises
+    ------
+    LtpaError
+        For names and values that do not exist, data that are missing or do not fit, a folder that holds a run
+        already, a training that diverges.
+
+    Examples
+    --------
+    >>> from ltpa import run_training
+    >>> result = run_training('cluttered_fashion/vgg_gap', 'run', device='cpu', image_size=16,
+    ...                       net=dict(width=1/16, early_pools=2), changes=dict(epochs=1, batch_size=4000))
+    >>> result['rows'][0]['images'], result['provenance']['steps']
+    (4000, 4)
+    """
+    with process_group(device) as place:
+        rank, processes = get_rank(), get_world_size()
+        # all that can be found wrong is found wrong here, in all processes or in none
         with all_or_none() as facts:
             p = plan(target, size, preset, recipe, net, changes, image_size)
-            how = dict(source=p.source, size=p.image_size, scale=scale)
-            with local_main_process_first(download): train, of_test = _open_both(how, download)
+            source = dict(source=p.source, size=p.image_size, scale=scale)
+            with local_main_process_first(download): train, of_test = _open_both(source, download)
             seed_everything(seed)
-            net = _prepared(p, train, init)
-            out = Path(out or Path('runs') / f'{Path(p.source).name}-{p.model}-seed{seed}')
-            ckpt, weights = out / 'checkpoint.safetensors', out / 'weights.safetensors'
-            ours = [Distributed(batch_norm)] if get_world_size() > 1 else []
-            if not get_rank(): ours.append(Checkpoint(ckpt, source=how))
-            learn = Learner(net, train, p.recipe, seed, device, [*ours, *callbacks], (get_rank(), get_world_size()))
-            # a pass for each size of picture: those that do not fit fail now, not after the training
-            cost = [gmac(net, size) for size in (of_test, picture_size(train))][-1]
-            if p.recipe.batch_size == get_world_size(): net.train()._admit(next(iter(learn.loader))[0])
+            network = _prepared(p, train, init)
+            folder = Path(out or Path('runs') / f'{Path(p.source).name}-{p.model}-seed{seed}')
+            ckpt = folder / 'checkpoint.safetensors'
+            ours: list[Callback] = []
+            if processes > 1: ours.append(Distributed(batch_norm))
+            if rank == 0: ours.append(Checkpoint(ckpt, source=source))
+            learn = Learner(network, train, p.recipe, seed, place, [*ours, *callbacks], (rank, processes))
+            cost = _tried(learn, of_test)
             resumed = _resume(learn, ckpt, resume)
-            facts |= dict(data=train.fingerprint, model=p.model, network=net.config, recipe=asdict(p.recipe),
+            facts |= dict(data=train.fingerprint, model=p.model, network=network.config, recipe=asdict(p.recipe),
                           seed=seed, step=learn.step, batch_norm=batch_norm, torch=torch.__version__)
         # the first checkpoint: a folder that cannot be written is found out at once
-        if not (get_rank() or resumed): save_checkpoint(learn, ckpt, source=how)
+        if rank == 0 and not resumed: save_checkpoint(learn, ckpt, source=source)
         start, begun = time.time(), learn.step
         learn.fit()
-    if get_rank(): return None
-    seconds = time.time() - start
-    save_weights(net, weights, source=how, classes=list(train.classes), recipe=asdict(p.recipe), seed=seed)
-    row = evaluate_weights(weights, device)[1]
-    row |= dict(seed=seed, passes=_whole(learn.epoch), parameters=sum(p.numel() for p in net.parameters()),
-                gmac=round(cost, 4))
-    record = provenance(device=device, target=target, size=p.size, preset=preset, seed=seed, recipe=asdict(p.recipe),
-                        net=net.config, source=how, seconds=round(seconds, 1),
-                        resumed_at_step=begun, steps=learn.step, data=train.fingerprint,
-                        processes=get_world_size(), batch_norm=batch_norm if get_world_size() > 1 else None)
-    save_result(out / 'result.json', f'{p.source}/{p.model}, size {p.size}, seed {seed}', [row], record,
-                losses=[round(l, 4) for l in learn.loss_curve()])
-    return json.loads((out / 'result.json').read_text())
+    if rank > 0: return None
+    seconds = round(time.time() - start, 1)
+
+    # what is reported is what is on the disk
+    weights = folder / 'weights.safetensors'
+    save_weights(network, weights, source=source, classes=list(train.classes), recipe=asdict(p.recipe), seed=seed)
+    _, row = evaluate_weights(weights, place)
+    parameters = sum(w.numel() for w in network.parameters())
+    row |= dict(seed=seed, passes=_whole(learn.epoch), parameters=parameters, gmac=round(cost, 4))
+    record = provenance(
+        device=place, target=target, size=p.size, preset=preset, seed=seed, recipe=asdict(p.recipe),
+        net=network.config, source=source, seconds=seconds, resumed_at_step=begun, steps=learn.step,
+        data=train.fingerprint, processes=processes, batch_norm=batch_norm if processes > 1 else None)
+    save_result(folder / 'result.json', f'{p.source}/{p.model}, size {p.size}, seed {seed}', [row], record,
+                losses=[round(loss, 4) for loss in learn.loss_curve()])
+    return json.loads((folder / 'result.json').read_text())
 
 # %% ../nbs/workshop/runs.ipynb #7fec9b21
 def evaluate_weights(
-    path,            # Weights or a checkpoint
-    device='auto',   # Where to compute
-    data=None,       # Another set (a name or path); None: the one it was trained on
-):
-    "The network in `path` and its scores on a test set, as a row of a table"
-    device = pick_device(str(device))
-    net = load_weights(path, device)
+    path: str | Path,
+    device: str | torch.device = 'auto',
+    data: str | Path | None = None,
+) -> tuple[Net, dict[str, Any]]:
+    """The network in a file, and its scores on the test part of a set.
+
+    Parameters
+    ----------
+    path : str or Path
+        Weights or a checkpoint of a run.
+    device : str or torch.device
+        Where to compute: 'auto', 'cpu', 'mps', 'cuda' or 'cuda:N'.
+    data : str, Path or None
+        The name or path of another set with the same classes. None: the set it was trained on.
+
+    Returns
+    -------
+    net : Net
+        The network, in eval mode, on `device`.
+    row : dict
+        `model` and `data`, their names, and the scores of `evaluate`: `images`, `accuracy`, and `pointing_1`
+        and so on where there are masks.
+
+    Raises
+    ------
+    LtpaError
+        If the file does not say what it was trained on and no set is named, or the classes are not the same.
+
+    Examples
+    --------
+    >>> from ltpa import create_model, evaluate_weights, save_weights
+    >>> net = create_model('vgg_gap', width=1/16, early_pools=2)
+    >>> source = dict(source='cluttered_fashion', size=16, scale=None)
+    >>> path = save_weights(net, 'net.safetensors', source=source)
+    >>> net, row = evaluate_weights(path, 'cpu')
+    >>> row['model'], row['images'], 0 <= row['accuracy'] <= 1
+    ('vgg_gap', 4000, True)
+    """
+    place = pick_device(str(device))
+    net = load_weights(path, place)
     how = net.info.get('source') or {}
     if data: how = dict(source=data, size=how.get('size'), scale=None)
     if not how.get('source'):
         raise LtpaError(f'{path} does not say what it was trained on; name a set with --data')
     test = open_source(how, 'test')
     if known := net.info.get('classes'): _same_classes(test, known, 'in the training')
-    return net, dict(model=net.name, data=test.name) | evaluate(net, test, device)
+    return net, dict(model=net.name, data=test.name) | evaluate(net, test, place)

@@ -9,12 +9,15 @@ __all__ = ['predict', 'accuracy', 'pointing_hits', 'evaluate', 'Callback', 'Stop
 
 # %% ../nbs/05_training.ipynb #ffd460ae
 import contextlib, sys, time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 import torch
 import torch.nn.functional as F
-from .names import LtpaError, get_recipe
+from .names import LtpaError, Recipe, get_recipe
 from .core import as_seed, autocast, pick_precision
-from .data import Loader
-from .models import eval_mode, on_device
+from .data import Collage, ImageSet, Loader
+from .models import Net, eval_mode, on_device
 from .interrupts import orderly_stop
 from .moved import moved
 
@@ -24,13 +27,49 @@ __getattr__ = moved(__name__)                        # old names, for one releas
 # %% ../nbs/05_training.ipynb #8de908a3
 @torch.no_grad()
 def predict(
-    net,              # A network of ours
-    images,           # uint8 [N,3,H,W]
-    device=None,      # Where to compute; None: where the network is. It stays there
-    batch_size=500,   # Images at a time
-    precision='fp32', # Or 'bf16', 'fp16', or 'auto', the fastest that the device has
-):
-    "Logits [N,K] and maps (a tuple of [N,h,w]) of all images, in eval mode, float32 on the CPU"
+    net: Net,
+    images: torch.Tensor,
+    device: str | torch.device | None = None,
+    batch_size: int = 500,
+    precision: str = 'fp32',
+) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    """Logits and attention maps of all images, in eval mode and without gradients.
+
+    The network is left as it was found: its device, and the mode of each of its modules.
+
+    Parameters
+    ----------
+    net : Net
+        A network of ours.
+    images : torch.Tensor
+        uint8 [N,3,H,W], RGB; height and width as the network's pools divide them.
+    device : str, torch.device or None
+        Where to compute. None: where the network is.
+    batch_size : int
+        Images at a time.
+    precision : str
+        'fp32', 'bf16', 'fp16', or 'auto', the fastest that the device has.
+
+    Returns
+    -------
+    logits : torch.Tensor
+        [N,K], float32, on the CPU.
+    maps : tuple of torch.Tensor
+        For each level, shallow to deep, [N,h,w], float32, on the CPU; empty without attention.
+
+    Raises
+    ------
+    LtpaError
+        If the images are not uint8 [N,3,H,W], or do not fit the network.
+
+    Examples
+    --------
+    >>> from ltpa import ClutteredFashion, load_pretrained, predict
+    >>> images, masks = ClutteredFashion('test', n=8).render()
+    >>> logits, maps = predict(load_pretrained('cluttered_fashion/vgg_att3_concat_pc'), images)
+    >>> logits.shape, [tuple(a.shape) for a in maps]
+    (torch.Size([8, 10]), [(8, 16, 16), (8, 8, 8), (8, 4, 4)])
+    """
     if images.dtype != torch.uint8 or images.ndim != 4:
         raise LtpaError(f'images {images.dtype} of shape {tuple(images.shape)}; expected uint8 [N,3,H,W]')
     parts = []
@@ -44,16 +83,16 @@ def predict(
 
 # %% ../nbs/05_training.ipynb #cdbac30e
 def accuracy(
-    logits,   # [N,K]
-    labels,   # [N]
+    logits:torch.Tensor,  # [N,K]
+    labels:torch.Tensor,  # [N]
 )->float:
     "Share of images whose largest logit is the label's"
     return (logits.argmax(1) == labels).double().mean().item()
 
 # %% ../nbs/05_training.ipynb #2801c2df
 def pointing_hits(
-    maps,    # Attention [N,h,w]
-    masks,   # bool [N,H,W]
+    maps:torch.Tensor,   # Attention [N,h,w]
+    masks:torch.Tensor,  # bool [N,H,W]
 )->torch.Tensor:
     "1 where a map's largest value, enlarged bilinearly, lies on the object, else 0; ties count in part: [N]"
     if len(maps) != len(masks):
@@ -64,38 +103,93 @@ def pointing_hits(
 
 # %% ../nbs/05_training.ipynb #cd544dfc
 def evaluate(
-    net,              # A network of ours
-    data,             # An `ImageSet` or `ClutteredFashion`
-    device=None,      # Where to compute; None: where the network is
-    precision='fp32', # As for `predict`
-)->dict:
-    "Accuracy on `data` and, where it has masks, the pointing-game hit rate of each level"
+    net: Net,
+    data: ImageSet | Collage,
+    device: str | torch.device | None = None,
+    precision: str = 'fp32',
+) -> dict[str, float]:
+    """Accuracy on a data set and, where it has masks, how often each level's map points at the object.
+
+    Parameters
+    ----------
+    net : Net
+        A network of ours with as many outputs as the set has classes.
+    data : ImageSet or ClutteredFashion
+        What to evaluate on; only `ClutteredFashion` has masks.
+    device : str, torch.device or None
+        Where to compute. None: where the network is.
+    precision : str
+        'fp32', 'bf16', 'fp16' or 'auto', as for `predict`.
+
+    Returns
+    -------
+    dict of str to float
+        `images`, their number; `accuracy` in 0..1; and `pointing_1`, `pointing_2`, ... in 0..1, the share of
+        images in which the map's largest value, enlarged bilinearly, lies on the object.
+
+    Raises
+    ------
+    LtpaError
+        If the set has another number of classes than the network knows.
+
+    References
+    ----------
+    Zhang et al. 2016, "Top-down neural attention by excitation backprop" (the pointing game).
+
+    Examples
+    --------
+    >>> from ltpa import ClutteredFashion, create_model, evaluate
+    >>> net = create_model('vgg_att2_concat_pc', pretrained=True)
+    >>> score = evaluate(net, ClutteredFashion('test', n=200))
+    >>> list(score), score['accuracy'] > .7, score['pointing_1'] > .7
+    (['images', 'accuracy', 'pointing_1', 'pointing_2'], True, True)
+    """
     if hasattr(data, 'render'): images, masks = data.render()
     else: images, masks = data.images, None
     logits, maps = predict(net, images, device, precision=precision)
     if logits.shape[1] != len(data.classes):
         raise LtpaError(f'the network knows {logits.shape[1]} classes but {data.name} has '
                         f'{len(data.classes)}; evaluate it on the set it was trained for')
-    result = dict(images=len(data), accuracy=accuracy(logits, data.labels))
+    result: dict[str, float] = dict(images=len(data), accuracy=accuracy(logits, data.labels))
     if masks is not None:
         for k, m in enumerate(maps, 1):
-            result[f'pointing_{k}'] = pointing_hits(m, masks).double().mean().item()
+            hits = pointing_hits(m, masks)
+            result[f'pointing_{k}'] = hits.double().mean().item()
     return result
 
 # %% ../nbs/05_training.ipynb #3274cd4f
 class Callback:
-    "Does something at the openings of `Learner.fit`; override what is needed"
-    path = None                     # of the file that this one keeps the training's state in, if it does
-    def before_fit(self, learn): pass
-    def after_step(self, learn): pass
-    def after_epoch(self, learn): pass
-    def after_fit(self, learn): pass
+    """Does something at the openings of `Learner.fit`; override what is needed.
+
+    The methods are `before_fit`, `after_step`, `after_epoch` and `after_fit`. Each is handed the `Learner`, whose
+    `step`, `epoch`, `losses`, `net` and `recipe` it may look at. `Stop`, raised in one of the first three, ends
+    the training in good order; the next `fit` goes on from there. A callback that keeps the training's state in
+    a file, as `Checkpoint` does, has that file's path as its attribute `path`: messages about a training that was
+    stopped or has diverged name it.
+
+    Examples
+    --------
+    >>> from ltpa import Callback, ClutteredFashion, Learner, create_model, get_recipe
+    >>> class Count(Callback):
+    ...     steps = 0
+    ...     def after_step(self, learn): self.steps += 1
+    >>> net, count = create_model('vgg_gap', width=1/16, early_pools=2), Count()
+    >>> data, recipe = ClutteredFashion('train', n=64), get_recipe('fast', epochs=2, batch_size=32)
+    >>> learn = Learner(net, data, recipe, callbacks=[count]).fit()
+    >>> count.steps
+    4
+    """
+    path: Path | None = None
+    def before_fit(self, learn: 'Learner') -> None: pass
+    def after_step(self, learn: 'Learner') -> None: pass
+    def after_epoch(self, learn: 'Learner') -> None: pass
+    def after_fit(self, learn: 'Learner') -> None: pass
 
 class Stop(Exception):
     "Raised by a callback to end the training early, in good order"
 
 # %% ../nbs/05_training.ipynb #987cb1d4
-def make_optimizer(recipe, params):
+def make_optimizer(recipe:Recipe, params:Iterable[torch.nn.Parameter])->Any:
     "The recipe's optimiser, fused into one kernel where that is safe"
     r, params = recipe, list(params)
     device = params[0].device
@@ -136,43 +230,45 @@ class Muon:
         for p, q in zip(self.convs, self.flat): p.copy_(q.view_as(p))
 
 # %% ../nbs/05_training.ipynb #c69f22e9
-def train_step(learn, x, y):
+def train_step(learn:'Learner', x:torch.Tensor, y:torch.Tensor)->None:
     "Predict, measure, step: one batch"
     r, scaler = learn.recipe, learn.scaler
     for group in learn.opt.param_groups: group['lr'] = r.lr_at(learn.step, len(learn.loader))
     with autocast(learn.device, r.precision):
         logits = learn.model(x.contiguous(memory_format=torch.channels_last)).logits
     loss = F.cross_entropy(logits.float(), y, label_smoothing=r.label_smoothing)
-    learn.opt.zero_grad(); scaler.scale(loss).backward()
+    learn.opt.zero_grad()
+    scaler.scale(loss).backward()
     if r.clip:
         scaler.unscale_(learn.opt)
         torch.nn.utils.clip_grad_norm_(learn.net.parameters(), r.clip)
-    scaler.step(learn.opt); scaler.update()
+    scaler.step(learn.opt)
+    scaler.update()
     learn.losses.append(loss.detach())
     learn.step += 1
     if learn.step % 25 == 0: check_loss(learn)
 
 # %% ../nbs/05_training.ipynb #0fa47d44
-def check_loss(learn):
+def check_loss(learn:'Learner')->None:
     "Raise if a loss of the last 25 steps is NaN or infinite"
     recent = torch.stack(learn.losses[-25:]).float()
     if recent.isfinite().all(): return
     k = int((~recent.isfinite()).nonzero()[0])
     raise diverged(learn, f'the loss became {recent[k].item()}', learn.step - len(recent) + k)
 
-def diverged(learn, what, step):
+def diverged(learn:'Learner', what:str, step:int)->LtpaError:
     "The error for a training that has diverged"
-    saved = [cb.path for cb in learn.callbacks if getattr(cb, 'path', None) and cb.path.exists()]
-    return LtpaError(f'{what} at step {step} (epoch {step / len(learn.loader):.1f}); '
-                     f'lower the learning rate (now at most {learn.recipe.lr:g}) '
-                     'or limit the gradient with clip=1'
-                     + ''.join(f'; the last good checkpoint is {path}' for path in saved[:1]))
+    message = (f'{what} at step {step} (epoch {step / len(learn.loader):.1f}); lower the learning rate '
+               f'(now at most {learn.recipe.lr:g}) or limit the gradient with clip=1')
+    saved = [path for path in learn.saved_in() if path.exists()]
+    if saved: message += f'; the last good checkpoint is {saved[0]}'
+    return LtpaError(message)
 
 # %% ../nbs/05_training.ipynb #9e1e2b8f
 def random_states(
-    device,     # A `torch.device`
-    seed=None,  # None: the states as they are; else as they would be after `torch.manual_seed(seed)`
-):
+    device:torch.device,  # Where a network is
+    seed:int|None=None,   # None: the states as they are; else as they would be after `torch.manual_seed(seed)`
+)->dict[str,torch.Tensor]:
     "The random states that Dropout draws from: the CPU's and, on a GPU, the device's"
     if seed is not None:
         kinds = {'cpu': 'cpu'} | ({device.type: device} if device.type in ('cuda', 'mps') else {})
@@ -182,7 +278,7 @@ def random_states(
     if device.type == 'mps': states['mps'] = torch.mps.get_rng_state()
     return states
 
-def set_random_states(states, device):
+def set_random_states(states:dict[str,torch.Tensor], device:torch.device)->None:
     "Go on from `random_states`; those of another kind of device are left out"
     torch.set_rng_state(states['cpu'])
     if device.type == 'cuda' and 'cuda' in states: torch.cuda.set_rng_state(states['cuda'], device)
@@ -190,9 +286,9 @@ def set_random_states(states, device):
 
 @contextlib.contextmanager
 def drawing_from(
-    states,  # From `random_states`; brought up to date at the end
-    device,  # A `torch.device`
-):
+    states:dict[str,torch.Tensor],  # From `random_states`; brought up to date at the end
+    device:torch.device,            # Where a network is
+)->Iterator[None]:
     "A block in which torch draws from `states`; after it, even by an error, it goes on from where it was"
     usual = random_states(device)
     set_random_states(states, device)
@@ -202,55 +298,105 @@ def drawing_from(
         set_random_states(usual, device)
 
 def seeded(
-    seed,          # Any whole number
-    device='cpu',  # What is drawn there depends on the seed as well
-):
+    seed:int,                       # Any whole number
+    device:str|torch.device='cpu',  # What is drawn there depends on the seed as well
+)->contextlib.AbstractContextManager[None]:
     "A block in which torch draws as after `torch.manual_seed(seed)`; after it, it goes on from where it was"
     device = torch.device(device)
     return drawing_from(random_states(device, seed), device)
 
 # %% ../nbs/05_training.ipynb #24fe656b
 class Learner:
-    "Trains a network by a recipe; on a CPU, seed and number of threads decide the result to the bit"
+    """Trains a network by a recipe; on a CPU, seed and number of threads decide the result to the bit.
+
+    `fit` trains to the end of the recipe, from wherever `step` stands, and returns the learner. Ctrl-C, SIGTERM
+    or a callback that raises `Stop` ends it in good order, and the next `fit` goes on. `loss_curve` lists the
+    loss of each step; `epoch` counts passes over the data.
+
+    Parameters
+    ----------
+    net : Net
+        A network of ours; it is trained itself, and left in eval mode.
+    data : ImageSet or ClutteredFashion
+        What to train on.
+    recipe : Recipe or str
+        How to train, or the name of a recipe: 'fast', 'paper', ...
+    seed : int
+        Decides order, augmentation and Dropout. (The initial weights are the network's own.)
+    device : str, torch.device or None
+        Where to train; the network moves there. None: where it is.
+    callbacks : sequence of Callback
+        Called at the openings of the loop, in this order.
+    shard : (int, int)
+        (r, R): train on the r-th of R equal parts of every batch, as `Loader` does. (0, 1) is all of it.
+
+    Raises
+    ------
+    LtpaError
+        If network, data and recipe do not go together; and in `fit`, when the loss becomes NaN or infinite.
+
+    References
+    ----------
+    Paper §5: cross-entropy of the final output, nothing else; the recipe 'paper' is the authors' schedule.
+
+    Examples
+    --------
+    >>> from ltpa import ClutteredFashion, Learner, create_model, get_recipe, seed_everything
+    >>> _ = seed_everything(0)
+    >>> net = create_model('vgg_att1_pc', width=1/16, early_pools=2, dropout=False)
+    >>> recipe = get_recipe('fast', epochs=2, batch_size=32)
+    >>> learn = Learner(net, ClutteredFashion('train', n=128), recipe).fit()
+    >>> learn.step, len(learn.loss_curve()), net.training
+    (8, 8, False)
+    """
     def __init__(self,
-        net,              # A network of ours; it is trained itself, and left in eval mode
-        data,             # An `ImageSet` or `ClutteredFashion`
-        recipe='fast',    # A `Recipe` or the name of one
-        seed=0,           # Order, augmentation and dropout (the initial weights are the network's own)
-        device=None,      # Where to train; the network moves there. None: where it is
-        callbacks=(),     # `Callback`s
-        shard=(0, 1),     # (r, R): train on the r-th of R equal parts of every batch, as `Loader` does
+        net: Net,
+        data: ImageSet | Collage,
+        recipe: Recipe | str = 'fast',
+        seed: int = 0,
+        device: str | torch.device | None = None,
+        callbacks: Sequence[Callback] = (),
+        shard: tuple[int, int] = (0, 1),
     ):
         r = self.recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
-        self.net, self.seed, self.callbacks = net, as_seed(seed), list(callbacks)
+        self.net, self.seed = net, as_seed(seed)
+        self.callbacks: list[Callback] = list(callbacks)
         self.device = net.mean.device if device is None else torch.device(device)
         if (k := net.num_classes) != len(data.classes):
             raise LtpaError(f'{net.name} has {k} outputs but {data.name} has {len(data.classes)} classes; '
                             f'create it with num_classes={len(data.classes)}')
-        net.to(self.device, memory_format=torch.channels_last)
+        net.to(self.device, memory_format=torch.channels_last)    # type: ignore[call-overload]  # both at once
         self.loader = Loader(data, r.batch_size, flip=r.flip, crop=r.crop, seed=seed,
                              device=self.device, shard=shard)
         self.opt = make_optimizer(r, net.parameters())
         self.scaler = make_scaler(self.device, r.precision)
-        self.model = compiled(net) if r.compile else net         # what a step calls: the network, or what is around it
-        self.step, self.losses = 0, []            # steps done; losses as tensors, so that a GPU need not wait
+        # what a step calls: the network, or what is around it
+        self.model: Any = compiled(net) if r.compile else net
+        self.step = 0                                    # steps done
+        self.losses: list[torch.Tensor] = []             # as tensors, so that a GPU need not wait
         self.rng, self.fitting = random_states(self.device, seed), False
 
     @property
-    def steps(self): return self.recipe.epochs * len(self.loader)
+    def steps(self) -> int: return self.recipe.epochs * len(self.loader)
     @property
-    def epoch(self): return self.step / len(self.loader)
+    def epoch(self) -> float: return self.step / len(self.loader)
 
-    def call(self, opening):
+    def call(self, opening: str) -> None:
         for cb in self.callbacks: getattr(cb, opening)(self)
 
-    def fit(self):
+    def saved_in(self) -> list[Path]:
+        "The files in which callbacks keep the state of this training"
+        return [Path(path) for cb in self.callbacks if (path := getattr(cb, 'path', None))]
+
+    def fit(self) -> 'Learner':
         "Train to the end of the recipe, from wherever `step` stands; Ctrl-C or SIGTERM ends it in good order"
         with orderly_stop(self) as asked:
             try:
                 with drawing_from(self.rng, self.device): self._train(asked)
             except Stop: pass
-            finally: self.fitting = False; self.net.eval()
+            finally:
+                self.fitting = False
+                self.net.eval()
             self.call('after_fit')
         return self
 
@@ -268,16 +414,16 @@ class Learner:
             self.call('after_epoch')
             if asked: raise Stop
 
-    def loss_curve(self): return torch.stack(self.losses).tolist() if self.losses else []
+    def loss_curve(self) -> list[float]: return torch.stack(self.losses).tolist() if self.losses else []
 
 # %% ../nbs/05_training.ipynb #b80b3dc3
-def make_scaler(device, precision):
+def make_scaler(device:torch.device, precision:str)->torch.amp.GradScaler:
     "The loss scaler that float16 needs; for other precisions one that does nothing"
     on = pick_precision(device, precision) == 'fp16'
     return torch.amp.GradScaler(device.type if on else 'cpu', enabled=on)
 
 # %% ../nbs/05_training.ipynb #494faed7
-def compiled(net):
+def compiled(net:Net)->Any:
     "`net` with its forward pass compiled; raises if nothing can be compiled here"
     try: torch.compile(lambda x: x.sin() + 1)(torch.zeros(2, device=net.mean.device))
     except Exception as e:
@@ -289,10 +435,11 @@ def compiled(net):
 # %% ../nbs/05_training.ipynb #f61cf684
 class Progress(Callback):
     "A live loss curve in a notebook, a bar in a terminal, nothing elsewhere"
-    def __init__(self, every=2.): self.every = every            # seconds between two pictures
+    def __init__(self, every:float=2.): self.every = every      # seconds between two pictures
 
     def before_fit(self, learn):
-        self.show, self.last = None, 0.
+        self.show: Any = None
+        self.last = 0.
         if ('IPython' in sys.modules and (ip := sys.modules['IPython'].get_ipython())
                 and ip.has_trait('kernel')):
             self.show = _Curve()
@@ -302,7 +449,8 @@ class Progress(Callback):
 
     def after_step(self, learn):
         if self.show and time.monotonic() - self.last > self.every:
-            self.show.update(learn); self.last = time.monotonic()
+            self.show.update(learn)
+            self.last = time.monotonic()
 
     def after_fit(self, learn):
         if self.show: self.show.update(learn, end=True)

@@ -1,11 +1,14 @@
 """Several processes: shares, statistics, gradients and whole runs equal to those of one process; one fate."""
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 import torch.distributed as dist
@@ -120,6 +123,45 @@ def test_gradients_of_two_processes():
             assert gap < 1e-6 < max(g.abs().max() for g in one[name].values()), name
 
 
+def claim(net, others=()):
+    "Trains its own copy, as it were; the second process fails if it is told to."
+    with torch.no_grad(): net.linear.bias += 1
+    if os.environ['RANK'] in others: raise ZeroDivisionError('boom\nand more')
+    return int(os.environ['RANK']), net.linear.bias.sum().item()
+
+
+@pytest.mark.slow
+def test_launched_processes_share_nothing_and_fail_in_one_line():
+    net, before = tiny_net(), signal.getsignal(signal.SIGINT)
+    with torch.no_grad(): net.linear.bias.zero_()
+    assert launch(claim, 2, net) == [(0, 3.), (1, 3.)] and launch(claim, 1, net) == [(0, 3.)]
+    assert not net.linear.bias.any() and not net.linear.bias.is_shared(), "the caller's is its own"
+    with refuses('process 1 of 2 failed: ZeroDivisionError: boom'): launch(claim, 2, net, others='1')
+    assert signal.getsignal(signal.SIGINT) == before, "PyTorch's launcher leaves its own handlers behind"
+
+
+INTERRUPTED = '''
+import sys, time
+from ltpa.distributed import launch
+if __name__ == '__main__':
+    try: launch(time.sleep, 2, 100)
+    except KeyboardInterrupt: sys.exit(7)
+'''
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_what_was_launched(tmp_path):
+    (tmp_path / 'script.py').write_text(INTERRUPTED)
+    process = subprocess.Popen([sys.executable, tmp_path / 'script.py'], stderr=subprocess.DEVNULL)
+    children, give_up = [], time.monotonic() + 60
+    while len(children) < 2 and time.monotonic() < give_up:
+        children = [p for p in psutil.Process(process.pid).children(recursive=True) if 'spawn_main' in ' '.join(p.cmdline())]
+        time.sleep(.1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 7
+    assert len(children) == 2 and not psutil.wait_procs(children, 10)[1]
+
+
 def test_dropout_differs_by_process_and_step(monkeypatch):
     drawn = set()
     for r in 0, 1:
@@ -210,7 +252,7 @@ FAILING = '''
 import os, signal, sys
 from ltpa import cli, distributed, runs
 from ltpa.training import Callback
-how, late = sys.argv.pop(1), distributed.rank() == 1
+how, late = sys.argv.pop(1), distributed.get_rank() == 1
 class Fail(Callback):
     def after_step(self, learn):
         if learn.step != 4 or not late: return

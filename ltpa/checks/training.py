@@ -6,6 +6,7 @@
 __all__ = ['ex_swap', 'ex_patience']
 
 # %% ../../nbs/workshop/checks_training.ipynb #5a2eb93a
+from typing import Any
 import torch
 from ..core import seed_everything
 from ..exercises import Exercise, expect
@@ -18,7 +19,7 @@ ex_swap = Exercise('what if it looked elsewhere?', minutes=10, difficulty=2)
 
 def _swap_case(levels):
     seed_everything(3)
-    net = create_model(f'vgg_att{levels}_concat_dp', width=1/16, early_pools=1).eval()
+    net: Any = create_model(f'vgg_att{levels}_concat_dp', width=1/16, early_pools=1).eval()
     x = torch.rand(3, 3, 32, 32)
     with torch.no_grad(): out, taps = net(x), net.forward_features(x)[0]
     return net, x, out, taps
@@ -53,11 +54,18 @@ def _(answer):
 #| code-fold: true
 ex_patience = Exercise('patience', minutes=10, difficulty=2)
 
+def _learner(steps):
+    "As much of a `Learner` as the exercise needs, with `steps` steps an epoch"
+    class Learn:
+        loader: list[None] = [None] * steps
+        losses: list[float] = []
+        @staticmethod
+        def loss_curve(): return list(Learn.losses)
+    return Learn
+
 def _epochs_until_stop(answer, patience, means, steps=4):
     "Feed epochs with these mean losses; the number of epochs until `Stop`, or None"
-    class Learn: loader, losses = [None] * steps, []
-    Learn.loss_curve = staticmethod(lambda: list(Learn.losses))
-    cb = answer(patience)
+    Learn, cb = _learner(steps), answer(patience)
     for n, m in enumerate(means, 1):
         Learn.losses += [m + d for d in (.5, -.25, -.1875, -.0625)]       # their mean is m, exactly
         try: cb.after_epoch(Learn)
@@ -80,10 +88,9 @@ def _(answer): expect(_epochs_until_stop(answer, 3, [1., 2., 1.9, 1.8]), 4)
 
 @ex_patience.case('one lucky batch is not a better epoch')
 def _(answer):
-    class Learn: loader, losses = [None] * 2, []
-    Learn.loss_curve = staticmethod(lambda: list(Learn.losses))
-    cb = answer(1)
-    Learn.losses = [1., 1.]; cb.after_epoch(Learn)
+    Learn, cb = _learner(2), answer(1)
+    Learn.losses = [1., 1.]
+    cb.after_epoch(Learn)
     Learn.losses += [1.9, .5]
     try: cb.after_epoch(Learn)
     except Stop: return
