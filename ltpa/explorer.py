@@ -18,7 +18,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from .names import LtpaError, unknown
-from .inputs import as_images, read_image
+from .inputs import as_images, read_image, resize
 from .data import ASSETS, ClutteredFashion
 from .models import AttentionNet, eval_mode, list_pretrained, load_pretrained
 from ltpa.maps import (
@@ -203,11 +203,13 @@ class Drawing(NamedTuple):
     note: str                 # What must be said about this state, or ''
 
 def enlarged(
-    x,  # [3,H,W] in 0..1
+    x: torch.Tensor,  # [3,H,W] in 0..1
 )->torch.Tensor:
     "The picture as uint8 with every pixel a square, about `PANEL` pixels along its longer side"
-    k = max(1, PANEL // max(x.shape[1:]))
-    return (x * 255).round().to(torch.uint8).cpu().repeat_interleave(k, 1).repeat_interleave(k, 2)
+    image = (x * 255).round().to(torch.uint8).cpu()
+    H, W = image.shape[1:]
+    k = max(1, PANEL // max(H, W))
+    return resize(image, (k * H, k * W), Image.Resampling.NEAREST)
 
 def strength(
     m,  # [1,H,W], of any sign
