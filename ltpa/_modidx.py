@@ -279,6 +279,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                'ltpa.explorer.Window._pick': ('explorer.html#window._pick', 'ltpa/explorer.py'),
                                'ltpa.explorer.Window._try': ('explorer.html#window._try', 'ltpa/explorer.py'),
                                'ltpa.explorer.Window.show': ('explorer.html#window.show', 'ltpa/explorer.py'),
+                               'ltpa.explorer._along_one_side': ('explorer.html#_along_one_side', 'ltpa/explorer.py'),
                                'ltpa.explorer._captum': ('explorer.html#_captum', 'ltpa/explorer.py'),
                                'ltpa.explorer._cell': ('explorer.html#_cell', 'ltpa/explorer.py'),
                                'ltpa.explorer._cell_panel': ('explorer.html#_cell_panel', 'ltpa/explorer.py'),
