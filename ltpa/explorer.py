@@ -9,16 +9,17 @@ __all__ = ['HEAT', 'MOST_EPS', 'BESIDE', 'State', 'heated', 'can_be_taken_apart'
 
 # %% ../nbs/08_explorer.ipynb #6d591150
 import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from .names import LtpaError, unknown
-from .inputs import as_images, read_image
+from .inputs import as_images, read_image, resize
 from .data import ASSETS, ClutteredFashion
 from .models import AttentionNet, eval_mode, list_pretrained, load_pretrained
 from ltpa.maps import (
@@ -36,21 +37,21 @@ MOST_EPS = 32
 
 class State(NamedTuple):
     "What the explorer shows: it can be written down, compared, and drawn again"
-    image: str                # Name of the picture
-    model: str                # Name of the network
-    level: int = 1            # Which map, from 1, shallow to deep
-    query: str = None         # The picture whose g asks; None: the picture itself
-    temperature: float = 1.   # Divides the scores, beside the network's own; above 1 softer
-    eps: int = 0              # Attack: grey levels, of 255, that each pixel may move
-    method: str = None        # Attribution method to stand beside the map
-    cell: tuple = None        # (row, column) whose field is drawn; None: the brightest
+    image: str                            # Name of the picture
+    model: str                            # Name of the network
+    level: int = 1                        # Which map, from 1, shallow to deep
+    query: str | None = None              # The picture whose g asks; None: the picture itself
+    temperature: float = 1.               # Divides the scores, beside the network's own; above 1 softer
+    eps: int = 0                          # Attack: grey levels, of 255, that each pixel may move
+    method: str | None = None             # Attribution method to stand beside the map
+    cell: tuple[int, int] | None = None   # (row, column) whose field is drawn; None: the brightest
 
 # %% ../nbs/08_explorer.ipynb #5ab33a91
 @contextlib.contextmanager
 def heated(
-    net,          # A network with attention
-    temperature,  # Its own temperatures are multiplied by this
-):
+    net: Any,            # A network with attention
+    temperature: float,  # The network's own temperatures are multiplied by this
+)->Iterator[None]:
     "Within the block the scores of all levels are divided by `temperature`"
     if not 0 < temperature < float('inf'):
         raise LtpaError(f'temperature {temperature!r}; expected a number above 0')
@@ -62,7 +63,7 @@ def heated(
         for att, t in zip(net.attention, own): att.temperature = t
 
 # %% ../nbs/08_explorer.ipynb #24736e55
-def can_be_taken_apart(net):
+def can_be_taken_apart(net: Any)->Any:
     "`net` if it is an `AttentionNet`; others have no query to exchange"
     if isinstance(net, AttentionNet): return net
     name = getattr(net, 'name', type(net).__name__)
@@ -73,13 +74,14 @@ def can_be_taken_apart(net):
 class Scene:
     "One picture before one network; what is dear is computed when first asked for, and kept"
     def __init__(self,
-        net,        # A network with attention; it answers in eval mode, and keeps its own
-        image,      # uint8 [3,H,W], any size
-        side=None,  # Shorter side in pixels for the network; None: as in training
+        net: Any,                  # A network with attention; it answers in eval mode, and keeps its own
+        image: torch.Tensor,       # uint8 [3,H,W], any size
+        side: int | None = None,   # Shorter side in pixels for the network; None: as in training
     ):
-        can_be_taken_apart(net)
+        self.net = can_be_taken_apart(net)
         seen = fit_side(image, trained_side(net) if side is None else side, net.stride)[1]
-        self.net, self.x, self._kept = net, seen[None].to(net.mean) / 255, {}
+        self.x = seen[None].to(net.mean) / 255
+        self._kept: dict = {}
 
     def once(self, key, compute):
         if key not in self._kept: self._kept[key] = compute()
@@ -88,7 +90,8 @@ class Scene:
     def attacked(self, eps=0):
         "The picture after a step of `eps` grey levels against the class that it has: [1,3,H,W] in 0..1"
         if not eps: return self.x
-        return (self.x + eps / 255 * self.once('uphill', self._uphill)).clamp(0, 1)
+        uphill = self.once('uphill', self._uphill)
+        return (self.x + eps / 255 * uphill).clamp(0, 1)
 
     @torch.enable_grad()
     def _uphill(self):
@@ -110,9 +113,9 @@ class Scene:
 
 # %% ../nbs/08_explorer.ipynb #a4fe912f
 def query_note(
-    net,    # A network with attention
-    level,  # From 1
-):
+    net: Any,     # A network with attention
+    level: int,   # From 1
+)->str:
     "Why another picture's g changes nothing at this level; '' where it does change something"
     att = net.attention[level - 1]
     if att.score == 'uniform': return 'Nothing changes: this control weighs every cell alike, always.'
@@ -122,10 +125,12 @@ def query_note(
     return ''
 
 # %% ../nbs/08_explorer.ipynb #ebf389d2
+def _along_one_side(value): return value[0] if isinstance(value, tuple) else value
+
 def field_steps(
-    net,    # A VGG or ResNet with attention
-    level,  # From 1
-):
+    net: Any,     # A VGG or ResNet with attention
+    level: int,   # From 1
+)->tuple[int, int, int]:
     "Receptive field of a level's cells along one side, in pixels: (width, step, start of the first)"
     if getattr(net, 'layout', '') == 'cub' and level == len(net.attention) - 2:
         raise LtpaError(f"{net.name}, layout 'cub': level {level} is pooled and enlarged again: its fields "
@@ -136,30 +141,34 @@ def field_steps(
     for part in [*trunk.values(), *stages[:len(stages) - len(net.attention) + level]]:
         for name, m in part.named_modules():
             if not isinstance(m, (nn.Conv2d, nn.MaxPool2d)) or name.endswith('shortcut'): continue
-            k, s, p = (v[0] if isinstance(v, tuple) else v for v in (m.kernel_size, m.stride, m.padding))
-            start, width, step = start - p * step, width + (k - 1) * step, step * s
+            kernel, stride, padding = map(_along_one_side, (m.kernel_size, m.stride, m.padding))
+            start -= padding * step
+            width += (kernel - 1) * step
+            step *= stride
     return width, step, start
 
 def receptive_field(
-    net,    # A VGG or ResNet with attention
-    level,  # From 1
-    cell,   # (row, column)
-    size,   # (H, W) of the picture in pixels
-):
+    net: Any,                # A VGG or ResNet with attention
+    level: int,              # From 1
+    cell: tuple[int, int],   # (row, column)
+    size: tuple[int, int],   # (H, W) of the picture in pixels
+)->tuple[int, int, int, int]:
     "The pixels that the features of a cell depend on: rows top to bottom-1, columns left to right-1"
     width, step, start = field_steps(net, level)
-    (top, bottom), (left, right) = ((max(0, start + k * step), min(n, start + k * step + width))
-                                    for k, n in zip(cell, size))
+    def within(k, n):
+        first = start + k * step
+        return max(0, first), min(n, first + width)
+    (top, bottom), (left, right) = map(within, cell, size)
     return top, bottom, left, right
 
 # %% ../nbs/08_explorer.ipynb #a54b1e79
 @torch.enable_grad()
 def influence(
-    scene,   # A `Scene`
-    level,   # From 1
-    cell,    # (row, column)
-    eps=0,   # Attack, in grey levels
-):
+    scene: Scene,
+    level: int,              # From 1
+    cell: tuple[int, int],   # (row, column)
+    eps: int = 0,            # Attack, in grey levels
+)->torch.Tensor:
     "How strongly each pixel moves the squared length of a cell's features: [1,H,W], from 0"
     x = scene.attacked(eps).clone().requires_grad_()
     with eval_mode(scene.net): l = scene.net.forward_features(x)[0][level - 1][0, :, cell[0], cell[1]]
@@ -190,27 +199,29 @@ def _occlusion(attr, net, x, target):
     return attr.Occlusion(net.logits).attribute(x, (3, side, side), (3, side // 2, side // 2), target=target,
                                                 perturbations_per_eval=16).mean(1)
 
-BESIDE = dict(gradient=_gradient, integrated_gradients=_integrated_gradients, grad_cam=_grad_cam,
+BESIDE: dict[str, Callable] = dict(gradient=_gradient, integrated_gradients=_integrated_gradients, grad_cam=_grad_cam,
               occlusion=_occlusion)
 
 # %% ../nbs/08_explorer.ipynb #0d68099a
 class Drawing(NamedTuple):
     "A state, drawn"
-    panels: dict              # (title, RGB, caption) for 'picture', 'attention', 'cell' and, if set, 'method'
-    probs: torch.Tensor       # What the network says: [num_classes]
-    shades: torch.Tensor      # The map's cells as shades from 0 to 1: [h,w]
-    cell: tuple               # (row, column) whose field is drawn
-    note: str                 # What must be said about this state, or ''
+    panels: dict[str, tuple[str, np.ndarray, str]]   # (title, RGB, caption) of 'picture', 'attention', 'cell', 'method'
+    probs: torch.Tensor                              # What the network says: [num_classes]
+    shades: torch.Tensor                             # The map's cells as shades from 0 to 1: [h,w]
+    cell: tuple[int, int]                            # (row, column) whose field is drawn
+    note: str                                        # What must be said about this state, or ''
 
 def enlarged(
-    x,  # [3,H,W] in 0..1
+    x: torch.Tensor,  # [3,H,W] in 0..1
 )->torch.Tensor:
     "The picture as uint8 with every pixel a square, about `PANEL` pixels along its longer side"
-    k = max(1, PANEL // max(x.shape[1:]))
-    return (x * 255).round().to(torch.uint8).cpu().repeat_interleave(k, 1).repeat_interleave(k, 2)
+    image = (x * 255).round().to(torch.uint8).cpu()
+    H, W = image.shape[1:]
+    k = max(1, PANEL // max(H, W))
+    return resize(image, (k * H, k * W), Image.Resampling.NEAREST)
 
 def strength(
-    m,  # [1,H,W], of any sign
+    m: torch.Tensor,  # [1,H,W], of any sign
 )->torch.Tensor:
     "Absolute values as shades from 0 to 1; the strongest hundredth is 1"
     a = m.abs().float().cpu()
@@ -222,23 +233,25 @@ def framed(rgb, boxes, zoom):
     pen = ImageDraw.Draw(img)
     for (top, bottom, left, right), color in boxes:
         at = [round(v) for v in (left * zoom, top * zoom, right * zoom - 1, bottom * zoom - 1)]
-        pen.rectangle(at, outline='black', width=4); pen.rectangle(at, outline=color, width=2)
+        pen.rectangle(at, outline='black', width=4)
+        pen.rectangle(at, outline=color, width=2)
     return np.asarray(img)
 
 # %% ../nbs/08_explorer.ipynb #2e1b7ff5
 @torch.enable_grad()             # wherever it is called: attributions need gradients
 def draw_state(
-    scene,         # The picture before the network, a `Scene`
-    state,         # A `State`
-    query=None,    # The `Scene` whose g asks; None: the picture's own
-    method=None,   # Function (net, images [1,3,H,W], class) -> maps [1,H,W]; None: no such panel
+    scene: Scene,                     # The picture before the network
+    state: State,
+    query: Scene | None = None,       # The scene whose g asks; None: the picture's own
+    method: Callable | None = None,   # (net, images [1,3,H,W], class) -> maps [1,H,W]; None: no such panel
 )->Drawing:
     "Draw a state: the same state, network and pictures give the same bytes"
     net, n = scene.net, len(scene.net.attention)
     if state.level not in range(1, n + 1):
         raise LtpaError(f'level {state.level!r}; expected a number from 1 to {n}')
     _within_reach(state)
-    out = scene.out(state.eps, state.temperature, query and query.encoded()[1])
+    g = query.encoded()[1] if query else None
+    out = scene.out(state.eps, state.temperature, g)
     probs = as_probs(out.logits)[0].cpu()
     a = out.maps[state.level - 1].cpu()
     picture = enlarged(scene.attacked(state.eps)[0])
@@ -246,8 +259,8 @@ def draw_state(
     soft = net.attention[state.level - 1].norm == 'softmax'
     spread = f'{effective_cells(a).item():.1f} effective cells of' if soft else 'gates of'
     size = f'{scene.x.shape[3]}×{scene.x.shape[2]} pixels'
-    panels = dict(picture=('what it sees', picture.permute(1, 2, 0).numpy(),
-                           f'{size}, {f"moved by {state.eps}/255" if state.eps else "as they are"}'),
+    moved_by = f'moved by {state.eps}/255' if state.eps else 'as they are'
+    panels = dict(picture=('what it sees', picture.permute(1, 2, 0).numpy(), f'{size}, {moved_by}'),
                   attention=(f'attention, level {state.level}', drawn, f'{spread} {a.shape[2]}×{a.shape[1]}'))
     if method: panels['method'] = _method_panel(scene, state, method, picture)
     cell = _cell(state.cell, a)
@@ -283,12 +296,13 @@ def _cell_panel(scene, state, cell, cells, picture):
     field = receptive_field(scene.net, state.level, cell, (H, W))
     (r, c), (h, w) = cell, (H / cells[0], W / cells[1])
     boxes = (field, 'deepskyblue'), ((r * h, r * h + h, c * w, c * w + w), 'white')
-    drawn = framed(overlay(picture, upsample(strength(m), picture.shape[1:])[0]), boxes, zoom)
+    colored = overlay(picture, upsample(strength(m), picture.shape[1:])[0])
+    drawn = framed(colored, boxes, zoom)
     top, bottom, left, right = field
     return f'what cell ({r}, {c}) sees', drawn, f'at most {right - left}×{bottom - top} pixels (blue)'
 
 # %% ../nbs/08_explorer.ipynb #74bd609e
-def first_of_each_class():
+def first_of_each_class()->dict[str, torch.Tensor]:
     "A picture of each class, the first in the test set, and a photograph of a cat: name -> uint8 [3,H,W]"
     data = ClutteredFashion('test', 32)
     rows = [int((data.labels == k).nonzero()[0]) for k in range(len(data.classes))]
@@ -306,25 +320,24 @@ def _named(images):
 
 # %% ../nbs/08_explorer.ipynb #ccc37e43
 class Gallery:
-    "Pictures, networks and methods by name, and any `State` of them drawn"
-    def __init__(self,
-        images=None,   # Pictures [3,H,W] or paths: a dict by name, or several; None: one of each class
-        models=None,   # Networks by name, or names of bundled ones; None: all bundled with attention
-        methods=None,  # Functions (net, images, class) -> maps [B,H,W] by name; None: four of Captum's
-        side=None,     # Shorter side in pixels for the networks; None: as in training; 'own': as it is
-    ):
+    "Pictures, networks and methods by name, and any `State` of them drawn; `Explorer` says what it takes"
+    def __init__(self, images: Mapping[str, Any] | Sequence[Any] | torch.Tensor | None = None,
+                 models: Mapping[str, AttentionNet] | Sequence[str] | None = None,
+                 methods: Mapping[str, Callable] | None = None, side: int | Literal['own'] | None = None):
         if models is None: models = sorted((n for n in list_pretrained() if '_att' in n), reverse=True)
         self.images = first_of_each_class() if images is None else _named(images)
-        self.models = dict(models) if hasattr(models, 'items') else {name: None for name in models}
-        self.methods, self.side, self._scenes = BESIDE if methods is None else methods, side, {}
+        named: Any = models if hasattr(models, 'items') else dict.fromkeys(models)
+        self.models: dict[str, Any] = dict(named)                   # None: to be opened when first wanted
+        self.methods, self.side = BESIDE if methods is None else methods, side
+        self._scenes: dict[tuple[str, str], Scene] = {}
         if not self.models: raise LtpaError('no networks; expected at least one')
 
-    def net(self, name):
+    def net(self, name: str)->Any:
         if name not in self.models: raise unknown('network', name, self.models)
         if self.models[name] is None: self.models[name] = load_pretrained(name)
         return can_be_taken_apart(self.models[name])
 
-    def scene(self, model, image):
+    def scene(self, model: str, image: str)->Scene:
         if image not in self.images: raise unknown('picture', image, self.images)
         if (model, image) not in self._scenes:
             picture = self.images[image]
@@ -332,28 +345,29 @@ class Gallery:
             self._scenes[model, image] = Scene(self.net(model), picture, side)
         return self._scenes[model, image]
 
-    def levels(self, model): return len(self.net(model).attention)
+    def levels(self, model: str)->int: return len(self.net(model).attention)
 
-    def add(self, name, image):
+    def add(self, name: str, image: torch.Tensor):
         "Another picture, uint8 [3,H,W]; one of the same name is replaced"
         self.images[name] = image
         self._scenes = {k: v for k, v in self._scenes.items() if k[1] != name}
 
-    def draw(self, state)->Drawing:
+    def draw(self, state: State)->Drawing:
         if state.method is not None and state.method not in self.methods:
             raise unknown('method', state.method, self.methods)
-        query = state.query and self.scene(state.model, state.query)
-        return draw_state(self.scene(state.model, state.image), state, query, self.methods.get(state.method))
+        query = self.scene(state.model, state.query) if state.query else None
+        method = self.methods[state.method] if state.method is not None else None
+        return draw_state(self.scene(state.model, state.image), state, query, method)
 
 # %% ../nbs/08_explorer.ipynb #5e6588c7
 def line_up(
-    gallery,           # A `Gallery`
-    states,            # Rows of states
-    what='attention',  # Which panel of each, or one a row
-    titles=None,       # One a column
-    name='',           # Above it all
-    scale=SCALE,       # What the colours mean
-):
+    gallery: Gallery,
+    states: Sequence[Sequence[State]],          # Rows of states
+    what: str | Sequence[str] = 'attention',    # Which panel of each, or one a row
+    titles: Sequence[str] | None = None,        # One a column
+    name: str = '',                             # Above it all
+    scale: str = SCALE,                         # What the colors mean
+)->Any:
     "A matplotlib figure: one panel of each state, and what the network says"
     def cell(state, panel):
         drawing, names = gallery.draw(state), class_names(gallery.net(state.model))
@@ -367,8 +381,8 @@ def line_up(
 def with_none(none, names): return [(none, ''), *((n, n) for n in names)]      # a list shows no name for None
 
 def controls(
-    gallery,  # A `Gallery`
-)->dict:
+    gallery: Gallery,
+)->dict[str, Any]:
     "A widget for each value of a `State` but the cell, and one for uploads, by name"
     import ipywidgets as w
     look = dict(layout=w.Layout(width='370px'), style=dict(description_width='90px'))
@@ -386,10 +400,10 @@ def controls(
 
 # %% ../nbs/08_explorer.ipynb #1c645b30
 def sync(
-    widgets,   # As `controls` makes them
-    state,     # What they are to show
-    pictures,  # Names to choose from
-    levels,    # How many the network has
+    widgets: Mapping[str, Any],   # As `controls` makes them
+    state: State,                 # What they are to show
+    pictures: Sequence[str],      # Names to choose from
+    levels: int,                  # How many the network has
 ):
     "Set all widgets to `state`"
     for name in ('image', 'query'):
@@ -417,7 +431,7 @@ class Window(Gallery):
         self.box = w.VBox([w.HBox(columns), self.panes.box])
         self.show(self.state)
 
-    def show(self, state)->bool:
+    def show(self, state: State)->bool:
         "Draw `state`; where that fails, say why, stay as before and return False"
         return self._try(lambda: state)
 
@@ -431,7 +445,7 @@ class Window(Gallery):
         except LtpaError as e: why = str(e)
         except Exception as e: why = f'{type(e).__name__}: {e}'         # methods and networks are anybody's
         self._busy = True
-        try: sync(self.widgets, self.state, self.images, self.levels(self.state.model))
+        try: sync(self.widgets, self.state, list(self.images), self.levels(self.state.model))
         finally: self._busy = False
         self.panes.say(why)
         return not why
@@ -440,17 +454,53 @@ class Window(Gallery):
 
 # %% ../nbs/08_explorer.ipynb #bd90feb8
 class Explorer(Window):
-    "An interactive look at attention networks, in a notebook: `Explorer()`"
-    def __init__(self, images=None, models=None, methods=None, side=None):
+    """A window on attention networks for a notebook: pictures, levels, queries, temperatures and attacks by hand.
+
+    The widgets always show the state that is drawn. ``explorer.state`` is that state, ``show(state)`` shows another
+    (False, with the reason in the window, where that fails), and ``draw(state)`` gives it as a
+    `ltpa.explorer.Drawing` without any widget. States are changed by ``state._replace(eps=4)``.
+
+    Parameters
+    ----------
+    images : mapping, sequence or torch.Tensor, optional
+        Pictures of any size, [3,H,W] of bytes or floats in 0..1, or files: by name, or several;
+        None: one of each class of the bundled set, and a photograph.
+    models : mapping of str to network, or sequence of str, optional
+        Attention networks by name, or names of bundled ones (`list_pretrained`); None: all bundled ones.
+    methods : mapping of str to callable, optional
+        Other maps to stand beside: functions (net, images [B,3,H,W], class) -> maps [B,H,W];
+        None: four of Captum's, each run with few steps.
+    side : int or 'own', optional
+        Shorter side in pixels for the networks; None: as in training; 'own': each picture as it is.
+
+    Raises
+    ------
+    LtpaError
+        If there is no picture or no network, or the first of them cannot be drawn.
+
+    Examples
+    --------
+    >>> from ltpa import Explorer
+    >>> explorer = Explorer(models=['cluttered_fashion/vgg_att2_concat_dp'])
+    >>> explorer.state.image, explorer.state.level
+    ('t-shirt', 1)
+    >>> explorer.show(explorer.state._replace(level=2, eps=4))
+    True
+    >>> explorer.draw(explorer.state).probs.shape
+    torch.Size([10])
+    """
+    def __init__(self, images: Mapping[str, Any] | Sequence[Any] | torch.Tensor | None = None,
+                 models: Mapping[str, AttentionNet] | Sequence[str] | None = None,
+                 methods: Mapping[str, Callable] | None = None, side: int | Literal['own'] | None = None):
         super().__init__(images, models, methods, side)
         for name, widget in self.widgets.items():
             widget.observe(self._uploaded if name == 'upload' else partial(self._moved, name), 'value')
 
     def _moved(self, name, change):
         if self._busy: return
-        elsewhere = dict(cell=None) if name in ('image', 'model', 'level') else {}
-        value = None if change['new'] == '' else change['new']
-        self.show(self.state._replace(**{name: value}, **elsewhere))
+        changes: dict[str, Any] = {name: None if change['new'] == '' else change['new']}
+        if name in ('image', 'model', 'level'): changes['cell'] = None
+        self.show(self.state._replace(**changes))
 
     def _uploaded(self, change):
         if not self._busy and change['new']: self._try(partial(self._with, change['new'][-1]))

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from safetensors.torch import load_file
 from .names import LtpaError, unknown
 from .files import fingerprint
-from .inputs import fit_square, read_image, _tensor
+from .inputs import fill_square, fit_square, read_image, resize, _tensor
 from .data import ImageSet
 
 # %% ../nbs/workshop/folders.ipynb #18d45fa5
@@ -185,13 +185,9 @@ class MaskedImages:
         for side in (size, k):
             if not (isinstance(side, int) and side >= 1):
                 raise LtpaError(f'size {side!r}; expected a whole number of pixels, at least 1')
-        gray = (255 * m[None].byte() for m in self.masks)
-        return (torch.stack([_stretched(x, size, Image.Resampling.BICUBIC) for x in self.images]),
-                torch.stack([_stretched(m, k, Image.Resampling.BOX)[0] > 127 for m in gray]))
-
-def _stretched(x, size, filter):
-    img = Image.fromarray(x.permute(1, 2, 0).numpy().squeeze()).resize((size, size), filter)
-    return torch.from_numpy(np.array(img)).view(size, size, -1).permute(2, 0, 1)
+        gray = (255 * m.byte().expand(3, -1, -1) for m in self.masks)      # the same in three colours
+        small = (resize(m, (k, k), Image.Resampling.BOX)[0] for m in gray)
+        return torch.stack([fill_square(x, size) for x in self.images]), torch.stack([m > 127 for m in small])
 
 # %% ../nbs/workshop/folders.ipynb #aa5bb467
 def load_pairs(root: str | Path, missing: str = 'refuse') -> MaskedImages:

@@ -10,8 +10,9 @@ __all__ = ['COLORMAP', 'MIXES', 'MOST_PIXELS', 'SCALE', 'FORMATS', 'as_maps', 'a
 
 # %% ../nbs/07_maps.ipynb #b7734692
 import io, math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ from .names import SETS, LtpaError, unknown
 from .core import pick_device
 from .files import write_atomic
 from .attention import entropy
-from .inputs import as_images, as_labels, read_image
+from .inputs import as_images, as_labels, read_image, resize
 from .models import Net, list_pretrained, load_pretrained, load_weights
 from .training import Callback, predict
 from .moved import moved
@@ -30,8 +31,8 @@ __getattr__ = moved(__name__)                        # old names, for one releas
 
 # %% ../nbs/07_maps.ipynb #47a32862
 def as_maps(
-    maps,        # [B,h,w], signs allowed
-    like=None,   # Masks or images: maps must be as many
+    maps: torch.Tensor,                 # [B,h,w], signs allowed
+    like: Sequence | torch.Tensor | None = None,   # Masks or images: maps must be as many
 )->torch.Tensor:
     "Maps, detached, as float32 [B,h,w]; anything but finite numbers is refused"
     if not isinstance(maps, torch.Tensor) or maps.ndim != 3 or 0 in maps.shape:
@@ -48,7 +49,7 @@ def as_maps(
 
 # %% ../nbs/07_maps.ipynb #4192f3e9
 def as_weights(
-    maps,  # [B,h,w]
+    maps: torch.Tensor,  # [B,h,w]
 )->torch.Tensor:
     "Attention weights, as `as_maps` gives them; negative ones are refused"
     a = as_maps(maps)
@@ -60,23 +61,79 @@ def as_weights(
     return a
 
 # %% ../nbs/07_maps.ipynb #5a33b18e
-def upsample(
-    maps,  # [B,h,w]
-    size,  # (H, W) in pixels, or one number for a square
-)->torch.Tensor:
-    "Maps enlarged bilinearly to [B,H,W], corners not aligned; values keep their scale, so the sum grows"
-    a = as_weights(maps)
+def upsample(maps: torch.Tensor, size: int | Sequence[int], signed: bool = False)->torch.Tensor:
+    """Maps enlarged bilinearly, from cells to pixels.
+
+    Corners are not aligned: a cell's weight stays centered on the pixels that the cell covers. Values keep their
+    scale, so the sum grows with the number of pixels.
+
+    Parameters
+    ----------
+    maps : torch.Tensor
+        Maps [B,h,w], e.g. one level of ``net(x).maps``; finite, from 0.
+    size : int or sequence of two ints
+        (H, W) in pixels, or one number for a square; on neither side fewer than the map has cells.
+    signed : bool
+        Whether values below 0 are allowed, as saliency maps have them; False: they are refused.
+
+    Returns
+    -------
+    torch.Tensor
+        The maps [B,H,W], float32, detached.
+
+    Raises
+    ------
+    LtpaError
+        If the maps are no [B,h,w], not finite, negative without `signed`, or larger than `size`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from ltpa import upsample
+    >>> cells = torch.tensor([[[0., 1.], [0., 0.]]])
+    >>> upsample(cells, 4)[0]
+    tensor([[0.0000, 0.2500, 0.7500, 1.0000],
+            [0.0000, 0.1875, 0.5625, 0.7500],
+            [0.0000, 0.0625, 0.1875, 0.2500],
+            [0.0000, 0.0000, 0.0000, 0.0000]])
+    """
+    a = as_maps(maps) if signed else as_weights(maps)
     H, W = (size, size) if isinstance(size, int) else size
     if H < a.shape[1] or W < a.shape[2]:
         raise LtpaError(f'maps of {a.shape[1]}x{a.shape[2]} cells cannot be enlarged to {H}x{W} pixels; '
-                        'expected at least as many pixels as cells')
+                        'expected at least as many pixels as cells: average them down first')
     return F.interpolate(a[:, None], (H, W), mode='bilinear', align_corners=False)[:, 0]
 
 # %% ../nbs/07_maps.ipynb #4c2c794e
-def effective_cells(
-    maps,  # Maps [B,h,w] that sum to one
-)->torch.Tensor:
-    "exp(entropy) of each map: from 1 (one cell has it all) to h*w (uniform): [B]"
+def effective_cells(maps: torch.Tensor)->torch.Tensor:
+    """How many cells share the weight: exp(entropy) of each map.
+
+    It is 1 where one cell has everything, and h*w where all cells weigh the same.
+
+    Parameters
+    ----------
+    maps : torch.Tensor
+        Maps [B,h,w] of weights from 0, each with a sum of one (to within a hundredth).
+
+    Returns
+    -------
+    torch.Tensor
+        Effective cells [B], each from 1 to h*w.
+
+    Raises
+    ------
+    LtpaError
+        If a map does not sum to one, as the gates of ``vgg_pan``, or is no map of finite weights.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from ltpa import effective_cells
+    >>> one_cell, uniform = torch.zeros(4, 4), torch.full((4, 4), 1/16)
+    >>> one_cell[1, 2] = 1
+    >>> effective_cells(torch.stack([one_cell, uniform]))
+    tensor([ 1., 16.])
+    """
     a = as_weights(maps)
     bad = ~_sums_to_one(a)
     if bad.any():
@@ -91,7 +148,7 @@ def _sums_to_one(a): return (a.sum((1, 2)) - 1).abs() < .01
 COLORMAP = 'magma'         # lightness rises from end to end: prints in grey, and the colour-blind lose nothing
 
 def shade(
-    maps,  # [B,h,w]
+    maps: torch.Tensor,  # [B,h,w]
 )->torch.Tensor:
     "Weights as shades from 0 to 1: of the map's largest weight, or of twice its mean if that is more"
     a = as_weights(maps)
@@ -99,12 +156,40 @@ def shade(
     return a / top.clamp_min(torch.finfo(a.dtype).tiny)
 
 # %% ../nbs/07_maps.ipynb #acb97b6d
-def overlay(
-    image,        # uint8 [3,H,W]
-    shades,       # [H,W] from 0 to 1
-    strength=.6,  # Share of the colour; the rest is the picture in grey
-)->np.ndarray:
-    "The picture in grey under the shades in colour: RGB uint8 [H,W,3]"
+def overlay(image: torch.Tensor, shades: torch.Tensor, strength: float = .6)->np.ndarray:
+    """A picture in grey under the shades of a map in color.
+
+    Every color in the result means weight (colormap magma: dark is little, bright is much); the picture shows
+    through as light and dark.
+
+    Parameters
+    ----------
+    image : torch.Tensor
+        The picture, uint8 [3,H,W].
+    shades : torch.Tensor
+        One map at the size of the picture, [H,W], from 0 to 1, as `ltpa.maps.shade` and `upsample` give it.
+    strength : float
+        Share of the color, from 0 to 1; the rest is the picture in grey.
+
+    Returns
+    -------
+    numpy.ndarray
+        RGB bytes, uint8 [H,W,3], for ``plt.imshow`` or ``PIL.Image.fromarray``.
+
+    Raises
+    ------
+    LtpaError
+        If picture and map differ in size, or the shades are not finite numbers from 0 to 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from ltpa import overlay
+    >>> white = torch.full((3, 1, 2), 255, dtype=torch.uint8)
+    >>> picture = overlay(white, torch.tensor([[0., 1.]]))
+    >>> picture.shape, int(picture[0, 0].mean()) < int(picture[0, 1].mean())
+    ((1, 2, 3), True)
+    """
     if shades.shape != image.shape[1:]:
         raise LtpaError(f'map of shape {tuple(shades.shape)} for a picture of shape {tuple(image.shape)}; '
                         f'expected {tuple(image.shape[1:])}: `upsample` it first')
@@ -112,27 +197,57 @@ def overlay(
     a = as_weights(shades[None])[0].numpy()
     if a.max() > 1: raise LtpaError(f'shades up to {a.max():.3g}; expected 0 to 1, as from `shade`')
     gray = image.float().mean(0).numpy()[:, :, None]
-    return ((1 - strength) * gray + strength * 255 * colormaps[COLORMAP](a)[:, :, :3]).round().astype(np.uint8)
+    color = colormaps[COLORMAP](a)[:, :, :3]
+    return ((1 - strength) * gray + strength * 255 * color).round().astype(np.uint8)
 
 # %% ../nbs/07_maps.ipynb #f34dc80a
 MIXES = 'product', 'mean'
 
-def combine(
-    maps,           # Levels, each [B,h,w]; or one alone
-    size,           # (H, W) in pixels, or one number for a square
-    how='product',  # 'product': where all levels look; 'mean': where any does
-)->torch.Tensor:
-    "One map [B,H,W] that sums to one; uniform where nothing is left"
+def combine(maps: torch.Tensor | Sequence[torch.Tensor], size: int | Sequence[int],
+            how: str = 'product')->torch.Tensor:
+    """All levels of attention in one map that sums to one.
+
+    Parameters
+    ----------
+    maps : torch.Tensor or sequence of torch.Tensor
+        The levels, each [B,h,w] of weights from 0, of any sizes; or one level alone.
+    size : int or sequence of two ints
+        (H, W) in pixels, or one number for a square: the size to which each level is enlarged first.
+    how : str
+        'product': bright where all levels look; 'mean': where any of them does, each made to sum to one before.
+
+    Returns
+    -------
+    torch.Tensor
+        Maps [B,H,W], each with a sum of one; uniform where nothing is left.
+
+    Raises
+    ------
+    LtpaError
+        For another `how`, no level, levels with different numbers of maps, or what `upsample` refuses.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from ltpa import combine
+    >>> left, top = torch.tensor([[[.5, 0.], [.5, 0.]]]), torch.tensor([[[.5, .5], [0., 0.]]])
+    >>> combine([left, top], 2)[0]
+    tensor([[1., 0.],
+            [0., 0.]])
+    >>> combine([left, top], 2, 'mean')[0]
+    tensor([[0.5000, 0.2500],
+            [0.2500, 0.0000]])
+    """
     if how not in MIXES: raise unknown('way to combine', how, MIXES)
     maps = [maps] if isinstance(maps, torch.Tensor) else list(maps)
     if not maps or len({len(m) for m in maps}) > 1:
         raise LtpaError(f'levels of {[len(m) for m in maps]} maps; expected at least one level, '
                         'and the same number in each')
-    levels = [upsample(m, size) for m in maps]
-    if how == 'mean': return _to_one(sum(map(_to_one, levels)))
-    c = sum(a.log() for a in levels).flatten(1)
-    c = torch.where(c.amax(1, keepdim=True) == -math.inf, 0., c)
-    return c.softmax(1).view_as(levels[0])
+    first, *others = (upsample(m, size) for m in maps)
+    if how == 'mean': return _to_one(sum(map(_to_one, others), _to_one(first)))
+    logs = sum((a.log() for a in others), first.log()).flatten(1)
+    nothing_left = logs.amax(1, keepdim=True) == -math.inf
+    return torch.where(nothing_left, 0., logs).softmax(1).view_as(first)
 
 def _to_one(a):
     total = a.sum((1, 2), keepdim=True)
@@ -144,13 +259,14 @@ MOST_PIXELS = 2**22       # 2048 x 2048: beyond that, activations take gigabytes
 def trained_side(net)->int:
     "The side of the pictures that `net` was trained on, as far as its file says; else 32, or its stride"
     how = getattr(net, 'info', {}).get('source') or {}
-    return how.get('size') or SETS.get(how.get('source'), {}).get('side') or max(32, net.stride)
+    name = how.get('source')
+    return how.get('size') or (SETS[name].get('side') if name in SETS else None) or max(32, net.stride)
 
 def fit_side(
-    image,   # uint8 [3,H,W]
-    side,    # Shorter side in pixels for the network
-    stride,  # Both sides become multiples of this
-):
+    image: torch.Tensor,   # uint8 [3,H,W]
+    side: int,             # Shorter side in pixels for the network
+    stride: int,           # Both sides become multiples of this
+)->tuple[torch.Tensor, torch.Tensor]:
     "The middle of the picture that the network sees: in its own resolution, and scaled; both uint8 [3,h,w]"
     H, W = image.shape[1:]
     if not (isinstance(side, int) and side >= stride):
@@ -164,16 +280,11 @@ def fit_side(
     rows, cols = (min(N, round(n / zoom)) for n, N in ((h, H), (w, W)))
     top, left = (H - rows) // 2, (W - cols) // 2
     part = image[:, top:top + rows, left:left + cols]
-    return part, _resized(part, h, w)
-
-def _resized(image, h, w, filter=Image.Resampling.BICUBIC):
-    if image.shape[1:] == (h, w): return image
-    img = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((w, h), filter)
-    return torch.from_numpy(np.array(img)).permute(2, 0, 1)
+    return part, resize(part, (h, w))
 
 # %% ../nbs/07_maps.ipynb #13e1b380
 def as_probs(
-    logits,  # [B,K]
+    logits: torch.Tensor,  # [B,K]
 )->torch.Tensor:
     "Probabilities [B,K]; logits with NaN or infinite values are refused"
     bad = (~logits.isfinite()).any(1)
@@ -185,22 +296,57 @@ def as_probs(
 # %% ../nbs/07_maps.ipynb #9b2bbc09
 class Inspection(NamedTuple):
     "What a network makes of one picture"
-    picture: torch.Tensor     # uint8 [3,H,W], to draw on
-    seen: tuple               # (h, w): what the network saw of it
-    probs: torch.Tensor       # [num_classes]
-    maps: tuple               # shallow to deep, each [1,h,w]
+    picture: torch.Tensor               # uint8 [3,H,W], to draw on
+    seen: tuple[int, int]               # (h, w): what the network saw of it
+    probs: torch.Tensor                 # [num_classes]
+    maps: tuple[torch.Tensor, ...]      # shallow to deep, each [1,h,w]
 
-def inspect_image(
-    net,        # A network with attention
-    image,      # A path, a PIL picture, or whatever `as_images` takes, e.g. uint8 [3,H,W] or [H,W,3]
-    side=None,  # Shorter side in pixels for the network; None: as in training
-)->Inspection:
-    "Run `net` on one picture of any size"
+def inspect_image(net: Net, image: Any, side: int | None = None)->Inspection:
+    """What a network says about one picture of any size, and where it looked.
+
+    The picture is scaled, and its middle cut out, so that the sides are multiples of the network's stride.
+
+    Parameters
+    ----------
+    net : ltpa.models.Net
+        A network with attention; it answers in eval mode, and keeps its own.
+    image : str, Path, PIL.Image.Image, torch.Tensor or numpy.ndarray
+        A file, or a picture [3,H,W] or [H,W,3], of bytes or of floats in 0..1.
+    side : int, optional
+        Shorter side in pixels for the network; None: as in training.
+
+    Returns
+    -------
+    ltpa.maps.Inspection
+        A tuple of ``picture`` (uint8 [3,H,W], to draw on), ``seen`` ((h, w), what the network saw of it),
+        ``probs`` [num_classes] and ``maps`` (shallow to deep, each [1,h,w]).
+
+    Raises
+    ------
+    LtpaError
+        If `net` is none of ours or has no maps, the picture cannot be read, or `side` does not fit.
+
+    References
+    ----------
+    Paper Figure 3: maps of a network trained at 32 pixels, on larger photographs.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from ltpa import inspect_image, load_pretrained
+    >>> net = load_pretrained('cluttered_fashion/vgg_att3_concat_pc')
+    >>> seen = inspect_image(net, torch.rand(3, 100, 200))
+    >>> seen.seen, seen.probs.shape
+    ((32, 64), torch.Size([10]))
+    >>> [tuple(level.shape) for level in seen.maps]
+    [(1, 16, 32), (1, 8, 16), (1, 4, 8)]
+    """
     if not isinstance(getattr(net, '_orig_mod', net), Net):                # a compiled one keeps it there
         raise LtpaError(f'{type(net).__name__} is none of our networks; expected one that answers with an `Output` '
                         "of logits and maps, e.g. create_model('vgg_att3_concat_pc')")
     if isinstance(image, (str, Path)): image = read_image(image)
-    image = as_images((image if isinstance(image, torch.Tensor) else np.array(image))[None], 'picture')[0]
+    pixels = image if isinstance(image, torch.Tensor) else np.array(image)
+    image = as_images(pixels[None], 'picture')[0]
     part, seen = fit_side(image, trained_side(net) if side is None else side, net.stride)
     logits, maps = predict(net, seen[None])
     if not maps:
@@ -209,16 +355,16 @@ def inspect_image(
     long = max(part.shape[1:])
     scale = min(max(long, 256), 512) / long
     h, w = (max(n, round(m * scale)) for n, m in zip(seen.shape[1:], part.shape[1:]))
-    part = _resized(part, h, w, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
-    return Inspection(part, tuple(seen.shape[1:]), as_probs(logits)[0], maps)
+    part = resize(part, (h, w), Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
+    return Inspection(part, (seen.shape[1], seen.shape[2]), as_probs(logits)[0], maps)
 
 # %% ../nbs/07_maps.ipynb #67b9ee3a
 def draw_grid(
-    rows,    # For each row its cells, each (RGB array, caption)
-    titles,  # One a column
-    name,    # Above it all
-    scale,   # What the colours mean
-):
+    rows: Sequence[Sequence[tuple[np.ndarray, str]]],   # For each row its cells, each (RGB array, caption)
+    titles: Sequence[str],                              # One a column
+    name: str,                                          # Above it all
+    scale: str,                                         # What the colors mean
+)->Any:
     "A matplotlib figure, at most 11 inches wide, with a bar for the colours"
     import matplotlib.pyplot as plt
     from matplotlib.cm import ScalarMappable
@@ -256,7 +402,7 @@ def _colored(picture, a, gamma=1.):
     big = upsample(a, picture.shape[1:])
     return overlay(picture, (shade(big) if _sums_to_one(a).all() else big.clamp(max=1))[0] ** gamma)
 
-def class_names(net, classes=None)->list:
+def class_names(net, classes: Sequence[str] | None = None)->list[str]:
     "Names of what `net` tells apart: given, stored with its weights, or 'class 0' and so on"
     known = classes or getattr(net, 'info', {}).get('classes')
     n = net.num_classes
@@ -270,21 +416,58 @@ def _verdict(v, names, label=None):
     return f'{names[k]}, {v.probs[k]:.0%}{truth}'
 
 # %% ../nbs/07_maps.ipynb #f953eeed
-def show_attention(
-    net,             # A network with attention
-    images,          # A path or picture, as `inspect_image` takes it; or several: a list, or a tensor [N,3,H,W]
-    side=None,       # Shorter side in pixels for the network; None: as in training
-    labels=None,     # What the pictures show, to point out mistakes
-    classes=None,    # Class names; None: those stored with the weights
-    how='product',   # How levels are combined: 'product' or 'mean'
-    gamma=1.,        # Power of the shades: .5, the square root, lifts what is faint; the bar says so
-):
-    "A matplotlib figure: for each picture what the network says, each level's map, and all levels combined"
+def show_attention(net: Net, images: Any, side: int | None = None, labels: Sequence[int] | torch.Tensor | None = None,
+                   classes: Sequence[str] | None = None, how: str = 'product', gamma: float = 1.)->Any:
+    """Draw where a network looks: each picture, each level's map over it, and all levels combined.
+
+    Under each picture stands what the network says, under each map how many cells share its weight.
+
+    Parameters
+    ----------
+    net : ltpa.models.Net
+        A network with attention.
+    images : str, Path, PIL.Image.Image, torch.Tensor, numpy.ndarray, or a list of these
+        A file or picture, as `inspect_image` takes it; or several, in a list or as one tensor [N,3,H,W].
+    side : int, optional
+        Shorter side in pixels for the network; None: as in training.
+    labels : sequence of ints or torch.Tensor, optional
+        The true class of each picture [N], to point out mistakes.
+    classes : sequence of str, optional
+        Class names, one an output of the network; None: those stored with the weights.
+    how : str
+        How levels are combined, as in `combine`: 'product' or 'mean'.
+    gamma : float
+        Power of the shades, above 0 and at most 1: .5, the square root, lifts what is faint; the bar says so.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        A row for each picture. It is closed: the last line of a notebook's cell shows it once.
+
+    Raises
+    ------
+    LtpaError
+        For no picture, as many labels or names as do not fit, a `gamma` out of range, or what `inspect_image` refuses.
+
+    References
+    ----------
+    Paper Figure 3.
+
+    Examples
+    --------
+    >>> from ltpa import ClutteredFashion, load_pretrained, show_attention
+    >>> images = ClutteredFashion('test').render([0, 1])[0]
+    >>> net = load_pretrained('cluttered_fashion/vgg_att3_concat_pc')
+    >>> figure = show_attention(net, images)
+    >>> [ax.get_title() for ax in figure.axes][:5]
+    ['picture', 'level 1', 'level 2', 'level 3', 'combined (product)']
+    """
     one = isinstance(images, (str, Path, Image.Image)) or getattr(images, 'ndim', 4) < 4
     looks = [inspect_image(net, im, side) for im in ([images] if one else images)]
     return draw_inspections(net, looks, labels, classes, how, gamma)
 
-def draw_inspections(net, looks, labels=None, classes=None, how='product', gamma=1.):
+def draw_inspections(net: Net, looks: Sequence[Inspection], labels=None, classes: Sequence[str] | None = None,
+                     how: str = 'product', gamma: float = 1.)->Any:
     "What `show_attention` draws, from a list of `Inspection`s"
     if not looks: raise LtpaError('no pictures; expected at least one')
     if not 0 < gamma <= 1: raise LtpaError(f'gamma {gamma!r}; expected a power above 0, at most 1')
@@ -309,9 +492,11 @@ def _row(v, verdict, how, gamma):
 class Film(Callback):
     "Keeps the maps of a few pictures during a training, in `frames`: pairs of epoch and maps"
     def __init__(self,
-        images,      # uint8 [N,3,H,W]
-        every=None,  # Steps between two frames; None: an epoch
-    ): self.images, self.every, self.frames = images, every, []
+        images: torch.Tensor,        # uint8 [N,3,H,W]
+        every: int | None = None,    # Steps between two frames; None: an epoch
+    ):
+        self.images, self.every = images, every
+        self.frames: list[tuple[float, tuple[torch.Tensor, ...]]] = []
 
     def take(self, learn):
         if self.frames and self.frames[-1][0] >= learn.epoch: return
@@ -326,10 +511,10 @@ class Film(Callback):
 
 # %% ../nbs/07_maps.ipynb #70c41620
 def show_film(
-    film,      # A `Film` after training
-    level=1,   # Which map, from 1, shallow to deep
-    most=8,    # Frames at most; the first and the last are among them
-):
+    film: Film,      # A `Film` after training
+    level: int = 1,  # Which map, from 1, shallow to deep
+    most: int = 8,   # Frames at most; the first and the last are among them
+)->Any:
     "A matplotlib figure of one level over time: rows are pictures, columns are frames"
     if not film.frames:
         raise LtpaError('this film has no frames; train with it: Learner(…, callbacks=[film]).fit()')
@@ -349,8 +534,8 @@ def show_film(
 FORMATS = 'png', 'svg', 'pdf'
 
 def save_figure(
-    fig,   # A matplotlib figure
-    path,  # Ends in .png, .svg or .pdf
+    fig: Any,          # A matplotlib figure
+    path: str | Path,  # Ends in .png, .svg or .pdf
 )->Path:
     "Write a figure, whole or not at all; the same figure gives the same bytes"
     import matplotlib
@@ -367,14 +552,48 @@ def _format(path):
     return kind
 
 # %% ../nbs/07_maps.ipynb #a2997e99
-def explain(
-    image,          # An image file
-    model='cluttered_fashion/vgg_att3_concat_pc',   # A bundled network, SET/MODEL, or a file of weights
-    side=None,      # Shorter side in pixels for the network; None: as in training
-    out=None,       # A .png, .svg or .pdf file; None: IMAGE-attention.png in this folder
-    device='auto',  # Where to compute
-)->Path:
-    "Draw where a network looks in a picture, print what it says and how concentrated its maps are"
+def explain(image: str | Path, model: str = 'cluttered_fashion/vgg_att3_concat_pc', side: int | None = None,
+            out: str | Path | None = None, device: str | torch.device = 'auto')->Path:
+    """Draw where a network looks in a picture, and print what it says and how concentrated its maps are.
+
+    This is the command ``ltpa explain``.
+
+    Parameters
+    ----------
+    image : str or Path
+        An image file.
+    model : str
+        A bundled network, SET/MODEL as in `list_pretrained`, or a .safetensors file of weights.
+    side : int, optional
+        Shorter side in pixels for the network; None: as in training.
+    out : str or Path, optional
+        The figure to write, .png, .svg or .pdf; None: IMAGE-attention.png in the current folder.
+    device : str or torch.device
+        Where to compute; 'auto' takes a GPU if there is one.
+
+    Returns
+    -------
+    Path
+        The figure that was written.
+
+    Raises
+    ------
+    LtpaError
+        If the picture cannot be read or would be overwritten, or the network or the ending of `out` is unknown.
+
+    Examples
+    --------
+    >>> from PIL import Image
+    >>> from ltpa import explain
+    >>> Image.effect_noise((40, 60), 50).save('noise.png')
+    >>> figure = explain('noise.png')
+             network  cluttered_fashion/vgg_att3_concat_pc
+             picture  noise.png, 40x60 pixels, its middle seen as 32x32
+                says  ...
+             written  noise-attention.png
+    >>> str(figure)
+    'noise-attention.png'
+    """
     out = Path(out or f'{Path(image).stem}-attention.png')
     _format(out)
     picture = read_image(image)

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 import numpy as np
 import torch
-from PIL import Image
 from tqdm import tqdm
 from .names import DOWNLOADS, LtpaError, unknown
 from .core import keyed_rng
-from .inputs import as_labels, fill_square, fit_square, read_image
+from .inputs import as_labels, fill_square, fit_square, read_image, resize
 from .data import ClutteredFashion, ImageSet
 from .folders import SUFFIXES, MaskedImages, load_arrays, load_folder, _load_pairs
 from .downloads import data_root, download, download_size, fetch, is_here, unpack, _array_files
@@ -74,15 +73,15 @@ def load_cub(
 
 def _boxed(path, box, size):
     "The part of an image in `box` (left, top, width, height; None: all of it), scaled to [3,size,size]"
-    img = Image.fromarray(read_image(path).permute(1, 2, 0).numpy())
-    x, y, w, h = box or (0, 0, *img.size)
-    inside = max(x, 0), max(y, 0), min(x + w, img.width), min(y + h, img.height)
+    image = read_image(path)
+    H, W = image.shape[1:]
+    x, y, w, h = box or (0, 0, W, H)
+    inside = max(x, 0), max(y, 0), min(x + w, W), min(y + h, H)
     area = max(inside[2] - inside[0], 0) * max(inside[3] - inside[1], 0)
     if not (w > 0 and h > 0 and 2 * area >= w * h):      # a few pixels over the edge: the hand that drew it
-        raise LtpaError(f'{path}: the box {box} lies outside the image of {img.width}x{img.height}; '
+        raise LtpaError(f'{path}: the box {box} lies outside the image of {W}x{H}; '
                         'do bounding_boxes.txt and images.txt belong together?')
-    img = img.resize((size, size), Image.Resampling.BICUBIC, inside)
-    return torch.from_numpy(np.array(img)).permute(2, 0, 1)
+    return resize(image, (size, size), box=inside)
 
 # %% ../nbs/workshop/published.ipynb #8eea20cd
 def open_data(

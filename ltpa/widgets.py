@@ -7,7 +7,9 @@ __all__ = ['PANEL', 'CellGrid', 'png', 'bars', 'Panes', 'read_upload']
 
 # %% ../nbs/workshop/widgets.ipynb #21524d3d
 import html, io
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -20,20 +22,22 @@ from .maps import COLORMAP
 PANEL = 224       # Side of a panel in pixels, about
 
 class CellGrid:
-    "A map as buttons; `select_target((row, column))` is called on a click"
-    def __init__(self, pick, shades=16):
+    "A map as buttons; `pick((row, column))` is called on a click"
+    def __init__(self, pick: Callable[[tuple[int, int]], Any], shades: int = 16):
         import ipywidgets as w
         from matplotlib import colormaps
         from matplotlib.colors import to_hex
         tones = np.linspace(0, 1, shades)
         self.styles = [w.ButtonStyle(button_color=to_hex(colormaps[COLORMAP](t)), font_size='11px',
                                      text_color='black' if t > .6 else 'white') for t in tones]
-        self.pick, self.buttons, self.cells = pick, [], None
+        self.pick = pick
+        self.buttons: list[w.Button] = []
+        self.cells: tuple[int, ...] = ()              # how many cells the map has: none yet
         self.cell_layout = w.Layout(width='auto', height='auto', margin='0', padding='0', min_width='0')
         self.box = w.GridBox(layout=w.Layout(width=f'{PANEL}px', height=f'{PANEL}px', grid_gap='1px'))
 
-    def show(self, shades, cell):
-        "Colour the buttons by `shades` [h,w] and mark `cell`"
+    def show(self, shades: torch.Tensor, cell: tuple[int, int]):
+        "Color the buttons by `shades` [h,w] and mark `cell`"
         import ipywidgets as w
         self.block = max(1, -(-max(shades.shape) // 16))
         s = F.max_pool2d(shades[None, None], self.block, ceil_mode=True)[0, 0]
@@ -59,7 +63,7 @@ class CellGrid:
 
 # %% ../nbs/workshop/widgets.ipynb #d94b4d38
 def png(
-    rgb,  # uint8 [H,W,3]
+    rgb: np.ndarray,  # uint8 [H,W,3]
 )->bytes:
     "The picture as a PNG file; quick rather than small"
     buffer = io.BytesIO()
@@ -67,22 +71,22 @@ def png(
     return buffer.getvalue()
 
 def bars(
-    probs,   # [num_classes]
-    names,   # One a class
-    most=5,  # Classes shown
+    probs: torch.Tensor,    # [num_classes]
+    names: Sequence[str],   # One a class
+    most: int = 5,          # Classes shown
 )->str:
     "The likeliest classes as an HTML table with bars"
     line = ('<tr><td style="padding-right:8px">{}</td><td style="width:110px"><div style="background:#8856a7;'
             'height:10px;width:{:.0f}px"></div></td><td style="text-align:right">{:.0%}</td></tr>')
     top = probs.topk(min(most, len(probs)))
-    top = zip(top.values.tolist(), top.indices.tolist())
-    rows = (line.format(html.escape(names[k]), 110 * p, p) for p, k in top)
+    likeliest = zip(top.values.tolist(), top.indices.tolist())
+    rows = (line.format(html.escape(names[k]), 110 * p, p) for p, k in likeliest)
     return f'<b>what it says</b><table style="line-height:1.3">{"".join(rows)}</table>'
 
 # %% ../nbs/workshop/widgets.ipynb #65090845
 class Panes:
     "Where a drawing is shown: four pictures with captions, the grid of cells, bars, a note and a status line"
-    def __init__(self, grid):
+    def __init__(self, grid: CellGrid):
         import ipywidgets as w
         self.grid, self.status = grid, w.HTML()
         self.bars, self.note = w.HTML(layout=w.Layout(width='290px')), w.HTML(layout=w.Layout(width='330px'))
@@ -94,7 +98,7 @@ class Panes:
         below = w.HBox([cells, self.bars, self.note])
         self.box = w.VBox([self.status, w.HBox([*self.columns.values()]), below])
 
-    def put(self, drawing, names):
+    def put(self, drawing: Any, names: Sequence[str]):
         self.columns['method'].layout.display = '' if 'method' in drawing.panels else 'none'
         for key, (title, rgb, caption) in drawing.panels.items():
             above, image, below = self.panels[key]
@@ -104,7 +108,7 @@ class Panes:
         self.bars.value = bars(drawing.probs, names)
         self.note.value = drawing.note and f'<div style="line-height:1.3">{html.escape(drawing.note)}</div>'
 
-    def say(self, text):
+    def say(self, text: str):
         self.status.value = text and f'<span style="color:#b2182b">{html.escape(text)}</span>'
 
 # %% ../nbs/workshop/widgets.ipynb #50f23dc6
@@ -114,7 +118,7 @@ class _Upload(io.BytesIO):
     def __str__(self): return self.name
 
 def read_upload(
-    file,  # As in the value of a `FileUpload`: a dict with 'name' and 'content'
+    file: Mapping[str, Any],  # As in the value of a `FileUpload`: a dict with 'name' and 'content'
 )->torch.Tensor:
     "An uploaded image as uint8 [3,H,W]; what is no image, damaged, too large or a mere strip is refused"
     image = read_image(_Upload(file))

@@ -20,7 +20,7 @@ from ltpa.names import LtpaError
 from ltpa.core import keyed_rng
 from ltpa.files import fingerprint
 from ltpa.names import DOWNLOADS
-from ltpa.inputs import fit_square, read_image
+from ltpa.inputs import fill_square, fit_square, read_image, resize
 from ltpa.data import ASSETS, ClutteredFashion, Collage, ImageSet, Loader, random_crops, random_flips
 from ltpa.folders import SUFFIXES, load_arrays, load_folder
 from ltpa.downloads import download_size
@@ -380,6 +380,20 @@ def test_refused_folders(make, words, tmp_path):
     root = tmp_path / 'set'
     make(root)
     with refuses(root, *words): [load_folder(root, split) for split in ('train', 'test')]
+
+
+@pytest.mark.parametrize('H, W, size', [(9, 9, 20), (40, 75, 32), (75, 40, 32), (100, 101, 7)])
+def test_pictures_are_scaled_by_pillow(H, W, size):
+    from PIL import ImageOps
+    x = torch.randint(256, (3, H, W), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    img = Image.fromarray(x.permute(1, 2, 0).numpy())
+    def same(ours, theirs): return ours.equal(torch.from_numpy(np.array(theirs)).permute(2, 0, 1))
+    assert same(fit_square(x, size), ImageOps.fit(img, (size, size), Image.Resampling.BICUBIC))
+    assert same(fill_square(x, size), img.resize((size, size), Image.Resampling.BICUBIC))
+    box = (.5, 1.25, W - 2.5, H - 1.)
+    assert same(resize(x, (5, size), Image.Resampling.BOX, box), img.resize((size, 5), Image.Resampling.BOX, box))
+    assert resize(x, (H, W)) is x, 'nothing is to be done'
+    assert not resize(x, (H, W), box=box).equal(x), 'a part of it, enlarged to the size of the whole'
 
 
 def test_fit_square_keeps_the_middle():
