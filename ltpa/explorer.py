@@ -21,7 +21,8 @@ from PIL import Image, ImageDraw
 from .names import LtpaError, unknown
 from .inputs import as_images, read_image, resize
 from .data import ASSETS, ClutteredFashion
-from .models import AttentionNet, eval_mode, list_pretrained, load_pretrained
+from .core import eval_mode
+from .models import AttentionNet, list_pretrained, load_pretrained
 from ltpa.maps import (
     SCALE, as_probs, class_names, draw_grid, effective_cells, fit_side, overlay, shade, trained_side,
     upsample)

@@ -39,7 +39,8 @@ OLD = {    # module: {where its names are now: the names; 'old=new' where they a
     'models': {
         'names': 'MODELS SWITCHES COMMON PRESETS switches list_models',
         'models': 'measure=fit_normalization start_from=init_from',
-        'weights': 'write_tensors read_tensors load_state'},
+        'weights': 'write_tensors read_tensors load_state',
+        'core': 'eval_mode'},
     'query': {
         'query': 'soften=soften_to_share ask=query_maps summarise=summarize'},
     'saliency': {

@@ -9,7 +9,8 @@ __all__ = ['norm_relu', 'Bottleneck', 'Stages', 'ResNetGlobal', 'ResNetAttention
 import torch.nn as nn
 from .names import LtpaError
 from .attention import Attention
-from .models import CLASSES, AttentionNet, Head, Net, block, scaled
+from .registry import CLASSES
+from .models import AttentionNet, Head, Net, block, scaled
 
 # %% ../nbs/04_resnets.ipynb #25e00981
 def norm_relu(channels:int)->nn.Sequential: return nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU())

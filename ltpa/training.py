@@ -15,9 +15,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from .names import LtpaError, Recipe, get_recipe
-from .core import as_seed, autocast, pick_precision
+from .core import as_seed, autocast, eval_mode, on_device, pick_precision
 from .data import Collage, ImageSet, Loader
-from .models import Net, eval_mode, on_device
+from .models import Net
 from .interrupts import orderly_stop
 from .moved import moved
 

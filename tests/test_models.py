@@ -11,7 +11,7 @@ import torch.nn as nn
 from helpers import MODELS, Touch, differing, pictures, refuses, tiny_net, words_id
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ltpa import models, names
+from ltpa import models, names, registry
 from ltpa.attention import normalize
 from ltpa.names import LtpaError
 from ltpa.core import keyed_rng, seed_everything
@@ -349,7 +349,7 @@ def test_a_class_of_ones_own(tmp_path, monkeypatch):
     path = save_weights(net, tmp_path / 'w.safetensors')
     with refuses("unknown model 'Narrow'"): load_weights(path)
     class Wide(VGGAttention): pass
-    monkeypatch.setitem(models.CLASSES, 'Wide', Wide)
+    monkeypatch.setitem(registry.CLASSES, 'Wide', Wide)
     monkeypatch.setitem(models.MODELS, 'wide_dp', ('Wide', dict(score='dp')))
     monkeypatch.setitem(names.TAKES, 'Wide', ['early_pools'])
     wide = Wide(3, score='dp', **SMALL)

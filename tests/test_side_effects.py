@@ -19,7 +19,8 @@ from ltpa.data import ClutteredFashion
 from ltpa.explorer import Gallery, State
 from ltpa.faithfulness import infidelity, parts_from_top, perturbation_curves, randomized, sensitivity
 from ltpa.maps import inspect_image, show_attention
-from ltpa.models import gmac, on_device
+from ltpa.core import on_device
+from ltpa.models import gmac
 from ltpa.query import contrasting, encode
 from ltpa.saliency import METHODS, captum_suite
 from ltpa.distributed import first_gradients
