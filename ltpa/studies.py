@@ -77,7 +77,8 @@ def grouped(rows: Iterable[dict], by: Sequence[str] | Callable) -> dict:
     """
     if isinstance(by, str): raise LtpaError(f'by={by!r}; expected names in a list: [{by!r}]')
     def hashable(v): return json.dumps(v, sort_keys=True) if isinstance(v, (dict, list)) else v
-    of, found = by if callable(by) else lambda row: tuple(hashable(row.get(k)) for k in by), {}
+    of = by if callable(by) else lambda row: tuple(hashable(row.get(k)) for k in by)
+    found: dict = {}
     for row in rows: found.setdefault(of(row), []).append(row)
     return found
 
@@ -225,7 +226,7 @@ def compared(a: dict | None, b: dict | float | None, value: str, sd: str | None 
     >>> compared(a, b, 'x'), compared(a, .7, 'x'), compared(a, dict(x=.9), 'x'), compared(a, None, 'x')
     ('within the spread', 'higher', 'too few seeds', 'not run')
     """
-    rows = [r if isinstance(r, dict) else {value: r, 'exact': True} for r in (a, b)]
+    rows: list[dict] = [r if isinstance(r, dict) else {value: r, 'exact': True} for r in (a, b)]
     if any(r.get(value) is None for r in rows): return 'not run'
     measured = [r for r in rows if not r.get('exact')]
     if any(r.get(seeds, 1) < FEWEST for r in measured): return 'too few seeds'
@@ -262,7 +263,8 @@ def verdict(found: dict, better: str = 'higher') -> str:
     'opposite against plain vgg, not run against the trunk'
     """
     if better not in ('higher', 'lower'): raise LtpaError(f'better={better!r}; expected higher or lower')
-    parts = {'supported against ': [], 'opposite against ': [], 'not against ': [], 'not run against ': []}
+    parts: dict[str, list[str]] = {
+        'supported against ': [], 'opposite against ': [], 'not against ': [], 'not run against ': []}
     for control, word in found.items():
         if word == better: parts['supported against '].append(control)
         elif word in ('higher', 'lower'): parts['opposite against '].append(control)
@@ -371,8 +373,8 @@ def trained(target: str, size: str | None = None, seed: int = 0, root: str | Pat
     >>> trained('cluttered_fashion/vgg_gap', root='nowhere', train=False) is None
     True
     """
-    p = plan(target, size, *(case.get(k) for k in ('preset', 'recipe')), case.get('net', ()),
-             case.get('changes', ()), case.get('image_size'))
+    p = plan(target, size, case.get('preset'), case.get('recipe'), case.get('net', {}), case.get('changes', {}),
+             case.get('image_size'))
     parts = [f'{k}-{v}' for name, value in (dict(scale=None, net={}, changes={}) | case).items()
              for k, v in (value.items() if isinstance(value, dict) else [(name, value)]) if v is not None]
     folder = Path(root) / '-'.join([Path(p.source).name, p.model, *parts, f'seed{seed}']).replace('/', '_')
@@ -597,7 +599,7 @@ def training_studies(root: str | Path = 'runs/studies') -> dict:
     [('controls', 3, 3), ('clutter', 6, 3), ('fidelity', 10, 3), ('cifar10', 1, 1)]
     """
     short = dict(epochs=2, optimizer='adamw', lr=.004)
-    switched = dict(vgg_att3_concat_pc=[
+    switched: dict[str, list[dict]] = dict(vgg_att3_concat_pc=[
         {}, dict(branch_grad='mean'), dict(project='l'), dict(head='plain'), dict(u='msr'),
         dict(bn_gain='uniform'), dict(color='yuv_lcn'), dict(dropout=True)],
         vgg_att3_indep_pc=[{}, dict(indep='product')])
