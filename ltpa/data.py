@@ -152,16 +152,18 @@ def _backgrounds(levels, s, size):
     x = (s['corner'][:, 1] * (width - size + 1)).long()
     i = torch.arange(size)
     rows = (first + y * width + x)[:, None] + i * width[:, None]           # [n,size]: where each row starts
-    crop = pixels[(rows[:, :, None] + i).flatten()].view(len(y), size, size, 3).permute(0, 3, 1, 2)
+    places = (rows[:, :, None] + i).flatten()
+    crop = pixels[places].view(len(y), size, size, 3).permute(0, 3, 1, 2)
     return crop.float().div_(255) * s['light'][:, :, None, None]
 
 # %% ../nbs/02_data.ipynb #ced4da73
 def _objects(objects, s, size):
     "Warped grey values and outlines of `objects` uint8 [n,h,w]: two tensors [n,1,size,size] in 0..1"
     cos, sin = s['angle'].cos() / s['side'], s['angle'].sin() / s['side']
-    tx, ty = s['center'].unbind(1)
-    to_object = torch.stack([s['flip'] * cos, s['flip'] * sin, -s['flip'] * (cos * tx + sin * ty),
-                             -sin, cos, sin * tx - cos * ty], 1).view(-1, 2, 3)
+    flip, (tx, ty) = s['flip'], s['center'].unbind(1)
+    across = flip * cos, flip * sin, -flip * (cos * tx + sin * ty)
+    down = -sin, cos, sin * tx - cos * ty
+    to_object = torch.stack([*across, *down], 1).view(-1, 2, 3)
     grid = F.affine_grid(to_object, [len(tx), 1, size, size], align_corners=False)
     alpha = (objects > 0).float()
     gray = (.15 + .85 / 255 * objects) * alpha                 # even black cloth reflects a little

@@ -94,7 +94,8 @@ def megabytes(
     n: int,  # Bytes
 ) -> str:
     "A size to read: '170 MB', '2.6 GB'"
-    return f'{n / 1e9:.1f} GB' if n >= 1e9 else f'{n / 1e6:.0f} MB' if n >= 1e6 else f'{n / 1e3:.0f} kB'
+    if n >= 1e9: return f'{n / 1e9:.1f} GB'
+    return f'{n / 1e6:.0f} MB' if n >= 1e6 else f'{n / 1e3:.0f} kB'
 
 # %% ../nbs/workshop/downloads.ipynb #1ff9a025
 MOST_MEMBERS, MOST_BYTES, MOST_RATIO = 100_000, 8 * 10**9, 100      # CUB-200-2011 has 12,005; STL-10 3.1 GB

@@ -23,7 +23,7 @@ def as_images(
     "Any common layout and type as RGB uint8 [N,3,H,W], alpha over white; NaN and bad ranges are refused"
     x = _tensor(x, name, 'images', 'one array of uint8, uint16 or floats in 0..1')
     if x.ndim == 3: x = x[:, None]
-    if x.ndim != 4 or 0 in x.shape or (x.shape[1] not in (1, 3, 4) and x.shape[3] not in (1, 3, 4)):
+    if x.ndim != 4 or 0 in x.shape or not {1, 3, 4} & {x.shape[1], x.shape[3]}:
         raise LtpaError(f'{name}: shape {tuple(x.shape)}; expected images as [N,H,W], [N,H,W,C] or [N,C,H,W] '
                         'with C of 1, 3 or 4')
     if x.shape[1] not in (1, 3, 4): x = x.permute(0, 3, 1, 2)
