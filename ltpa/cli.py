@@ -6,8 +6,10 @@
 __all__ = ['EXAMPLES', 'FIRST', 'COMMANDS', 'build_parser', 'main']
 
 # %% ../nbs/workshop/cli.ipynb #31bd3ab7
-import argparse, json, os, signal, sys, time
+import argparse, json, os, signal, sys, textwrap, time
+from collections.abc import Sequence
 from dataclasses import fields
+from typing import Any
 from . import __version__
 from .names import (
     BATCH_NORMS, CHOICES, COOL, DOWNLOADS, NARROW, PRESETS, RECIPES, SIZES, SWITCHES, USUAL_MODEL,
@@ -18,40 +20,60 @@ from .recipes import plan, recipe_table
 # %% ../nbs/workshop/cli.ipynb #58ec04af
 EXAMPLES = dict(
     train="""\
-  ltpa train cluttered_fashion/vgg_att3_concat_pc              bundled images, three minutes on two cores
-  ltpa train cluttered_fashion/vgg_gap --epochs 2 --lr 0.05    change any field of the recipe
-  ltpa train cifar10/vgg_att2_concat_pc --download             CIFAR-10 at the size that a CPU can bear
-  ltpa train my_photos/vgg_att2_concat_pc --image-size 64      your own folder: my_photos/CLASS/IMAGE
-  ltpa train --data my_photos --image-size 64                  the same, with the usual model
-  ltpa train cifar100/vgg_att3_concat_pc --size paper          the paper's network and schedule (needs a GPU)
-  ltpa train cifar10/vgg_att2_concat_pc --size paper --preset official_code      as the authors' code has it
-  torchrun --nproc-per-node 2 -m ltpa train cifar100/vgg_att3_concat_pc --size paper     on two GPUs""",
+  # bundled pictures, three minutes on two cores
+  ltpa train cluttered_fashion/vgg_att3_concat_pc
+  # change any field of the recipe
+  ltpa train cluttered_fashion/vgg_gap --epochs 2 --lr 0.05
+  # CIFAR-10 at the size that a CPU can bear
+  ltpa train cifar10/vgg_att2_concat_pc --download
+  # your own folder: my_photos/CLASS/IMAGE
+  ltpa train my_photos/vgg_att2_concat_pc --image-size 64
+  # the same, with the usual model
+  ltpa train --data my_photos --image-size 64
+  # the paper's network and schedule (needs a GPU)
+  ltpa train cifar100/vgg_att3_concat_pc --size paper
+  # as the authors' code has it
+  ltpa train cifar10/vgg_att2_concat_pc --size paper --preset official_code
+  # on two GPUs
+  torchrun --nproc-per-node 2 -m ltpa train cifar100/vgg_att3_concat_pc \\
+      --size paper""",
     evaluate="""\
+  # a run's weights, on the test part of its set
   ltpa evaluate runs/cluttered_fashion-vgg_gap-seed0/weights.safetensors
-  ltpa evaluate runs/cluttered_fashion-vgg_gap-seed0/checkpoint.safetensors --json
-  ltpa evaluate weights.safetensors --data other_photos        another set with the same classes""",
+  # scores as JSON; a checkpoint will do as well
+  ltpa evaluate checkpoint.safetensors --json
+  # another set with the same classes
+  ltpa evaluate weights.safetensors --data other_photos""",
     explain="""\
-  ltpa explain photo.jpg                                       where the bundled network looks in your picture
+  # where a bundled network looks in your picture
+  ltpa explain photo.jpg
+  # seen larger, written elsewhere
   ltpa explain photo.jpg --out attention.pdf --side 96
-  ltpa explain photo.jpg --model runs/my_photos-vgg_att2_concat_pc-seed0/weights.safetensors""",
+  # by a network of your own
+  ltpa explain photo.jpg --model weights.safetensors""",
     recipes="""\
-  ltpa recipes                                                 every row of the paper's tables, and what it costs
-  ltpa recipes cifar10/ --size cifar                           some of them, at the size that a CPU can bear
+  # every row of the paper's tables, and what it costs
+  ltpa recipes
+  # some of them, at the size that a CPU can bear
+  ltpa recipes cifar10/ --size cifar
+  # for a program
   ltpa recipes --json""",
     download="""\
-  ltpa download                                                the sets that can be fetched, and what is there
-  ltpa download cub                                            fetch, check and unpack CUB-200-2011""")
-FIRST = '\n'.join(text.splitlines()[0] for text in EXAMPLES.values())          # one of each, for `ltpa --help`
+  # the sets that can be fetched, and what is there
+  ltpa download
+  # fetch, check and unpack CUB-200-2011
+  ltpa download cub""")
+FIRST = '\n'.join(line for text in EXAMPLES.values() for line in text.splitlines()[:2])     # for `ltpa --help`
 
 # %% ../nbs/workshop/cli.ipynb #86f41583
 def _add_train(t):
     "The options of `ltpa train`"
+    models, sets = ', '.join(list_models()), ', '.join(DOWNLOADS)
     t.add_argument('target', metavar='SET/MODEL', nargs='?',
-                   help=f'what to train on what. SET: cluttered_fashion, {", ".join(DOWNLOADS)}, '
-                   'a folder with CLASS/IMAGE, '
-                   f'or a folder with train.npz and test.npz. MODEL: {", ".join(list_models())}')
-    t.add_argument('--data', metavar='FOLDER', help='in place of SET/MODEL: a set or a folder, with the model '
-                   f'{USUAL_MODEL}')
+                   help=f'what to train on what. SET: cluttered_fashion, {sets}, a folder with CLASS/IMAGE, '
+                   f'or a folder with train.npz and test.npz. MODEL: {models}')
+    t.add_argument('--data', metavar='FOLDER',
+                   help=f'in place of SET/MODEL: a set or a folder, with the model {USUAL_MODEL}')
     t.add_argument('--size', metavar='|'.join(SIZES),
                    help='small (minutes on a CPU, bundled pictures stand in for the paper\'s sets), '
                    'cifar (tens of minutes) or paper (hours on a GPU); default: by the set')
@@ -63,36 +85,44 @@ def _add_train(t):
     t.add_argument('--resume', action='store_true', help='go on from the checkpoint in the run folder')
     t.add_argument('--seed', type=int, default=0,
                    help='decides weights, order, augmentation and dropout; default 0')
-    t.add_argument('--device', default='auto', help='auto, cpu, mps, cuda or cuda:N; default auto')
+    _add_device(t)
     t.add_argument('--download', action='store_true', help='fetch the set if it is missing')
-    t.add_argument('--stop-after', type=int, metavar='STEPS', help='end early, to try a recipe; --resume goes on')
+    t.add_argument('--stop-after', type=int, metavar='STEPS',
+                   help='end early, to try a recipe; --resume goes on')
     t.add_argument('--quiet', action='store_true', help='no progress bar')
     t.add_argument('--batch-norm', choices=BATCH_NORMS, default='sync',
                    help='under torchrun: statistics of the whole batch, or of each process\'s part; '
                    'default sync')
-    g = t.add_argument_group('data')
+    _add_data(t.add_argument_group('data'))
+    _add_network(t.add_argument_group('network (default: by the size)'))
+    _add_recipe(t.add_argument_group(
+        'recipe (default: by the size)', 'Size small takes fast, cifar the same with the values given below,\n'
+        'paper the authors\' for the set. Whatever the size, svhn is not flipped;\n'
+        'cub has 60 epochs at size cifar.'))
+
+def _add_data(g):
     g.add_argument('--image-size', type=int, metavar='N',
                    help='side of the pictures in pixels; default: the set\'s own, else 32')
     g.add_argument('--scale', type=float, metavar='S',
                    help='cluttered_fashion only: side of the object over side of the picture, 0 to 1; '
                    'default: 0.5 to 0.8')
-    g = t.add_argument_group('network (default: by the size)')
+
+def _add_network(g):
     vgg, resnet = NARROW['vgg'], NARROW['resnet']
-    g.add_argument('--width', type=float, help='scales every channel count; default: 1, the paper\'s, at size paper, '
+    g.add_argument('--width', type=float,
+                   help='scales every channel count; default: 1, the paper\'s, at size paper, '
                    f'else {vgg["width"]} ({resnet["width"]} for ResNets)')
     g.add_argument('--dropout', action=argparse.BooleanOptionalAction,
                    help='Dropout where the authors have it; default: at size paper')
-    g.add_argument('--depth', type=int, help=f'of a ResNet: 9n+2; default: 164 at size paper, else {resnet["depth"]}')
+    g.add_argument('--depth', type=int,
+                   help=f'of a ResNet: 9n+2; default: 164 at size paper, else {resnet["depth"]}')
     for k, values in SWITCHES.items():
-        g.add_argument('--' + k.replace('_', '-'), type=type(values[0]), choices=values,
-                       help=f'default: {values[0]}' if k != 'early_pools' else 'early pools kept; default: '
-                       f'0, the paper\'s, at size paper, else {vgg[k]}')
+        usual = f'default: {values[0]}'
+        if k == 'early_pools': usual = f'early pools kept; default: 0, the paper\'s, at size paper, else {vgg[k]}'
+        g.add_argument('--' + k.replace('_', '-'), type=type(values[0]), choices=values, help=usual)
     g.add_argument('--norm', metavar='softmax|sigmoid', help='normalisation of the scores')
     g.add_argument('--temperature', type=float,
                    help=f'divides the scores; default: 1, but {COOL["temperature"]:g} for dp except at size paper')
-    _add_recipe(t.add_argument_group(
-        'recipe (default: by the size)', 'Size small takes fast, cifar the same with the values given below, paper '
-        'the authors\' for the set.\nWhatever the size, svhn is not flipped; cub has 60 epochs at size cifar.'))
 
 # %% ../nbs/workshop/cli.ipynb #5693f035
 def _add_recipe(g):
@@ -101,8 +131,8 @@ def _add_recipe(g):
                    help='paper, svhn, cub, resnet (the authors\' SGD in stairs) or fast (Muon, one cycle)')
     for f in fields(Recipe):
         if f.name == 'name': continue
-        kind = (dict(action=argparse.BooleanOptionalAction) if f.type is bool else
-                dict(type=f.type, metavar='|'.join(CHOICES.get(f.name, ())) or None))
+        kind: Any = dict(type=f.type, metavar='|'.join(CHOICES.get(f.name, ())) or None)
+        if f.type is bool: kind = dict(action=argparse.BooleanOptionalAction)
         usual = [f'{getattr(RECIPES[r], f.name)} ({r})' for r in ('paper', 'fast')]
         if f.name in (own := SIZES['cifar']['changes']): usual.append(f'{own[f.name]} (size cifar)')
         g.add_argument('--' + f.name.replace('_', '-'), help=f'default: {", ".join(usual)}', **kind)
@@ -112,7 +142,8 @@ def _add_device(p):
     p.add_argument('--device', default='auto', help='auto, cpu, mps, cuda or cuda:N; default auto')
 
 def _add_evaluate(e):
-    e.add_argument('path', metavar='CHECKPOINT', help='weights.safetensors or checkpoint.safetensors of a run')
+    e.add_argument('path', metavar='CHECKPOINT',
+                   help='weights.safetensors or checkpoint.safetensors of a run')
     e.add_argument('--data', metavar='SET', help='another set (a name or a path) with the same classes')
     _add_device(e)
     e.add_argument('--json', action='store_true', help='print the scores as JSON')
@@ -122,8 +153,10 @@ def _add_explain(x):
     x.add_argument('--model', metavar='SET/MODEL|WEIGHTS', default='cluttered_fashion/vgg_att3_concat_pc',
                    help='a bundled network, or the weights or checkpoint of a run; default %(default)s')
     x.add_argument('--side', type=int, metavar='N',
-                   help='shorter side in pixels at which the network sees the picture; default: as in training')
-    x.add_argument('--out', metavar='FILE', help='ends in .png, .svg or .pdf; default: IMAGE-attention.png here')
+                   help='shorter side in pixels at which the network sees the picture; '
+                   'default: as in training')
+    x.add_argument('--out', metavar='FILE',
+                   help='ends in .png, .svg or .pdf; default: IMAGE-attention.png here')
     _add_device(x)
 
 def _add_recipes(r):
@@ -132,9 +165,8 @@ def _add_recipes(r):
     r.add_argument('--json', action='store_true', help='print the table as JSON')
 
 def _add_download(d):
-    d.add_argument('set', metavar='SET', nargs='?',
-                   help='; '.join(f'{name}: {download_size(name)}' for name in DOWNLOADS) +
-                   '; none: list them, and what is there')
+    sizes = '; '.join(f'{name}: {download_size(name)}' for name in DOWNLOADS)
+    d.add_argument('set', metavar='SET', nargs='?', help=f'{sizes}; none: list them, and what is there')
 
 # %% ../nbs/workshop/cli.ipynb #d0c21352
 class _Parser(argparse.ArgumentParser):
@@ -142,40 +174,46 @@ class _Parser(argparse.ArgumentParser):
         first = os.environ.get('RANK', '0') == '0'                 # of several processes one speaks
         self.exit(2, f'ltpa: {message}; see {self.prog} --help\n' if first else None)
 
-def build_parser():
+def build_parser()->argparse.ArgumentParser:
     "The parser of the command `ltpa`"
-    describe = dict(formatter_class=argparse.RawDescriptionHelpFormatter)
+    raw = argparse.RawDescriptionHelpFormatter           # the examples keep their lines
     p = _Parser('ltpa', description='Learn To Pay Attention: train, evaluate and explain the networks of the course.',
-                epilog=f'examples:\n{FIRST}\n\n`ltpa COMMAND --help` shows more.', **describe)
+                epilog=f'examples:\n{FIRST}\n\n`ltpa COMMAND --help` shows more.', formatter_class=raw)
     p.add_argument('--version', action='version', version=f'ltpa {__version__}')
     sub = p.add_subparsers(dest='command', required=True, metavar='COMMAND')
-    new = lambda name, what: sub.add_parser(name, help=what, description=what[0].upper() + what[1:] + '.',
-                                            epilog=f'examples:\n{EXAMPLES[name]}', **describe)
+    def new(name, what):
+        whole = textwrap.fill(f'{what[0].upper()}{what[1:]}.', 78)
+        return sub.add_parser(name, help=what, description=whole, epilog=f'examples:\n{EXAMPLES[name]}',
+                              formatter_class=raw)
     _add_train(new('train', 'train a network; writes checkpoint, weights and result.json to a run folder'))
     _add_evaluate(new('evaluate', 'evaluate weights or a checkpoint on the test part of its set'))
     _add_explain(new('explain', 'draw where a network looks in a picture, and say what it sees'))
-    _add_recipes(new('recipes', 'list every row of the paper\'s Tables 1 and 2: its recipe, its cost, the paper\'s error'))
+    _add_recipes(new('recipes', 'list every row of the paper\'s Tables 1 and 2: its recipe, its cost, '
+                     'the paper\'s error'))
     _add_download(new('download', 'fetch a data set into the folder named by LTPA_DATA (default: data); '
                       'what broke off goes on where it stopped'))
     return p
 
 # %% ../nbs/workshop/cli.ipynb #5bbccddc
 def main(
-    argv=None,  # Arguments; None: those of the command line
+    argv:Sequence[str]|None=None,  # Arguments; None: those of the command line
 )->int:
     "The command `ltpa`; the exit code: 0; 2 and a line for what the user can put right; 128 + the signal"
     a = build_parser().parse_args(argv)
     try: return COMMANDS[a.command](a) or 0
     except LtpaError as e:
-        if type(e).__name__ == 'FailedElsewhere': time.sleep(2)   # torchrun ends all with the first: let that one speak
+        # torchrun ends all with the first that ends: let that one speak
+        if type(e).__name__ == 'FailedElsewhere': time.sleep(2)
         else: print(f'ltpa: {_who()}{e}', file=sys.stderr)
         return 2
-    except KeyboardInterrupt as e:                            # 130 for Ctrl-C, 143 for SIGTERM, as shells have it
+    except KeyboardInterrupt as e:                # 130 for Ctrl-C, 143 for SIGTERM, as shells have it
         go_on = 'go on with --resume' if a.command == 'train' else 'run it again'
         print(f'ltpa: {_who()}{getattr(e, "what", "interrupted")}; {go_on}', file=sys.stderr)
         return 128 + getattr(e, 'signum', signal.SIGINT)
     except BrokenPipeError: return 0                          # the reader of our output has left
-    except OSError as e: print(f'ltpa: {e}; check that path and its permissions', file=sys.stderr); return 2
+    except OSError as e:
+        print(f'ltpa: {e}; check that path and its permissions', file=sys.stderr)
+        return 2
 
 def _who():
     "Which process speaks, where there are several"
@@ -188,35 +226,36 @@ def _train(a):
     net = given(('width', 'dropout', 'norm', 'temperature', 'depth', *SWITCHES))
     changes = given(f.name for f in fields(Recipe) if f.name != 'name')
     target = _target(a)
-    plan(target, a.size, a.preset, a.recipe, net, changes, a.image_size)         # names are wrong before torch is here
+    plan(target, a.size, a.preset, a.recipe, net, changes, a.image_size)    # names are wrong before torch is here
     from ltpa.core import keep_buffers
     from ltpa.distributed import get_rank
     from ltpa.runs import StopAfter, run_training
     from ltpa.training import Progress
     import torch
     if a.device == 'cpu' or not torch.cuda.is_available(): keep_buffers()        # this process is ours
+    callbacks: list[Any] = []
+    if not a.quiet and get_rank() == 0: callbacks.append(Progress())
+    if a.stop_after is not None: callbacks.append(StopAfter(a.stop_after))
     result = run_training(
         target, a.out, a.size, a.seed, a.device, a.resume, a.download, a.image_size, a.scale, a.recipe,
-        net=net, changes=changes,
-        callbacks=[*([] if a.quiet or get_rank() else [Progress()]),
-                   *([] if a.stop_after is None else [StopAfter(a.stop_after)])],
-        preset=a.preset, init=a.init, batch_norm=a.batch_norm)
-    if get_rank(): return
+        net=net, changes=changes, callbacks=callbacks, preset=a.preset, init=a.init, batch_norm=a.batch_norm)
+    if result is None: return                                                    # another process says it
     _print_row(result['rows'][0])
     print(f'{"seconds":>16}  {result["provenance"]["seconds"]}')
 
 def _target(a):
     "SET/MODEL, from either way to say it"
     if bool(a.target) == bool(a.data):
-        raise LtpaError('name what to train, either as SET/MODEL, e.g. cluttered_fashion/vgg_att3_concat_pc, '
-                        'or by --data FOLDER')
+        raise LtpaError('name what to train either as SET/MODEL, e.g. cluttered_fashion/vgg_att3_concat_pc, '
+                        'or by --data FOLDER; expected one of the two')
     return a.target or f'{a.data.rstrip("/")}/{USUAL_MODEL}'
 
 # %% ../nbs/workshop/cli.ipynb #09933bf0
 def _evaluate(a):
     from ltpa.runs import evaluate_weights
-    row = evaluate_weights(a.path, a.device, a.data)[1]
-    print(json.dumps(row)) if a.json else _print_row(row)
+    _, row = evaluate_weights(a.path, a.device, a.data)
+    if a.json: print(json.dumps(row))
+    else: _print_row(row)
 
 def _explain(a):
     from ltpa.maps import explain
@@ -235,20 +274,25 @@ def _download(a):
             print(f'{a.set}/{split}: {len(open_data(a.set, split)):,} images in {folder}')
 
 def _print_row(row):
-    for k, v in row.items(): print(f'{k:>16}  {f"{v:.4f}" if isinstance(v, float) else v}')
+    for k, v in row.items():
+        if isinstance(v, float): v = f'{v:.4f}'
+        print(f'{k:>16}  {v}')
 
 # %% ../nbs/workshop/cli.ipynb #7fadca1e
 def _recipes(a):
     if a.size not in SIZES: raise unknown('size', a.size, SIZES)
     rows = recipe_table(a.size, a.pattern)
     if not rows: raise LtpaError(f'no recipe contains {a.pattern!r}; `ltpa recipes` lists all')
-    if a.json: return print(json.dumps(rows))
+    if a.json:
+        print(json.dumps(rows))
+        return
     print(f'{"recipe":30} {"passes":>6} {"params":>8} {"GMAC":>7} {"training":>12}  error in the paper, %')
     for r in rows:
         sd = '' if r['paper_sd'] is None else f' ± {r["paper_sd"]:.2f}'
         print(f'{r["recipe"]:30} {r["passes"]:6} {r["params_m"]:6.2f} M {r["gmac"]:7.3f} '
               f'{r["train_pmac"]:7.3g} PMAC  {r["paper_error"]:5.2f}{sd}')
-    print(f'\nSize {a.size}. GMAC: multiplications and additions of one picture, forward, in billions; PMAC: of the '
-          f'training,\nforward and backward, in millions of billions. Run one: ltpa train RECIPE --size {a.size}')
+    print(f'\nSize {a.size}. GMAC: multiplications and additions of one picture, forward, in billions; '
+          'PMAC: of the\ntraining, forward and backward, in millions of billions. '
+          f'Run one: ltpa train RECIPE --size {a.size}')
 
 COMMANDS = dict(train=_train, evaluate=_evaluate, explain=_explain, recipes=_recipes, download=_download)

@@ -179,7 +179,8 @@ def run_training(
             with local_main_process_first(download): train, of_test = _open_both(source, download)
             seed_everything(seed)
             network = _prepared(p, train, init)
-            folder = Path(out or Path('runs') / f'{Path(p.source).name}-{p.model}-seed{seed}')
+            name = Path(p.source).absolute().name                  # of `.`, too
+            folder = Path(out or f'runs/{name}-{p.model}-seed{seed}')
             ckpt = folder / 'checkpoint.safetensors'
             ours: list[Callback] = []
             if processes > 1: ours.append(Distributed(batch_norm))

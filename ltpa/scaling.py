@@ -13,9 +13,9 @@ from .moved import moved
 # %% ../nbs/workshop/scaling.ipynb #ea05631d
 __getattr__ = moved(__name__)
 
-def _as_module(argv):
+def _as_module(argv:list[str])->list[str]:
     "The arguments, with `train` where it may have been left out"
-    return argv if not argv or argv[0] in (*COMMANDS, '-h', '--help') else ['train', *argv]
+    return argv if not argv or argv[0] in (*COMMANDS, '-h', '--help', '--version') else ['train', *argv]
 
 if __name__ == '__main__' and '__file__' in globals():
     warnings.warn('python -m ltpa.scaling is now python -m ltpa', DeprecationWarning)

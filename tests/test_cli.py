@@ -17,8 +17,8 @@ import torch
 from helpers import differing, one_line, pictures, tiny_net, words_id
 from PIL import Image
 
-from ltpa import cli
-from ltpa.names import DOWNLOADS
+from ltpa import __version__, cli
+from ltpa.names import DOWNLOADS, USUAL_MODEL
 from ltpa.data import ClutteredFashion
 from ltpa.weights import read_tensors
 from ltpa.models import load_weights, save_weights
@@ -153,6 +153,27 @@ def test_folder_of_images_and_the_usual_run_folder(mode, ltpa, here):
     assert (code, err) == (0, '') and sorted(os.listdir(run)) == FILES
     assert result(run)['rows'][0]['images'] == 3
     assert load_weights(run / FILES[2]).info['classes'] == ['a', 'b', 'c']
+
+
+@pytest.mark.parametrize('folder', ['set', 'set/', '.'])
+def test_folder_with_the_usual_model(folder, ltpa, here, monkeypatch):
+    arrays(here / 'set', size=32)
+    if folder == '.': monkeypatch.chdir(here / 'set')
+    code, out, err = ltpa('train', '--data', folder, *TINY)
+    run = Path('runs') / f'set-{USUAL_MODEL}-seed0'
+    assert (code, err) == (0, '') and result(run)['rows'][0]['model'] == USUAL_MODEL
+    assert load_weights(run / FILES[2]).info['source']['source'] == folder.rstrip('/')
+
+
+@pytest.mark.parametrize('argv', [[], ['set/vgg_gap', '--data', 'set']], ids=['neither', 'both'])
+def test_a_model_and_its_set_are_named_in_one_way(argv, ltpa, here):
+    arrays(here / 'set')
+    refused(ltpa('train', *argv, *TINY, '--out', 'run'), 'SET/MODEL', '--data FOLDER', 'one of the two')
+    assert not os.path.exists('run')
+
+
+def test_data_that_are_not_there(ltpa):
+    refused(ltpa('train', '--data', 'no/set', *TINY), 'no/set: no such file or folder')
 
 
 def test_bundled_set(ltpa, here, monkeypatch):
@@ -453,11 +474,27 @@ def test_interrupted_download(ltpa, monkeypatch):
 
 # Help
 
-@pytest.mark.parametrize('command', [(), ('train',), ('evaluate',), ('download',)])
-def test_help(command, ltpa):
+@pytest.mark.parametrize('command', [(), *((name,) for name in cli.COMMANDS)], ids=lambda c: c[0] if c else 'ltpa')
+def test_help(command, ltpa, monkeypatch):
+    monkeypatch.setenv('COLUMNS', '80')
     code, out, err = ltpa(*command, '--help')
-    assert (code, err) == (0, '') and 'examples:' in out
-    assert f'\n  ltpa {command[0] if command else "train"} ' in out, 'its own examples, not folded'
+    assert (code, err) == (0, '')
+    examples = out.split('examples:\n')[1].split('\n\n')[0]
+    for name in command or cli.COMMANDS: assert f'\n  ltpa {name}' in examples, 'its own examples, not folded'
+    others = set(cli.COMMANDS) - set(command or cli.COMMANDS)
+    assert not any(f'ltpa {name}' in examples for name in others), 'and no others'
+    assert max(map(len, out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize('command, example', [
+    (name, line) for name, text in cli.EXAMPLES.items() for line in text.replace('\\\n', '').splitlines()
+    if line.startswith('  ltpa ')])
+def test_examples_are_commands(command, example):
+    assert cli.build_parser().parse_args(example.split()[1:]).command == command
+
+
+def test_version(ltpa):
+    assert ltpa('--version') == (0, f'ltpa {__version__}\n', '')
 
 
 def test_help_states_the_defaults_of_every_size(ltpa):
@@ -472,6 +509,12 @@ def test_help_states_the_defaults_of_every_size(ltpa):
 def test_help_as_a_module():
     done = subprocess.run([sys.executable, '-m', 'ltpa', '--help'], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, '') and 'examples:' in done.stdout
+
+
+def test_old_address():
+    done = subprocess.run([sys.executable, '-m', 'ltpa.scaling', '--version'], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith('ltpa ')
+    assert 'DeprecationWarning: python -m ltpa.scaling is now python -m ltpa' in done.stderr
 
 
 def test_no_command(ltpa):

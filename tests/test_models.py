@@ -12,7 +12,7 @@ from helpers import MODELS, Touch, differing, pictures, refuses, tiny_net, words
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ltpa import models, names, registry
-from ltpa.attention import normalize
+from ltpa.attention import SCORES, normalize
 from ltpa.names import LtpaError
 from ltpa.core import keyed_rng, seed_everything
 from ltpa.data import ASSETS, ClutteredFashion
@@ -42,6 +42,25 @@ def narrow(name, **kw):
 
 
 # Names and sizes
+
+@pytest.mark.parametrize('name', names.MODELS)
+def test_table_of_names_agrees_with_the_classes(name):
+    kind, fixed = names.MODELS[name]
+    takes = set(inspect.signature(models.model_class(name)).parameters)
+    assert set(fixed) <= takes and takes - {'num_classes', 'width', *fixed} == set(names.TAKES[kind]), kind
+    assert not set(names.COMMON) & takes, 'those are set from outside'
+    assert 'score' not in fixed or fixed['score'] in SCORES
+
+
+def test_every_score_has_its_names():
+    assert {fixed['score'] for _, fixed in names.MODELS.values() if 'score' in fixed} == set(SCORES)
+    known = {*names.COMMON, *(k for takes in names.TAKES.values() for k in takes)}
+    assert set(names.SWITCHES) <= known, 'a switch that nobody takes'
+    for k, values in names.SWITCHES.items():
+        for name in list_models():
+            usual = inspect.signature(models.model_class(name)).parameters.get(k)
+            assert usual is None or usual.default == values[0], 'the first is the default'
+
 
 def test_list_models():
     assert set(list_models()) == set(MODELS) and len(list_models()) == len(MODELS)
@@ -583,6 +602,38 @@ def test_bundled_names():
     assert set(BUNDLED) <= set(list_pretrained())
     with refuses("unknown pretrained network 'cluttered_fashion/vgg_gab'", "'cluttered_fashion/vgg_gap'"):
         load_pretrained('cluttered_fashion/vgg_gab')
+
+
+@pytest.mark.parametrize('name', BUNDLED)
+def test_pretrained_as_in_timm(name):
+    source, model = name.split('/')
+    whole = load_pretrained(name)
+    for net in create_model(model, pretrained=True), create_model(model, pretrained=source):
+        assert not net.training and not differing(net.state_dict(), whole.state_dict())
+        assert (net.name, net.config, net.info) == (whole.name, whole.config, whole.info)
+    same = create_model(model, pretrained=True, **whole.config)
+    assert not differing(same.state_dict(), whole.state_dict()), 'what it has may be said'
+    assert create_model(model, width=1 / 16, pretrained=False).training
+
+
+@pytest.mark.parametrize('kw, words', [
+    (dict(num_classes=100), ('num_classes=10, not 100',)), (dict(width=1.), ('width=0.25, not 1.0',)),
+    (dict(early_pools=0), ('early_pools=1, not 0',)), (dict(norm='sigmoid'), ("norm='softmax', not 'sigmoid'",)),
+    (dict(color='yuv_lcn'), ("color='rgb', not 'yuv_lcn'",)), (dict(u='msr'), ("u='small', not 'msr'",)),
+    (dict(preset='paper'), ("project='g', not 'l'",)), (dict(temperature=8.), ('temperature=1.0, not 8.0',)),
+], ids=words_id)
+def test_pretrained_is_not_given_for_something_else(kw, words):
+    name = 'vgg_att3_concat_pc'
+    with refuses(f'cluttered_fashion/{name}', *words, 'width=0.25, early_pools=1, dropout=False', 'leave', 'ltpa train'):
+        create_model(name, pretrained=True, **kw)
+
+
+@pytest.mark.parametrize('name, which, words', [
+    ('vgg_pan', True, ("unknown pretrained network 'cluttered_fashion/vgg_pan'", *BUNDLED)),
+    ('vgg_gap', 'cifar10', ("'cifar10/vgg_gap'", *BUNDLED)), ('vgg_gap', '', ("'/vgg_gap'", *BUNDLED)),
+    ('vgg_gab', True, ("unknown model 'vgg_gab'",))], ids=lambda v: str(v)[:9])
+def test_pretrained_that_is_not_bundled(name, which, words):
+    with refuses(*words): create_model(name, pretrained=which)
 
 
 @pytest.mark.parametrize('name', BUNDLED)
