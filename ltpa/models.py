@@ -9,6 +9,7 @@ __all__ = ['TRUNK', 'TAPS', 'FIRST_POOL', 'COMBINE', 'YUV', 'block', 'Trunk', 's
            'load_pretrained']
 
 # %% ../nbs/03_models.ipynb #0de8d572
+import inspect
 from pathlib import Path
 from typing import Any, NamedTuple
 import torch

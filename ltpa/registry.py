@@ -7,16 +7,17 @@ __all__ = ['CLASSES', 'ELSEWHERE', 'model_class', 'complete', 'init_convolutions
 
 # %% ../nbs/workshop/registry.ipynb #2b0f0d7e
 import functools, importlib, inspect
+from typing import Any
 import torch.nn as nn
 from .names import MODELS, admissible
 
 # %% ../nbs/workshop/registry.ipynb #8ee00a39
-CLASSES:dict[str, type[nn.Module]] = {}      # by their own names; each module that builds some adds them
+CLASSES:dict[str, Any] = {}      # by their own names; each module that builds some adds them
 ELSEWHERE = dict(ResNet='resnets', ResNetTrunk='resnets', ResNetAttention='resnets')   # modules that add to CLASSES
 
 def model_class(
     name:str,  # One of `list_models()`
-)->type[nn.Module]:
+)->Any:
     "The class that `name` stands for"
     kind = MODELS[name][0]
     if kind not in CLASSES: importlib.import_module(f'ltpa.{ELSEWHERE[kind]}')

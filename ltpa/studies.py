@@ -38,6 +38,7 @@ def stored(path: str | Path) -> dict:
 
     Examples
     --------
+    >>> from ltpa.studies import stored
     >>> stored('nowhere/table3.json').get('rows', 'not run')
     'not run'
     """
@@ -71,6 +72,7 @@ def grouped(rows: Iterable[dict], by: Sequence[str] | Callable) -> dict:
 
     Examples
     --------
+    >>> from ltpa.studies import grouped
     >>> rows = [dict(net='a', x=1), dict(net='b', x=2), dict(net='a', x=3)]
     >>> {net: [r['x'] for r in same] for (net,), same in grouped(rows, ['net']).items()}
     {'a': [1, 3], 'b': [2]}
@@ -129,6 +131,7 @@ def summarize(rows: Iterable[dict], by: Sequence[str], values: Sequence[str] | N
 
     Examples
     --------
+    >>> from ltpa.studies import summarize
     >>> rows = [dict(model='vgg', seed=k, accuracy=a) for k, a in enumerate((.7, .8, .9))]
     >>> summarize(rows, ['model'])
     [{'model': 'vgg', 'accuracy': 0.8, 'accuracy_sd': 0.1, 'seeds': 3}]
@@ -178,6 +181,7 @@ def paired(rows: Iterable[dict], a: object, b: object, value: str, by: str = 'mo
 
     Examples
     --------
+    >>> from ltpa.studies import paired
     >>> scores = dict(new=(.8, .9, .7), old=(.7, .6, .6))
     >>> rows = [dict(model=m, seed=k, accuracy=x) for m in scores for k, x in enumerate(scores[m])]
     >>> found = paired(rows, 'new', 'old', 'accuracy')
@@ -222,6 +226,7 @@ def compared(a: dict | None, b: dict | float | None, value: str, sd: str | None 
 
     Examples
     --------
+    >>> from ltpa.studies import compared
     >>> a, b = dict(x=.8, x_sd=.02, seeds=3), dict(x=.75, x_sd=.04, seeds=3)
     >>> compared(a, b, 'x'), compared(a, .7, 'x'), compared(a, dict(x=.9), 'x'), compared(a, None, 'x')
     ('within the spread', 'higher', 'too few seeds', 'not run')
@@ -257,6 +262,7 @@ def verdict(found: dict, better: str = 'higher') -> str:
 
     Examples
     --------
+    >>> from ltpa.studies import verdict
     >>> verdict({'the trunk': 'higher', 'uniform attention': 'seeds disagree'})
     'supported against the trunk, not against uniform attention (seeds disagree)'
     >>> verdict({'plain vgg': 'higher', 'the trunk': 'not run'}, better='lower')
@@ -301,6 +307,7 @@ class Study:
 
     Examples
     --------
+    >>> from ltpa.studies import Study
     >>> def throw(case, seed): return [dict(eyes=seed % case['sides'])]
     >>> dice = Study('dice', 'Eyes of a die', [dict(sides=6)], throw, keys=['sides'])
     >>> dice.row(dice.cases[0], 8), dice.seeds
@@ -370,6 +377,7 @@ def trained(target: str, size: str | None = None, seed: int = 0, root: str | Pat
 
     Examples
     --------
+    >>> from ltpa.studies import trained
     >>> trained('cluttered_fashion/vgg_gap', root='nowhere', train=False) is None
     True
     """
@@ -408,6 +416,7 @@ def trained_net(target: str, size: str | None = None, seed: int = 0, root: str |
 
     Examples
     --------
+    >>> from ltpa.studies import trained_net
     >>> trained_net('cluttered_fashion/vgg_gap', root='nowhere', train=False) is None
     True
     """
@@ -436,6 +445,7 @@ def evaluated(folder: str | Path, device: str = 'auto') -> dict:
 
     Examples
     --------
+    >>> from ltpa.studies import evaluated
     >>> evaluated('nowhere')
     Traceback (most recent call last):
     ...
@@ -475,6 +485,7 @@ def merge(old: Sequence[dict], new: Sequence[dict], keys: Sequence[str] | Callab
 
     Examples
     --------
+    >>> from ltpa.studies import merge
     >>> old = [dict(set='a', x=1), dict(set='b', x=2)]
     >>> merge(old, [dict(set='c', x=5), dict(set='a', x=3), dict(set='a', x=4)], ['set'])
     [{'set': 'a', 'x': 3}, {'set': 'a', 'x': 4}, {'set': 'b', 'x': 2}, {'set': 'c', 'x': 5}]
@@ -518,6 +529,7 @@ def run_study(study: Study, seeds: Sequence[int] | None = None, out: str | Path 
 
     Examples
     --------
+    >>> from ltpa.studies import Study, run_study
     >>> import tempfile
     >>> def throw(case, seed): return [dict(eyes=seed % case['sides'])]
     >>> dice = Study('dice', 'Eyes of a die', [dict(sides=6)], throw, keys=['sides'])
@@ -595,6 +607,7 @@ def training_studies(root: str | Path = 'runs/studies') -> dict:
 
     Examples
     --------
+    >>> from ltpa.studies import training_studies
     >>> [(name, len(s.cases), len(s.seeds)) for name, s in training_studies().items()]
     [('controls', 3, 3), ('clutter', 6, 3), ('fidelity', 10, 3), ('cifar10', 1, 1)]
     """
@@ -634,6 +647,7 @@ def weights_digest(net) -> str:
 
     Examples
     --------
+    >>> from ltpa.studies import weights_digest
     >>> import torch
     >>> net = torch.nn.Linear(2, 1)
     >>> before = weights_digest(net)
@@ -662,6 +676,7 @@ def study_parser(doc: str, seeds: Sequence[int] | None = (), **options) -> argpa
 
     Examples
     --------
+    >>> from ltpa.studies import study_parser
     >>> p = study_parser('Measure something.', (0, 1, 2), few_images=(64, 'for the slower half'))
     >>> p.parse_args(['--seeds', '3', '4', '--few-images', '8'])
     Namespace(seeds=[3, 4], few_images=8)
@@ -689,6 +704,7 @@ def run_command(main: Callable) -> None:
 
     Examples
     --------
+    >>> from ltpa.studies import run_command
     >>> run_command(lambda: print('done'))
     done
     """
