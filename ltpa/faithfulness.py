@@ -10,6 +10,8 @@ __all__ = ['SETTINGS', 'CONTROLS', 'BASELINES', 'ANSWERS', 'SWAPS', 'learned_map
 
 # %% ../nbs/10_faithfulness.ipynb #252ddf29
 import copy, functools, re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 import torch
 import torch.nn.functional as F
 from .names import LtpaError, unknown
@@ -21,7 +23,7 @@ from ltpa.saliency import (
     CAPTUM, Logits, as_targets, at_least_one, captum_suite, capture_layer, finite, get_layer, last_stage, select_target,
     frozen_eval)
 from ltpa.metrics import (
-    as_masks, energy_in_mask, iou, otsu, pointing_game, pxap, stretch, to_pixels, _area, _box_hits, _pair,
+    as_masks, energy_in_mask, iou, otsu, pointing_game, pxap, stretch, to_pixels, _box_hits, _pair,
     _same_shape)
 from .moved import moved
 
@@ -30,8 +32,8 @@ __getattr__ = moved(__name__)                        # old names, for one releas
 
 # %% ../nbs/10_faithfulness.ipynb #9d46e11c
 def learned_maps(
-    net,  # A network with attention
-)->dict:
+    net: Any,  # A network with attention
+)->dict[str, Callable[..., torch.Tensor]]:
     "Explainers from the network's own maps: each level, and all combined (a product), by name"
     def level(s): return lambda net, images, target=None: _maps(net, images)[s]
     def product(net, images, target=None): return combine(_maps(net, images), tuple(images.shape[2:]))
@@ -50,20 +52,21 @@ def _maps(net, images):
     with frozen_eval(net), torch.no_grad(): return net(images).maps
 
 # %% ../nbs/10_faithfulness.ipynb #32fe9d55
-SETTINGS = dict(
+SETTINGS: dict[str, dict[str, Any]] = dict(
     gradient=dict(channels='abs'), guided_backprop=dict(channels='abs'), guided_grad_cam=dict(channels='abs'),
     smoothgrad=dict(channels='abs', samples=4), integrated_gradients=dict(steps=10),
     noise_tunnel=dict(samples=2, steps=4), occlusion=dict(window=8, stride=6))
 
 def post_hoc_maps(
-    net,           # Any network that `captum_suite` takes
-    settings=None, # Options by method, in place of those in SETTINGS
-)->dict:
+    net: Any,                                    # Any network that `captum_suite` takes
+    settings: dict[str, dict] | None = None,     # Options by method, in place of those in SETTINGS
+)->dict[str, Callable[..., torch.Tensor]]:
     "Captum's methods as explainers, small settings; CAM and Grad-CAM (of every stage) at their layer's size"
-    chosen, suite = SETTINGS | (settings or {}), captum_suite(net)
+    chosen = SETTINGS | (settings or {})
     for name in chosen.keys() - set(CAPTUM): raise unknown('method', name, CAPTUM)
-    stages, made = len(getattr(getattr(net, 'trunk', None), 'stages', ())), {}
-    for name, f in suite.items():
+    stages = len(getattr(getattr(net, 'trunk', None), 'stages', ()))
+    made: dict[str, Callable[..., torch.Tensor]] = {}
+    for name, f in captum_suite(net).items():
         f = functools.partial(f, **chosen.get(name, {}))
         if name == 'grad_cam':
             for s in range(1, stages):
@@ -77,30 +80,32 @@ def _at_layer(explain):
         m = explain(net, images, target, mode='nearest').clamp(min=0)
         layer = explain.keywords.get('layer') or last_stage(net)
         with frozen_eval(net), capture_layer(net, layer) as kept: Logits(net)(images[:1])
-        return F.adaptive_avg_pool2d(m, kept[-1].shape[2:])
+        h, w = kept[-1].shape[2:]
+        return F.adaptive_avg_pool2d(m, (h, w))
     return run
 
 # %% ../nbs/10_faithfulness.ipynb #bf045fb1
-def center_map(net, images, target=None):
+def center_map(net: Any, images: torch.Tensor, target: Any = None)->torch.Tensor:
     "A Gaussian in the middle, a quarter of the side wide: where photographers put things"
     r, c = (torch.linspace(-2, 2, 2 * n + 1, device=images.device)[1::2]          # at the middle of each cell
             for n in images.shape[2:])
     return (-(r[:, None]**2 + c**2) / 2).exp().expand(len(images), -1, -1)
 
-def uniform_map(net, images, target=None):
+def uniform_map(net: Any, images: torch.Tensor, target: Any = None)->torch.Tensor:
     "The same everywhere"
     return torch.ones(len(images), *images.shape[2:], device=images.device)
 
-def random_map(net, images, target=None):
+def random_map(net: Any, images: torch.Tensor, target: Any = None)->torch.Tensor:
     "Noise, from the image's own bytes: the same again for the same image, whatever its neighbours"
     maps = [torch.rand(*x.shape[1:], generator=keyed_rng(fingerprint(x))) for x in images]
     return torch.stack(maps).to(images.device)
 
-def edge_map(net, images, target=None):
+def edge_map(net: Any, images: torch.Tensor, target: Any = None)->torch.Tensor:
     "Sobel's edges of the grey image: what a map looks like that has seen the picture and no network"
-    k = torch.tensor([[1., 2, 1], [0, 0, 0], [-1, -2, -1]])
+    down = torch.tensor([[1., 2, 1], [0, 0, 0], [-1, -2, -1]])
+    both = torch.stack([down, down.T])[:, None]
     gray = F.pad(images.mean(1, keepdim=True), (1, 1, 1, 1), mode='replicate')
-    return F.conv2d(gray, torch.stack([k, k.T])[:, None].to(gray)).norm(dim=1)
+    return F.conv2d(gray, both.to(gray)).norm(dim=1)
 
 CONTROLS = dict(centre=center_map, uniform=uniform_map, random=random_map, edges=edge_map)
 
@@ -110,7 +115,8 @@ def _blurred(x):
     sd = [n / 8 for n in x.shape[:1:-1]]                              # it wants the width first
     return gaussian_blur(x, [2 * int(2 * s) + 1 for s in sd], sd)
 
-BASELINES = dict(blur=_blurred, mean=lambda x: x.mean((2, 3), keepdim=True).expand_as(x))
+BASELINES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = dict(
+    blur=_blurred, mean=lambda x: x.mean((2, 3), keepdim=True).expand_as(x))
 
 def _order(m):
     "Place of each pixel, the largest value first [B,P]; equal ones in a random order that is always the same"
@@ -119,33 +125,79 @@ def _order(m):
 
 ANSWERS = 'the network answers with'      # NaN, of which every score would be NaN as well
 
-def predicted(net, images, batch_size=250, target=None):
+def predicted(net: Any, images: torch.Tensor, batch_size: int = 250,
+              target: int | Sequence[int] | torch.Tensor | None = None)->torch.Tensor:
     "The class that `net` predicts [N], for images as floats; or `target`, checked, for each image"
     logits = Logits(net)
     with frozen_eval(logits): return as_targets(logits, images, target, batch_size)
 
 # %% ../nbs/10_faithfulness.ipynb #42b472a5
-def perturbation_curves(
-    net,               # Any network that gives logits
-    images,            # Floats [N,3,H,W] in 0..1
-    maps,              # [N,h,w], signs allowed: the largest first
-    target=None,       # Class of each image; None: the predicted one
-    baseline='blur',   # What replaces pixels: 'blur' or 'mean'
-    steps=8,           # Equal shares in which pixels are replaced
-    batch_size=500,    # Images at a time
-    precision='fp32',  # Or another that `autocast` knows
-):
-    "Deletion and insertion: probability of the target after 0, 1, … shares, two tensors [N,steps+1]"
+def perturbation_curves(net: torch.nn.Module, images: torch.Tensor, maps: torch.Tensor,
+                        target: int | Sequence[int] | torch.Tensor | None = None,
+                        baseline: str = 'blur', steps: int = 8, batch_size: int = 500,
+                        precision: str = 'fp32')->tuple[torch.Tensor, torch.Tensor]:
+    """Deletion and insertion: the target's probability while pixels go, or come in, in the order of a map.
+
+    Parameters
+    ----------
+    net : torch.nn.Module
+        Any network that returns logits, or has a method ``logits(x)``.
+    images : torch.Tensor
+        Floats [N,3,H,W] in 0..1.
+    maps : torch.Tensor
+        Maps [N,h,w], signs allowed; pixels with the largest values go first, equal ones in a fixed random order.
+    target : int, sequence of ints or torch.Tensor, optional
+        The class of each image, or one for all; None: the predicted ones.
+    baseline : str
+        What replaces pixels: 'blur', or 'mean', the image's mean color.
+    steps : int
+        Equal shares in which pixels are replaced, at least 1.
+    batch_size : int
+        Images in one pass through the network.
+    precision : str
+        'fp32', 'bf16', 'fp16', or 'auto', the fastest that the device has.
+
+    Returns
+    -------
+    tuple of two torch.Tensor
+        Deletion and insertion [N,steps+1] after 0, 1, … shares. A map that marks what counts makes the first fall
+        and the second rise soon; compare with a random order.
+
+    Raises
+    ------
+    LtpaError
+        For an unknown baseline, maps or targets that do not fit, or answers that are not finite.
+
+    References
+    ----------
+    Petsiuk et al. 2018, "RISE", arXiv:1806.07421.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from ltpa import perturbation_curves
+    >>> class Reddish(torch.nn.Module):
+    ...     def forward(self, x): return 9 * x.mean((2, 3))
+    >>> image = torch.zeros(1, 3, 4, 4)
+    >>> image[:, 0, :, :2] = 1
+    >>> deletion, insertion = perturbation_curves(Reddish(), image, image[:, 0], baseline='mean', steps=2)
+    >>> [round(p, 2) for p in deletion[0].tolist()]
+    [0.98, 0.83, 0.98]
+    """
     if baseline not in BASELINES: raise unknown('baseline', baseline, BASELINES)
     logits, P = Logits(net), images[0, 0].numel()
-    target = predicted(net, images, target=target)
+    targets = predicted(net, images, target=target)
     curves = images.new_empty(2, len(images), at_least_one('steps', steps) + 1)
     size, other = images.shape[2:], BASELINES[baseline](images)
-    place = _order(to_pixels(as_maps(maps, images), size).flatten(1)).view(-1, 1, *size)
+    values = to_pixels(as_maps(maps, images), size)
+    place = _order(values.flatten(1)).view(-1, 1, *size)
     def ask(x):
         x = x.contiguous(memory_format=torch.channels_last)
-        return torch.cat([select_target(finite(logits(b).float(), ANSWERS).softmax(1), t)
-                          for b, t in zip(x.split(batch_size), target.split(batch_size))])
+        probs = []
+        for b, t in zip(x.split(batch_size), targets.split(batch_size)):
+            answer = finite(logits(b).float(), ANSWERS)
+            probs.append(select_target(answer.softmax(1), t))
+        return torch.cat(probs)
     with frozen_eval(logits), torch.inference_mode(), autocast(images.device, precision):
         curves[0, :, 0] = curves[1, :, -1] = ask(images)
         curves[0, :, -1] = curves[1, :, 0] = ask(other)
@@ -155,18 +207,20 @@ def perturbation_curves(
             curves[1, :, k] = ask(torch.where(first, images, other))
     return curves[0], curves[1]
 
-def auc(curves):
-    "Area under each curve [N,steps+1], the whole way being 1: [N]"
+def auc(
+    curves: torch.Tensor,  # [N,steps+1]
+)->torch.Tensor:
+    "Area under each curve, the whole way being 1: [N]"
     return torch.trapezoid(curves, dx=1 / (curves.shape[1] - 1))
 
 # %% ../nbs/10_faithfulness.ipynb #b6bf85c9
 def infidelity(
-    net,          # Any network that gives logits
-    images,       # Floats [N,3,H,W]
-    maps,         # [N,h,w], signs allowed
-    target=None,  # Class of each image; None: the predicted one
-    window=8,     # Side of the squares, covered with the image's mean colour
-    samples=10,   # Squares an image, the same for all maps
+    net: Any,                # Any network that gives logits
+    images: torch.Tensor,    # Floats [N,3,H,W]
+    maps: torch.Tensor,      # [N,h,w], signs allowed
+    target: int | Sequence[int] | torch.Tensor | None = None,   # None: the predicted one
+    window: int = 8,         # Side of the squares, covered with the image's mean color
+    samples: int = 10,       # Squares an image, the same for all maps
 )->torch.Tensor:
     "Captum's infidelity, scale fitted: mean squared error of the logit's fall [N]"
     from captum.metrics import infidelity
@@ -176,9 +230,10 @@ def infidelity(
     def cover(x):
         H, W = x.shape[2:]
         rng = keyed_rng('squares', len(x), H, W)
-        r, c = (torch.randint(n - window + 1, (len(x), 1), generator=rng) for n in (H, W))
-        rows, cols = ((at <= torch.arange(n)) & (torch.arange(n) < at + window) for at, n in ((r, H), (c, W)))
-        inside = (rows[:, None, :, None] & cols[:, None, None, :]).to(x.device)
+        top, left = (torch.randint(n - window + 1, (len(x), 1), generator=rng) for n in (H, W))
+        def within(first, n): return (first <= torch.arange(n)) & (torch.arange(n) < first + window)
+        inside = within(top, H)[:, None, :, None] & within(left, W)[:, None, None, :]
+        inside = inside.to(x.device)
         return inside.expand_as(x) / x.shape[1], torch.where(inside, x.mean((2, 3), keepdim=True), x)
     def ask(x): return torch.cat([finite(logits(b), ANSWERS) for b in x.split(250)])
     target = predicted(net, images, target=target)
@@ -188,18 +243,19 @@ def infidelity(
 
 # %% ../nbs/10_faithfulness.ipynb #39408b04
 def sensitivity(
-    explain,      # An explainer
-    net,          # Its network
-    images,       # Floats [N,3,H,W]
-    target=None,  # Class of each image; None: the predicted one
-    radius=.02,   # Most that a pixel changes
-    samples=3,    # Disturbed copies of each image
+    explain: Callable[..., torch.Tensor],   # An explainer
+    net: Any,                # Its network
+    images: torch.Tensor,    # Floats [N,3,H,W]
+    target: int | Sequence[int] | torch.Tensor | None = None,   # None: the predicted one
+    radius: float = .02,     # Most that a pixel changes
+    samples: int = 3,        # Disturbed copies of each image
 )->torch.Tensor:
     "Captum's `sensitivity_max`: largest change of the map over its norm [N]"
     from captum.metrics import sensitivity_max
     def run(x, target):                               # Captum hands over tuples, and takes a tensor for one
         x = x[0] if isinstance(x, tuple) else x       # nor does it repeat the class of a single image
-        return as_maps(explain(net, x, target.expand(len(x)))).contiguous(),
+        maps = as_maps(explain(net, x, target.expand(len(x))))
+        return (maps.contiguous(),)
     target = predicted(net, images, target=target)
     with seeded(0, images.device):
         return sensitivity_max(run, images, perturb_radius=radius, target=target,
@@ -214,17 +270,24 @@ def _draws(n, resamples):
     return counts.scatter_add_(1, at, torch.ones_like(counts))
 
 def bootstrap(
-    values,           # What each image contributes [N] or [N,K]
-    finish=None,      # From sums over N images [...,K] to scores [...]; None: their mean
-    resamples=1000,   # Draws of N images with replacement
-):
+    values: torch.Tensor,           # What each image contributes [N] or [N,K]
+    finish: Callable[[torch.Tensor], torch.Tensor] | None = None,   # From sums over N images to scores; None: a mean
+    resamples: int = 1000,          # Draws of N images with replacement
+)->tuple[float, float]:
     "Ends of the 95 % bootstrap interval over images"
     n = len(values)
     sums = _draws(n, resamples) @ values.double().reshape(n, -1)
     scores = finish(sums) if finish else sums[:, 0] / n
-    return tuple(scores.quantile(torch.tensor([.025, .975], dtype=torch.float64)).tolist())
+    low, high = scores.quantile(torch.tensor([.025, .975], dtype=torch.float64)).tolist()
+    return low, high
 
 # %% ../nbs/10_faithfulness.ipynb #3d76c1e9
+def _area(hits, pixels):
+    "Area under precision-recall, from counts of object pixels and of all, lowest level first [...,L]"
+    hits, pixels = (n.flip(-1).cumsum(-1).double() for n in (hits, pixels))
+    gained = hits.diff(dim=-1, prepend=torch.zeros_like(hits[..., :1]))
+    return (gained * hits / pixels.clamp_min(1)).sum(-1) / hits[..., -1]
+
 def _with_interval(name, score, values, finish=None):
     low, high = bootstrap(values, finish)
     return {name: round(float(score), 4), f'{name}_low': round(low, 4), f'{name}_high': round(high, 4)}
@@ -233,59 +296,75 @@ def _levels(maps, masks, levels=1000):
     "Object pixels and all pixels of each image at each of so many levels of the pooled values: [B,2*levels]"
     m, masks = _pair(maps, masks)
     values = stretch(m).flatten()
-    edges = values.sort().values[torch.linspace(0, len(values) - 1, levels).long()].unique()
-    at = torch.bucketize(values, edges, right=True).clamp(max=levels - 1)
-    at = (at + levels * torch.arange(len(m)).repeat_interleave(m[0].numel()))
-    count = lambda at: torch.bincount(at, minlength=len(m) * levels).view(len(m), levels)
+    ranks = torch.linspace(0, len(values) - 1, levels).long()
+    edges = values.sort().values[ranks].unique()
+    level = torch.bucketize(values, edges, right=True).clamp(max=levels - 1)
+    image = torch.arange(len(m)).repeat_interleave(m[0].numel())
+    at = level + levels * image
+    def count(at): return torch.bincount(at, minlength=len(m) * levels).view(len(m), levels)
     return torch.cat([count(at[masks.flatten()]), count(at)], 1)
 
-def covered(masks, cells):
+def _pxap_with_interval(name, maps, masks):
+    "PxAP, exact, and its interval, over a thousand levels for speed"
+    def area(counts): return _area(*counts.chunk(2, -1))
+    return _with_interval(name, pxap(maps, masks), _levels(maps, masks), area)
+
+# %% ../nbs/10_faithfulness.ipynb #5ta27010
+def covered(masks: torch.Tensor, cells: Sequence[int])->torch.Tensor:
     "Share of each cell that the object covers [B,h,w]"
-    return F.adaptive_avg_pool2d(masks[:, None].float(), cells)[:, 0]
+    h, w = cells
+    return F.adaptive_avg_pool2d(masks[:, None].float(), (h, w))[:, 0]
 
 def localization(
-    maps,            # [N,h,w]; where they have signs, their absolute value counts
-    masks,           # bool [N,H,W]
-    thresholds=20,   # For MaxBoxAccV2
-)->dict:
+    maps: torch.Tensor,     # [N,h,w]; where they have signs, their absolute value counts
+    masks: torch.Tensor,    # bool [N,H,W]
+    thresholds: int = 20,   # For MaxBoxAccV2
+)->dict[str, Any]:
     "Every score of place with its interval; PxAP also on the map's own cells, objects if half covered"
-    m, n = as_maps(maps, as_masks(masks)).abs(), len(masks)
-    cut = to_pixels(m, masks.shape[1:])
+    m = as_maps(maps, as_masks(masks)).abs()
     cells = covered(masks, m.shape[1:]) >= .5
     hits = _box_hits(m, masks, thresholds).flatten(1)
-    row = dict(cells=f'{m.shape[1]}x{m.shape[2]}')
-    for name, score in dict(pointing=pointing_game(m, masks), energy=energy_in_mask(m, masks),
-                            iou_otsu=iou(cut > otsu(cut)[:, None, None], masks)).items():
-        row |= _with_interval(name, score.mean(), score)
-    area_of = lambda s: _area(*s.chunk(2, -1))
-    row |= _with_interval('pxap', pxap(m, masks), _levels(m, masks), area_of)
+    big = to_pixels(m, masks.shape[1:])
+    above = big > otsu(big)[:, None, None]
+    scores = dict(pointing=pointing_game(m, masks), energy=energy_in_mask(m, masks), iou_otsu=iou(above, masks))
+    row: dict[str, Any] = dict(cells=f'{m.shape[1]}x{m.shape[2]}')
+    for name, score in scores.items(): row |= _with_interval(name, score.mean(), score)
+    row |= _pxap_with_interval('pxap', m, masks)
     if cells.shape == masks.shape:
         row |= {k.replace('pxap', 'pxap_cells'): v for k, v in row.items() if 'pxap' in k}
-    elif cells.any(): row |= _with_interval('pxap_cells', pxap(m, cells), _levels(m, cells), area_of)
-    best = lambda s: s.unflatten(-1, (thresholds, 3)).amax(-2).mean(-1) / n
-    return row | _with_interval('max_box_oracle', best(hits.double().sum(0)), hits, best)
+    elif cells.any(): row |= _pxap_with_interval('pxap_cells', m, cells)
+    def oracle(found):
+        "From how many objects each threshold finds at each IoU to the score"
+        best = found.unflatten(-1, (thresholds, 3)).amax(-2)
+        return best.mean(-1) / len(masks)
+    return row | _with_interval('max_box_oracle', oracle(hits.double().sum(0)), hits, oracle)
 
 # %% ../nbs/10_faithfulness.ipynb #b5d5e573
 def faithfulness(
-    explain,   # An explainer
-    net,       # Its network
-    images,    # Floats [N,3,H,W]
-    maps,      # Its maps of these images, with their signs
-    target,    # Class of each image
-    steps=8,   # Of the curves
-    few=64,    # Images for infidelity and sensitivity, which are dear: the first
-)->dict:
+    explain: Callable[..., torch.Tensor],   # An explainer
+    net: Any,               # Its network
+    images: torch.Tensor,   # Floats [N,3,H,W]
+    maps: torch.Tensor,     # Its maps of these images, with their signs
+    target: torch.Tensor,   # Class of each image
+    steps: int = 8,         # Of the curves
+    few: int = 64,          # Images for infidelity and sensitivity, which are dear: the first
+)->dict[str, Any]:
     "Areas of deletion and insertion for each baseline, infidelity, median sensitivity, with intervals"
-    row = dict(faithful=len(images), few=min(few, len(images)))
+    row: dict[str, Any] = dict(faithful=len(images), few=min(few, len(images)))
     for b in BASELINES:
-        curves = perturbation_curves(net, images, maps, target, b, steps)
-        for name, a in zip(('deletion', 'insertion'), map(auc, curves)):
-            row |= _with_interval(f'{name}_{b}', a.mean(), a)
+        deletion, insertion = perturbation_curves(net, images, maps, target, b, steps)
+        for name, curves in dict(deletion=deletion, insertion=insertion).items():
+            areas = auc(curves)
+            row |= _with_interval(f'{name}_{b}', areas.mean(), areas)
     x, m, t = images[:few], maps[:few], target[:few]
-    row |= _with_interval('infidelity', (v := infidelity(net, x, m, t)).mean(), v)
-    moved = sensitivity(explain, net, x, t).double().sort().values
-    middle = lambda drawn: moved[(drawn.cumsum(-1) >= len(moved) / 2).double().argmax(-1)]
-    return row | _with_interval('sensitivity_median', moved.median(), torch.eye(len(moved)), middle)
+    wrong = infidelity(net, x, m, t)
+    row |= _with_interval('infidelity', wrong.mean(), wrong)
+    changes = sensitivity(explain, net, x, t).double().sort().values
+    def median(drawn):
+        "The middle change, from how often each image, in the order of their changes, is drawn"
+        half = drawn.cumsum(-1) >= len(changes) / 2
+        return changes[half.double().argmax(-1)]
+    return row | _with_interval('sensitivity_median', changes.median(), torch.eye(len(changes)), median)
 
 # %% ../nbs/10_faithfulness.ipynb #dfdac979
 def _as_bytes(images):
@@ -295,73 +374,124 @@ def _as_bytes(images):
             else type(images).__name__)
     raise LtpaError(f'images {what}; expected bytes, uint8 [N,3,H,W]')
 
-def evaluate_explainers(
-    explainers,    # Explainers by name
-    net,           # The network they explain
-    images,        # uint8 [N,3,H,W]
-    masks,         # bool [N,H,W]
-    target=None,   # Class of each image; None: the predicted one
-    faithful=None, # Images for deletion and insertion: the first so many; None: all
-    few=64,        # Of these, for infidelity and sensitivity
-    steps=8,       # Of the curves
-    batch_size=100, # Images explained at a time, which bounds memory
-    places=None,   # Scores of place that are known already, by name: controls have the same for all networks
-)->list:
-    "The table: a dict for each explainer, with every score and its 95 % interval"
+def evaluate_explainers(explainers: Mapping[str, Callable[..., torch.Tensor]], net: torch.nn.Module,
+                        images: torch.Tensor, masks: torch.Tensor,
+                        target: int | Sequence[int] | torch.Tensor | None = None, faithful: int | None = None,
+                        few: int = 64, steps: int = 8, batch_size: int = 100,
+                        places: Mapping[str, dict] | None = None)->list[dict[str, Any]]:
+    """One table for all maps: where they lie, and whether the decision hangs on what they mark.
+
+    Parameters
+    ----------
+    explainers : mapping of str to callable
+        Functions (net, images [B,3,H,W] in 0..1, target [B]) -> maps [B,h,w] by name: `ltpa.faithfulness.CONTROLS`,
+        and what `learned_maps`, `post_hoc_maps` and `captum_suite` give.
+    net : torch.nn.Module
+        The network they explain.
+    images : torch.Tensor
+        Bytes, uint8 [N,3,H,W].
+    masks : torch.Tensor
+        Where the objects are, bool [N,H,W], none empty.
+    target : int, sequence of ints or torch.Tensor, optional
+        The class to explain, one for all images or one each; None: the predicted ones.
+    faithful : int, optional
+        Images for deletion and insertion, the first so many; None: all.
+    few : int
+        Of these, the first so many for infidelity and sensitivity, which are dear.
+    steps : int
+        Shares in which pixels are deleted and inserted.
+    batch_size : int
+        Images explained at a time, which bounds memory.
+    places : mapping of str to dict, optional
+        Scores of place that are known already, by name of explainer: controls have the same for all networks.
+
+    Returns
+    -------
+    list of dict
+        A row for each explainer: ``map``, its size ``cells``, and each score with the ends of its 95 % bootstrap
+        interval over images, as ``pxap``, ``pxap_low`` and ``pxap_high``.
+
+    Raises
+    ------
+    LtpaError
+        If images are no bytes, a mask is empty, or maps do not fit or are not finite.
+
+    References
+    ----------
+    Lesson 10_faithfulness. Paper §5 compares maps in weakly supervised segmentation.
+
+    Examples
+    --------
+    >>> from ltpa import ClutteredFashion, evaluate_explainers, load_pretrained
+    >>> from ltpa.faithfulness import CONTROLS, learned_maps
+    >>> net = load_pretrained('cluttered_fashion/vgg_att2_concat_dp')
+    >>> images, masks = ClutteredFashion('test').render(range(8))
+    >>> explainers = {'attention 1': learned_maps(net)['attention 1'], 'uniform': CONTROLS['uniform']}
+    >>> rows = evaluate_explainers(explainers, net, images, masks, few=2, steps=2)
+    >>> [(r['map'], r['cells']) for r in rows]
+    [('attention 1', '8x8'), ('uniform', '32x32')]
+    >>> rows[0]['pxap'] > rows[1]['pxap']
+    True
+    """
     x = (_as_bytes(images).float() / 255).contiguous(memory_format=torch.channels_last)
-    target = predicted(net, x, target=target)
+    targets = predicted(net, x, target=target)
     rows, n = [], faithful or len(x)
     for name, explain in explainers.items():
-        parts = [explain(net, xs, ts) for xs, ts in zip(x.split(batch_size), target.split(batch_size))]
+        parts = [explain(net, xs, ts) for xs, ts in zip(x.split(batch_size), targets.split(batch_size))]
         m = as_maps(torch.cat(parts), images)
         at = (places or {}).get(name) or localization(m, masks)
-        rows.append(dict(map=name, images=len(x), **at,
-                         **faithfulness(explain, net, x[:n], m[:n], target[:n], steps, few)))
+        found = faithfulness(explain, net, x[:n], m[:n], targets[:n], steps, few)
+        rows.append(dict(map=name, images=len(x), **at, **found))
     return rows
 
 # %% ../nbs/10_faithfulness.ipynb #570f85c8
+def _ranks(m):
+    "Rank of each value in its map less the mean rank [B,h*w], twice over; equal values share theirs"
+    m = m.flatten(1).contiguous()
+    values = m.sort(1).values
+    below, up_to = (torch.searchsorted(values, m, right=right) for right in (False, True))
+    ranks = below.double() + up_to.double()
+    return ranks - ranks.mean(1, keepdim=True)
+
 def spearman(
-    a,   # [B,h,w]
-    b,   # [B,h,w]
+    a: torch.Tensor,   # [B,h,w]
+    b: torch.Tensor,   # [B,h,w]
 )->torch.Tensor:
     "Rank correlation of each pair of maps [B]; 0 where one is all equal"
-    def ranks(m):
-        m = m.flatten(1).contiguous()
-        s = m.sort(1).values
-        r = sum(torch.searchsorted(s, m, right=right).double() for right in (False, True))
-        return r - r.mean(1, keepdim=True)
-    a, b = map(ranks, _same_shape('maps', as_maps(a), as_maps(b)))
+    a, b = map(_ranks, _same_shape('maps', as_maps(a), as_maps(b)))
     size = a.norm(dim=1) * b.norm(dim=1)
     return torch.where(size > 0, (a * b).sum(1) / size.clamp_min(1), 0.)
 
 def ssim(
-    a,          # [B,H,W]
-    b,          # [B,H,W]
-    window=7,   # Side of the square in which structure is compared
+    a: torch.Tensor,   # [B,H,W]
+    b: torch.Tensor,   # [B,H,W]
+    window: int = 7,   # Side of the square in which structure is compared
 )->torch.Tensor:
     "Mean structural similarity (Wang et al. 2004) of each pair, both stretched to 0..1 [B]"
     a, b = (stretch(m)[:, None].double() for m in _same_shape('maps', as_maps(a), as_maps(b)))
     if min(a.shape[2:]) < window:
         raise LtpaError(f'maps of {a.shape[2]}x{a.shape[3]} for windows of {window}; '
                         'expected sides at least as long: enlarge with to_pixels')
-    mean = lambda m: F.avg_pool2d(m, window, 1)
-    n, ma, mb = window**2, mean(a), mean(b)
-    va, vb, vab = ((mean(p * q) - mp * mq) * n / (n - 1) for p, q, mp, mq in
-                   ((a, a, ma, ma), (b, b, mb, mb), (a, b, ma, mb)))
-    alike = (2 * ma * mb + 1e-4) * (2 * vab + 9e-4) / ((ma**2 + mb**2 + 1e-4) * (va + vb + 9e-4))
+    n = window**2
+    def mean(m): return F.avg_pool2d(m, window, 1)
+    def covariance(p, q): return (mean(p * q) - mean(p) * mean(q)) * n / (n - 1)
+    mean_a, mean_b = mean(a), mean(b)
+    light = (2 * mean_a * mean_b + 1e-4, mean_a**2 + mean_b**2 + 1e-4)
+    structure = (2 * covariance(a, b) + 9e-4, covariance(a, a) + covariance(b, b) + 9e-4)
+    alike = light[0] * structure[0] / (light[1] * structure[1])
     return alike.mean((1, 2, 3))
 
 # %% ../nbs/10_faithfulness.ipynb #9c8ecb54
-def parts_from_top(net)->list:
+def parts_from_top(net: torch.nn.Module)->list[str]:
     "Names of the parts of a network of ours that hold parameters: classifier first, the trunk stage by stage"
     part = re.compile(r'(?!trunk$)\w+|trunk\.(?!stages$)\w+|trunk\.stages\.\d+')
     return [name for name, m in net.named_modules() if part.fullmatch(name) and [*m.parameters()]][::-1]
 
 def randomized(
-    net,      # Any module; it is copied
-    parts,    # Names of the parts to make new
-    seed=0,   # Of the draw; each layer has its own, from `seed` and its name
-):
+    net: torch.nn.Module,   # It is copied
+    parts: Iterable[str],   # Names of the parts to make new
+    seed: int = 0,          # Of the draw; each layer has its own, from `seed` and its name
+)->torch.nn.Module:
     "A copy of `net` in which the parts have the parameters and statistics of new ones"
     net = copy.deepcopy(net)
     for part in parts:
@@ -372,26 +502,68 @@ def randomized(
     return net
 
 # %% ../nbs/10_faithfulness.ipynb #87f88740
-def randomization(
-    explainers,      # By name
-    net,             # A network
-    images,          # Floats [N,3,H,W]
-    target=None,     # Class of each image, kept throughout; None: the predicted one
-    cascading=True,  # Each part in addition to those before, or alone
-    parts=None,      # Names of parts, from the top; None: those of `parts_from_top`
-    seeds=1,         # Draws of random parameters
-)->list:
-    "Similarity of maps before and after, mean and `_sd` over draws: a dict for each explainer and part"
-    target, parts = predicted(net, images, target=target), parts or parts_from_top(net)
-    before = {name: as_maps(explain(net, images, target), images) for name, explain in explainers.items()}
+def randomization(explainers: Mapping[str, Callable[..., torch.Tensor]], net: torch.nn.Module, images: torch.Tensor,
+                  target: int | Sequence[int] | torch.Tensor | None = None, cascading: bool = True,
+                  parts: Sequence[str] | None = None, seeds: int = 1)->list[dict[str, Any]]:
+    """How much of each map is left when parts of the network are made new, with random parameters.
+
+    A map that survives shows the picture, not the network.
+
+    Parameters
+    ----------
+    explainers : mapping of str to callable
+        Functions (net, images [B,3,H,W] in 0..1, target [B]) -> maps [B,h,w], by name.
+    net : torch.nn.Module
+        The network they explain; copies of it are destroyed.
+    images : torch.Tensor
+        Floats [N,3,H,W] in 0..1.
+    target : int, sequence of ints or torch.Tensor, optional
+        The class of each image, kept throughout; None: those that the whole network predicts.
+    cascading : bool
+        Each part in addition to those before it; False: each part alone.
+    parts : sequence of str, optional
+        Names of modules in the order in which they are made new; None: those of ours, from the classifier down.
+    seeds : int
+        Draws of random parameters, at least 1.
+
+    Returns
+    -------
+    list of dict
+        A row for each part and explainer: ``map``, ``part``, and the similarity of maps before and after, the mean
+        over images and draws, as ``spearman``, ``spearman_abs`` (without signs) and ``ssim``; with several draws
+        also their standard deviations, as ``ssim_sd``.
+
+    Raises
+    ------
+    LtpaError
+        If a part is unknown, or maps do not fit or are not finite.
+
+    References
+    ----------
+    Adebayo et al. 2018, "Sanity Checks for Saliency Maps", arXiv:1810.03292.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from ltpa import create_model, gradient, randomization
+    >>> from ltpa.faithfulness import edge_map
+    >>> net = create_model('vgg_att1_pc', width=1/16)
+    >>> explainers = dict(gradient=gradient, edges=edge_map)
+    >>> rows = randomization(explainers, net, torch.rand(2, 3, 32, 32), parts=['head'])
+    >>> [(r['map'], r['ssim'] > .999) for r in rows]
+    [('gradient', False), ('edges', True)]
+    """
+    targets, parts = predicted(net, images, target=target), parts or parts_from_top(net)
+    before = {name: as_maps(explain(net, images, targets), images) for name, explain in explainers.items()}
     rows, size = [], images.shape[2:]
-    def alike(a, b): return torch.stack([spearman(a, b).mean(), spearman(a.abs(), b.abs()).mean(),
-                                         ssim(to_pixels(a, size), to_pixels(b, size)).mean()])
+    def alike(a, b):
+        structure = ssim(to_pixels(a, size), to_pixels(b, size))
+        return torch.stack([spearman(a, b).mean(), spearman(a.abs(), b.abs()).mean(), structure.mean()])
     for k, part in enumerate(parts):
-        broken = [randomized(net, parts[:k + 1] if cascading else [part], s)
-                  for s in range(at_least_one('seeds', seeds))]
+        new = parts[:k + 1] if cascading else [part]
+        broken = [randomized(net, new, s) for s in range(at_least_one('seeds', seeds))]
         for name, explain in explainers.items():
-            after = [as_maps(explain(b, images, target), images) for b in broken]
+            after = [as_maps(explain(b, images, targets), images) for b in broken]
             found = torch.stack([alike(before[name], b) for b in after])
             row = {'map': name, 'part': part, 'images': len(images), 'seeds': seeds}
             for score, v in zip(('spearman', 'spearman_abs', 'ssim'), found.T):
@@ -411,7 +583,7 @@ def _shuffled(own, s):
                       for k in range(len(own))])
     return own.flatten(1).gather(1, at).view_as(own)
 
-SWAPS = dict(
+SWAPS: dict[str, Callable[..., torch.Tensor]] = dict(
     own=lambda own, **_: own,
     uniform=lambda own, **_: _shared_like(torch.ones_like(own), own),
     shuffled=lambda own, level, **_: _shuffled(own, level),
@@ -431,28 +603,70 @@ def _swappable(net, images, labels, masks):
                         'expected as many of each, and at least two')
     return labels
 
-def interventions(
-    net,              # A network with attention
-    images,           # uint8 [N,3,H,W]
-    labels,           # [N]
-    masks,            # bool [N,H,W]
-    batch_size=250,   # Images at a time
-)->list:
-    "Accuracy with each map of SWAPS in the place of the own one, and how often the answer stays: a dict each"
-    learned_maps(net); labels = _swappable(net, _as_bytes(images), labels, as_masks(masks))
-    xs, said = [b.float() / 255 for b in images.split(batch_size)], {name: [] for name in SWAPS}
+def interventions(net: Any, images: torch.Tensor, labels: Sequence[int] | torch.Tensor, masks: torch.Tensor,
+                  batch_size: int = 250)->list[dict[str, Any]]:
+    """What a network answers with other maps in the place of its own.
+
+    The maps of all levels are exchanged at once, those of `ltpa.faithfulness.SWAPS`: own, uniform, shuffled over the
+    cells, of another image, a Gaussian in the center, and the true mask. Each keeps the sum of the own map.
+
+    Parameters
+    ----------
+    net : network of ours with attention
+        With a method ``pool(l, maps)``: ``vgg_att…`` or ``resnet164_att…``.
+    images : torch.Tensor
+        Bytes, uint8 [N,3,H,W]; at least two.
+    labels : sequence of ints or torch.Tensor
+        The true classes [N].
+    masks : torch.Tensor
+        Where the objects are, bool [N,H,W].
+    batch_size : int
+        Images in one pass through the network.
+
+    Returns
+    -------
+    list of dict
+        A row for each kind of map: ``weights``, ``accuracy``, and ``same_answer``, how often the class stays that of
+        the own maps, each with the ends of its 95 % interval (``accuracy_low``, ``accuracy_high``).
+
+    Raises
+    ------
+    LtpaError
+        If the network has no maps or cannot take others, or images, labels and masks do not fit.
+
+    References
+    ----------
+    Paper §3: classes are decided on the attended features alone. Lesson 10_faithfulness.
+
+    Examples
+    --------
+    >>> from ltpa import ClutteredFashion, interventions, load_pretrained
+    >>> net = load_pretrained('cluttered_fashion/vgg_att2_concat_dp')
+    >>> data = ClutteredFashion('test')
+    >>> images, masks = data.render(range(40))
+    >>> rows = interventions(net, images, data.labels[:40], masks)
+    >>> [r['weights'] for r in rows]
+    ['own', 'uniform', 'shuffled', 'another', 'centre', 'mask']
+    >>> rows[0]['same_answer'], rows[0]['accuracy'] > rows[1]['accuracy']
+    (1.0, True)
+    """
+    learned_maps(net)                                 # refuses a network without maps
+    truth = _swappable(net, _as_bytes(images), labels, as_masks(masks))
+    xs = [b.float() / 255 for b in images.split(batch_size)]
     own = [torch.cat(level) for level in zip(*(_maps(net, x) for x in xs))]
     swapped = {name: [swap(a, level=s, masks=masks).split(batch_size) for s, a in enumerate(own)]
                for name, swap in SWAPS.items()}
+    said: dict[str, list[torch.Tensor]] = {name: [] for name in SWAPS}
     with frozen_eval(net), torch.no_grad():
         for k, x in enumerate(xs):
             l, _ = net.forward_features(x)
             for name, levels in swapped.items():
-                said[name].append(finite(net.pool(l, [maps[k] for maps in levels]).logits, ANSWERS).argmax(1))
-    said = {name: torch.cat(parts) for name, parts in said.items()}
+                answer = net.pool(l, [maps[k] for maps in levels]).logits
+                said[name].append(finite(answer, ANSWERS).argmax(1))
+    answers = {name: torch.cat(parts) for name, parts in said.items()}
     rows = []
-    for name, says in said.items():
-        right, same = (says == labels).double(), (says == said['own']).double()
-        rows.append(dict(weights=name, images=len(images)) | _with_interval('accuracy', right.mean(), right)
-                    | _with_interval('same_answer', same.mean(), same))
+    for name, says in answers.items():
+        right, same = (says == truth).double(), (says == answers['own']).double()
+        row = dict(weights=name, images=len(images)) | _with_interval('accuracy', right.mean(), right)
+        rows.append(row | _with_interval('same_answer', same.mean(), same))
     return rows

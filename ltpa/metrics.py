@@ -6,17 +6,17 @@
 __all__ = ['as_masks', 'to_pixels', 'otsu', 'iou', 'stretch', 'pxap', 'pointing_game', 'energy_in_mask', 'max_box_acc_v2']
 
 # %% ../nbs/09a_metrics.ipynb #9d6d6d48
+from collections.abc import Sequence
 import numpy as np
 import torch
-import torch.nn.functional as F
 from .names import LtpaError
 from .training import pointing_hits
-from .maps import as_maps, as_weights
+from .maps import as_maps, as_weights, upsample
 from .saliency import at_least_one
 
 # %% ../nbs/09a_metrics.ipynb #e2e71274
 def as_masks(
-    masks,   # bool [B,H,W]
+    masks: torch.Tensor,   # bool [B,H,W]
 )->torch.Tensor:
     "Masks bool [B,H,W], or a refusal"
     if isinstance(masks, torch.Tensor) and masks.dtype == torch.bool and masks.ndim == 3: return masks
@@ -25,107 +25,242 @@ def as_masks(
     raise LtpaError(f'masks: {what}; expected bool [B,H,W], True on the object: compare, e.g. masks > 0')
 
 def to_pixels(
-    maps,   # [B,h,w], signs allowed
-    size,   # (H, W) in pixels
+    maps: torch.Tensor,    # [B,h,w], signs allowed
+    size: Sequence[int],   # (H, W) in pixels
 )->torch.Tensor:
-    "Maps enlarged bilinearly to [B,H,W], corners not aligned; maps with more cells than pixels are refused"
-    m, (H, W) = as_maps(maps), size
-    if H < m.shape[1] or W < m.shape[2]:
-        raise LtpaError(f'maps of {m.shape[1]}x{m.shape[2]} for {H}x{W} pixels; '
-                        'expected at most as many cells: average them down first')
-    return F.interpolate(m[:, None], (H, W), mode='bilinear', align_corners=False)[:, 0]
+    "Maps of any sign as `upsample` enlarges them, to [B,H,W]; maps with more cells than pixels are refused"
+    return upsample(maps, size, signed=True)
 
 def _pair(maps, masks):
     masks = as_masks(masks)
     return to_pixels(as_maps(maps, masks), masks.shape[1:]), masks
 
 # %% ../nbs/09a_metrics.ipynb #83a027f9
-def otsu(
-    maps,       # [B,H,W]
-    bins=256,   # Of equal width, from each map's smallest to its largest value
-)->torch.Tensor:
-    "Otsu's threshold of each map, the centre of a bin [B]; of a map that is all equal, that value"
+def otsu(maps: torch.Tensor, bins: int = 256)->torch.Tensor:
+    """Otsu's threshold of each map: the cut between two parts of its histogram that lie as far apart as possible.
+
+    A mask is ``map > threshold``.
+
+    Parameters
+    ----------
+    maps : torch.Tensor
+        Maps [B,H,W], signs allowed.
+    bins : int
+        Bins of the histogram, of equal width, from each map's smallest to its largest value.
+
+    Returns
+    -------
+    torch.Tensor
+        Thresholds [B], each the center of a bin; of a map that is all equal, that value, so that nothing is above.
+
+    Raises
+    ------
+    LtpaError
+        If the maps are no [B,H,W] of finite numbers.
+
+    References
+    ----------
+    Otsu 1979, "A threshold selection method from gray-level histograms"; the paper's choice for segmentation.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from ltpa import otsu
+    >>> maps = torch.tensor([[[0., 0., 0., 9.], [0., 8., 9., 8.]]])
+    >>> maps > otsu(maps)[:, None, None]
+    tensor([[[False, False, False,  True],
+             [False,  True,  True,  True]]])
+    """
     m = as_maps(maps).flatten(1)
     low, high = m.double().aminmax(dim=1, keepdim=True)
-    at = ((m - low) / (high - low).clamp_min(1e-300) * bins).long().clamp(max=bins - 1)
+    place = (m - low) / (high - low).clamp_min(1e-300)                      # from 0 to 1
+    at = (place * bins).long().clamp(max=bins - 1)
     n = torch.zeros(len(m), bins, dtype=torch.float64).scatter_add_(1, at, torch.ones_like(m).double())
     center = low + (high - low) * (torch.arange(bins) + .5) / bins
     below, sums = n.cumsum(1)[:, :-1], (n * center).cumsum(1)
     above = m.shape[1] - below
-    apart = sums[:, :-1] / below - (sums[:, -1:] - sums[:, :-1]) / above
-    best = (below * above * apart**2).argmax(1, keepdim=True)
+    mean_below = sums[:, :-1] / below
+    mean_above = (sums[:, -1:] - sums[:, :-1]) / above
+    best = (below * above * (mean_below - mean_above)**2).argmax(1, keepdim=True)
     return torch.where(high > low, center.gather(1, best), low)[:, 0].to(m.dtype)
 
+# %% ../nbs/09a_metrics.ipynb #09a00006
 def _same_shape(what, a, b):
     if a.shape == b.shape: return a, b
     raise LtpaError(f'{what} of shapes {tuple(a.shape)} and {tuple(b.shape)}; expected the same')
 
-def iou(
-    a,   # bool [B,H,W]
-    b,   # bool [B,H,W]
-)->torch.Tensor:
-    "Intersection over union of each pair of masks [B]; two empty masks agree: 1"
+def iou(a: torch.Tensor, b: torch.Tensor)->torch.Tensor:
+    """Intersection over union of each pair of masks, also called Jaccard index.
+
+    Parameters
+    ----------
+    a : torch.Tensor
+        Masks, bool [B,H,W].
+    b : torch.Tensor
+        As many masks of the same size, bool [B,H,W].
+
+    Returns
+    -------
+    torch.Tensor
+        Scores [B] from 0 to 1; two empty masks agree: 1.
+
+    Raises
+    ------
+    LtpaError
+        If one of them is no bool [B,H,W], or their shapes differ.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from ltpa import iou
+    >>> a = torch.tensor([[[True, True, False, False]]])
+    >>> iou(a, a.roll(1))
+    tensor([0.3333])
+    """
     a, b = _same_shape('masks', as_masks(a), as_masks(b))
     both, either = (a & b).sum((1, 2)), (a | b).sum((1, 2))
     return torch.where(either > 0, both / either.clamp_min(1), 1.)
 
 # %% ../nbs/09a_metrics.ipynb #2a43005b
-def stretch(maps):
+def stretch(
+    maps: torch.Tensor,   # [B,H,W], signs allowed
+)->torch.Tensor:
     "Each map from 0 to 1; one that is all equal becomes 0"
     m = as_maps(maps).double()                       # in float32 the difference of huge values is infinite
     low, high = m.amin((1, 2), keepdim=True), m.amax((1, 2), keepdim=True)
     return ((m - low) / torch.where(high > low, high - low, 1)).float()
 
-def _area(hits, pixels):
-    "Area under precision-recall, from counts of object pixels and of all, lowest level first [...,L]"
-    hits, pixels = (n.flip(-1).cumsum(-1).double() for n in (hits, pixels))
-    gained = hits.diff(dim=-1, prepend=torch.zeros_like(hits[..., :1]))
-    return (gained * hits / pixels.clamp_min(1)).sum(-1) / hits[..., -1]
+def pxap(maps: torch.Tensor, masks: torch.Tensor)->float:
+    """Pixel average precision of a whole set: the area under precision and recall over all thresholds.
 
-def pxap(
-    maps,    # [B,h,w]
-    masks,   # bool [B,H,W]
-)->float:
-    "Pixel average precision of the whole set, exact (Choe et al. 2020); chance is the share of object pixels"
+    Each map is enlarged to its mask and stretched to 0..1; then the pixels of all images are ranked together.
+
+    Parameters
+    ----------
+    maps : torch.Tensor
+        Maps [B,h,w], signs allowed, of at most as many cells as the masks have pixels.
+    masks : torch.Tensor
+        Where the objects are, bool [B,H,W]; at least one pixel of them all.
+
+    Returns
+    -------
+    float
+        1 if every object pixel comes before every other one; chance is the share of object pixels.
+
+    Raises
+    ------
+    LtpaError
+        If maps and masks do not fit, or no mask has an object pixel.
+
+    References
+    ----------
+    Choe et al. 2020, "Evaluating Weakly Supervised Object Localization Methods Right", arXiv:2001.07437, §4.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from ltpa import pxap
+    >>> masks = torch.tensor([[[True, False], [False, False]]])
+    >>> pxap(masks.float(), masks), pxap(torch.ones(1, 2, 2), masks)
+    (1.0, 0.25)
+    """
+    from sklearn.metrics import average_precision_score
     m, masks = _pair(maps, masks)
     if not masks.any():
         raise LtpaError('no mask has an object pixel; expected some: precision and recall need them')
-    values, level = stretch(m).flatten().unique(return_inverse=True)
-    hits, pixels = (torch.bincount(at, minlength=len(values)) for at in (level[masks.flatten()], level))
-    return _area(hits, pixels).item()
+    return float(average_precision_score(masks.flatten().numpy(), stretch(m).flatten().numpy()))
 
 # %% ../nbs/09a_metrics.ipynb #cb45b21e
-def pointing_game(
-    maps,    # [B,h,w], signs allowed
-    masks,   # bool [B,H,W]
-)->torch.Tensor:
-    "1 where a map's largest value lies on the object, ties in part [B]; on an empty mask 0, on a full one 1"
+def pointing_game(maps: torch.Tensor, masks: torch.Tensor)->torch.Tensor:
+    """Pointing game: whether a map's largest value lies on the object.
+
+    Parameters
+    ----------
+    maps : torch.Tensor
+        Maps [B,h,w], signs allowed, of at most as many cells as the masks have pixels.
+    masks : torch.Tensor
+        Where the objects are, bool [B,H,W].
+
+    Returns
+    -------
+    torch.Tensor
+        Hits [B]: 1 on the object, 0 off it; where pixels share the largest value, the share of them on the object.
+        Chance is the mask's share of the pixels.
+
+    Raises
+    ------
+    LtpaError
+        If maps and masks do not fit.
+
+    References
+    ----------
+    Zhang et al. 2016, "Top-down Neural Attention by Excitation Backprop", arXiv:1608.00507.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from ltpa import pointing_game
+    >>> masks = torch.tensor([[[True, False], [False, False]]])
+    >>> pointing_game(torch.tensor([[[.4, .3], [.2, .1]]]), masks), pointing_game(torch.zeros(1, 2, 2), masks)
+    (tensor([1.]), tensor([0.2500]))
+    """
     m, masks = _pair(maps, masks)
     return pointing_hits(m - m.amin((1, 2), keepdim=True), masks)
 
-def energy_in_mask(
-    maps,    # [B,h,w], not negative
-    masks,   # bool [B,H,W]
-)->torch.Tensor:
-    "Share of a map's sum that lies in the mask [B]; of a map of zeros the mask's share of the pixels"
+def energy_in_mask(maps: torch.Tensor, masks: torch.Tensor)->torch.Tensor:
+    """Energy in mask: the share of a map's sum that lies on the object.
+
+    Parameters
+    ----------
+    maps : torch.Tensor
+        Maps [B,h,w] from 0, of at most as many cells as the masks have pixels.
+    masks : torch.Tensor
+        Where the objects are, bool [B,H,W].
+
+    Returns
+    -------
+    torch.Tensor
+        Shares [B] from 0 to 1; of a map of zeros the mask's share of the pixels, as of a uniform one.
+
+    Raises
+    ------
+    LtpaError
+        If maps and masks do not fit, or a map has a value below 0.
+
+    References
+    ----------
+    Wang et al. 2020, "Score-CAM", arXiv:1910.01279, §4.3 (the energy-based pointing game).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from ltpa import energy_in_mask
+    >>> masks = torch.tensor([[[True, False], [False, False]]])
+    >>> energy_in_mask(torch.tensor([[[3., 1.], [0., 0.]]]), masks)
+    tensor([0.7500])
+    """
     m, masks = _pair(as_weights(maps), masks)
-    total = m.sum((1, 2))
-    return torch.where(total > 0, (m * masks).sum((1, 2)) / torch.where(total > 0, total, 1),
-                       masks.float().mean((1, 2)))
+    total, inside = m.sum((1, 2)), (m * masks).sum((1, 2))
+    share = inside / torch.where(total > 0, total, 1)
+    return torch.where(total > 0, share, masks.float().mean((1, 2)))
 
 # %% ../nbs/09a_metrics.ipynb #b32a98fe
 def _boxes(on):
     "Boxes of the connected parts: their images [K], and (top, left, bottom, right) [K,4]"
     from scipy import ndimage
-    touching = np.zeros((3, 3, 3)); touching[1] = 1                  # corners count; other images do not
-    found = ndimage.find_objects(ndimage.label(on, touching)[0])
+    touching = np.zeros((3, 3, 3))
+    touching[1] = 1                                                  # corners count; other images do not
+    parts, _ = ndimage.label(on, touching)
+    found = ndimage.find_objects(parts)
     b = np.array([(n.start, r.start, c.start, r.stop, c.stop) for n, r, c in found], int).reshape(-1, 5)
     return b[:, 0], b[:, 1:]
 
+def _area_of_box(b): return (b[:, 2:] - b[:, :2]).prod(1)
+
 def _box_iou(a, b):
-    sides = (np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])).clip(0)
-    both, (area_a, area_b) = sides.prod(1), ((x[:, 2:] - x[:, :2]).prod(1) for x in (a, b))
-    return both / (area_a + area_b - both)
+    sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
+    both = sides.clip(0).prod(1)
+    return both / (_area_of_box(a) + _area_of_box(b) - both)
 
 def _box_hits(maps, masks, thresholds):
     "Whether some part's box meets the object's with IoU .3, .5, .7: bool [B,thresholds,3]"
@@ -133,18 +268,51 @@ def _box_hits(maps, masks, thresholds):
     empty = ~masks.flatten(1).any(1)
     if empty.any(): raise LtpaError(f'mask {int(empty.nonzero()[0])} is empty; expected an object: '
                                     'without one there is no box to find')
-    truth = np.array([(*ij.amin(0).tolist(), *(ij.amax(0) + 1).tolist()) for ij in map(torch.nonzero, masks)])
+    pixels = [mask.nonzero() for mask in masks]
+    truth = np.array([(*at.amin(0).tolist(), *(at.amax(0) + 1).tolist()) for at in pixels])
     m, best = stretch(m).numpy(), np.zeros((len(m), thresholds))
     for t in range(thresholds):
         image, box = _boxes(m > t / thresholds)
         np.maximum.at(best[:, t], image, _box_iou(box, truth[image]))
     return torch.from_numpy(best[:, :, None] >= np.array([.3, .5, .7]))
 
-def max_box_acc_v2(
-    maps,            # [B,h,w]
-    masks,           # bool [B,H,W], none empty
-    thresholds=20,   # Tried, on maps stretched to 0..1: 0, 1/20, 2/20, …
-)->float:
-    "MaxBoxAccV2, an oracle: share of boxes found at the best threshold, mean over IoU of .3, .5 and .7"
+def max_box_acc_v2(maps: torch.Tensor, masks: torch.Tensor, thresholds: int = 20)->float:
+    """MaxBoxAccV2, an oracle: the share of objects whose box is found, at the best threshold for these very images.
+
+    A box is found if that of some connected part of the map above the threshold meets it well enough: with an IoU of
+    .3, .5 and .7, each with its own best threshold; the score is the mean of the three.
+
+    Parameters
+    ----------
+    maps : torch.Tensor
+        Maps [B,h,w], signs allowed, of at most as many cells as the masks have pixels.
+    masks : torch.Tensor
+        Where the objects are, bool [B,H,W], none empty; the box is drawn around all of a mask.
+    thresholds : int
+        How many are tried, on maps stretched to 0..1: 0, 1/thresholds, 2/thresholds and so on.
+
+    Returns
+    -------
+    float
+        From 0 to 1. It knows the masks: compare it with other oracles only.
+
+    Raises
+    ------
+    LtpaError
+        If maps and masks do not fit, or a mask is empty.
+
+    References
+    ----------
+    Choe et al. 2020, arXiv:2007.04178 (MaxBoxAccV2).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from ltpa import max_box_acc_v2
+    >>> masks = torch.zeros(1, 8, 8, dtype=torch.bool)
+    >>> masks[0, 2:6, 3:7] = True
+    >>> max_box_acc_v2(masks.float(), masks), max_box_acc_v2(torch.zeros(1, 8, 8), masks)
+    (1.0, 0.0)
+    """
     hits = _box_hits(maps, masks, at_least_one('thresholds', thresholds))
     return hits.double().mean(0).amax(0).mean().item()

@@ -9,9 +9,9 @@ from helpers import differing, random, refuses, tiny_net
 from ltpa.core import keyed_rng
 from ltpa.maps import as_maps
 from ltpa.metrics import (
-    _area, _boxes, energy_in_mask, iou, max_box_acc_v2, otsu, pointing_game, pxap, stretch, to_pixels)
+    _boxes, energy_in_mask, iou, max_box_acc_v2, otsu, pointing_game, pxap, stretch, to_pixels)
 from ltpa.faithfulness import (
-    BASELINES, CONTROLS, SWAPS, _levels, auc, bootstrap, infidelity, interventions, learned_maps,
+    BASELINES, CONTROLS, SWAPS, _area, _levels, auc, bootstrap, infidelity, interventions, learned_maps,
     localization, parts_from_top, perturbation_curves, post_hoc_maps, predicted, randomization, randomized,
     evaluate_explainers, sensitivity, spearman, ssim)
 
@@ -207,12 +207,28 @@ def test_otsu_is_scikit_images(seed):
     torch.testing.assert_close(otsu(m), torch.tensor([threshold_otsu(a.numpy()) for a in m]).float())
 
 
-def test_pxap_is_average_precision_of_all_pixels():
-    from sklearn.metrics import average_precision_score
-    masks = objects(20)
-    for m in noise(20, SIDE, SIDE) + .4 * masks, (noise(20, SIDE, SIDE) * 8).round():
-        want = average_precision_score(masks.flatten(), stretch(m).flatten())
-        assert pxap(m, masks) == pytest.approx(want, abs=1e-9)
+def area_by_counting(m, masks):
+    "Average precision without scikit-learn: at each value, its share of the object times the precision so far."
+    values, level = stretch(m).flatten().unique(return_inverse=True)
+    counts = (torch.bincount(at, minlength=len(values)) for at in (level[masks.flatten()], level))
+    return _area(*counts).item()
+
+
+AP_MAPS = dict(
+    noise=lambda r, masks: r, better=lambda r, masks: r + .4 * masks, ties=lambda r, masks: (r * 8).round(),
+    signs=lambda r, masks: (r * 4).round() - 2, empty=lambda r, masks: 0 * r, constant=lambda r, masks: 0 * r + 3,
+    perfect=lambda r, masks: masks.float(), inverted=lambda r, masks: 1 - masks.float(), faint=lambda r, masks: r * 1e-30,
+    huge=lambda r, masks: (r - .5) * 1e30, some_empty=lambda r, masks: torch.where(torch.arange(len(r))[:, None, None] % 2 > 0, r, 0.))
+
+
+@pytest.mark.parametrize('kind', AP_MAPS)
+def test_pxap_is_average_precision_of_all_pixels(kind):
+    for n, side in (1, 4), (20, SIDE):
+        masks = objects(20)[:n, :side, :side] if side == SIDE else torch.arange(16).view(1, 4, 4) % 3 == 0
+        m = AP_MAPS[kind](noise(n, side, side), masks)
+        want = area_by_counting(m, masks)
+        assert pxap(m, masks) == pytest.approx(want, abs=1e-12)
+        assert pxap(m, masks | True) == pytest.approx(1, abs=1e-12)
         assert _area(*_levels(m, masks).double().sum(0).chunk(2)).item() == pytest.approx(want, abs=5e-3)
 
 

@@ -117,7 +117,7 @@ MUTANTS = [  # (name, old text, new text, tests): the old text stands once in al
      "test_faithfulness.py::test_edges_are_scipys"),
     ("blur 1/8 → 1/4", "sd = [n / 8 for n", "sd = [n / 4 for n",
      "test_faithfulness.py::test_blur_is_scipys_gaussian_an_eighth_of_the_side_wide"),
-    ("radius of sensitivity .02 → .03", "radius=.02,", "radius=.03,",
+    ("radius of sensitivity .02 → .03", "radius: float = .02,", "radius: float = .03,",
      "test_faithfulness.py::test_sensitivity_is_to_changes_of_at_most_two_hundredths"),
     ("ends of the interval .025 → .05", "[.025, .975]", "[.05, .95]",
      "test_faithfulness.py::test_bootstrap_of_a_mean_is_as_wide_as_its_standard_error"),
