@@ -1,27 +1,51 @@
 __version__ = "0.1.0"
 
 # The public names by what they are about, roughly a lesson each; taken from their modules when first asked for:
-# `import ltpa` stays instant, and `ltpa --help` needs no torch. A type checker reads the imports below.
-from typing import TYPE_CHECKING
+# `import ltpa` stays instant, and `ltpa --help` needs no torch.
+from typing import TYPE_CHECKING          # the imports for a type checker and an editor stand below
 
-GROUPS = {
+_GROUPS = {
     'ground': {'names': 'LtpaError Recipe get_recipe list_models switches', 'core': 'pick_device seed_everything'},
     'attention': {'attention': 'Attention attention_pool dp_scores entropy normalize pc_scores'},
     'data': {'data': 'ClutteredFashion ImageSet Loader', 'inputs': 'read_image', 'folders': 'load_arrays load_folder load_pairs',
-             'published': 'load_object_discovery load_published open_data', 'downloads': 'download'},
+             'published': 'load_object_discovery open_data', 'downloads': 'download'},
     'models': {'models': 'create_model list_pretrained load_pretrained load_weights save_weights'},
     'training': {'training': 'Callback Learner evaluate predict', 'checkpoints': 'Checkpoint load_checkpoint',
-                 'recipes': 'plan recipe_table', 'runs': 'evaluate_weights run_training'},
-    'maps': {'maps': 'combine effective_cells explain inspect_image overlay show_attention upsample', 'explorer': 'Explorer'},
-    'saliency': {'saliency': 'captum_suite grad_cam gradient integrated_gradients occlusion smoothgrad'},
+                 'recipes': 'plan', 'runs': 'run_training'},
+    'maps': {'maps': 'effective_cells explain inspect_image show_attention upsample', 'explorer': 'Explorer'},
+    'saliency': {'saliency': 'captum_suite grad_cam integrated_gradients'},
     'faithfulness': {'metrics': 'energy_in_mask iou max_box_acc_v2 otsu pointing_game pxap',
-                     'faithfulness': 'evaluate_explainers interventions perturbation_curves randomization'},
-    'experiments': {'transfer': 'features finetune probe unseen', 'adversarial': 'fgsm noise pgd',
-                    'query': 'query_maps two_objects', 'studies': 'Study run_study summarize'},
+                     'faithfulness': 'evaluate_explainers perturbation_curves randomization'},
+    'experiments': {'transfer': 'features finetune probe unseen', 'adversarial': 'fgsm pgd',
+                    'query': 'query_maps two_objects', 'studies': 'Study run_study'},
 }
-_HOME = {name: module for modules in GROUPS.values() for module, names in modules.items() for name in names.split()}
-GROUPS = {group: [name for names in modules.values() for name in names.split()] for group, modules in GROUPS.items()}
+_HOME = {name: module for modules in _GROUPS.values() for module, names in modules.items() for name in names.split()}
+GROUPS = {group: ' '.join(modules.values()).split() for group, modules in _GROUPS.items()}
 __all__ = sorted(_HOME)
+
+if TYPE_CHECKING:
+    from .names import LtpaError, Recipe, get_recipe, list_models, switches
+    from .core import pick_device, seed_everything
+    from .attention import Attention, attention_pool, dp_scores, entropy, normalize, pc_scores
+    from .data import ClutteredFashion, ImageSet, Loader
+    from .inputs import read_image
+    from .folders import load_arrays, load_folder, load_pairs
+    from .published import load_object_discovery, open_data
+    from .downloads import download
+    from .models import create_model, list_pretrained, load_pretrained, load_weights, save_weights
+    from .training import Callback, Learner, evaluate, predict
+    from .checkpoints import Checkpoint, load_checkpoint
+    from .recipes import plan
+    from .runs import run_training
+    from .maps import effective_cells, explain, inspect_image, show_attention, upsample
+    from .explorer import Explorer
+    from .saliency import captum_suite, grad_cam, integrated_gradients
+    from .metrics import energy_in_mask, iou, max_box_acc_v2, otsu, pointing_game, pxap
+    from .faithfulness import evaluate_explainers, perturbation_curves, randomization
+    from .transfer import features, finetune, probe, unseen
+    from .adversarial import fgsm, pgd
+    from .query import query_maps, two_objects
+    from .studies import Study, run_study
 
 
 def __getattr__(name):

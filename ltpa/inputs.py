@@ -9,7 +9,7 @@ __all__ = ['as_images', 'as_labels', 'read_image', 'resize', 'fit_square', 'fill
 import warnings
 from collections.abc import Sequence
 from os import PathLike
-from typing import Any
+from typing import IO, Any
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -74,12 +74,12 @@ def as_labels(
     return y
 
 # %% ../nbs/workshop/inputs.ipynb #ad5dd25d
-def read_image(path: str | PathLike, min_side: int = 8) -> torch.Tensor:
+def read_image(path: str | PathLike | IO[bytes], min_side: int = 8) -> torch.Tensor:
     """The image at `path` as RGB; grey, palette, transparent and 16-bit ones are converted.
 
     Parameters
     ----------
-    path : str or PathLike
+    path : str, PathLike or binary file
         A file that Pillow can read: PNG, JPEG, WebP, TIFF and more.
     min_side : int
         Refuse images with a side shorter than this, in pixels.

@@ -221,6 +221,7 @@ def class_maps(
 ) -> dict[str, torch.Tensor]:
     "Maps [N,H,W] by name, for the true class: CAM where the network has one, else Grad-CAM and gradient"
     x = images.float() / 255
+    levels: dict[str, Any]
     if hasattr(net, 'linear'): levels = {'CAM': cam(net, x, labels)}
     else:
         names = [f'trunk.stages.{k}' for k, _ in net.get_submodule('trunk.stages').named_children()]

@@ -71,6 +71,14 @@ def test_the_list_is_about_sixty_names_grouped_by_lesson():
     assert sorted(name for names in ltpa.GROUPS.values() for name in names) == sorted(ltpa.__all__)
 
 
+def test_an_editor_sees_the_same_names():
+    import ast
+    from pathlib import Path
+    block, = (n for n in ast.parse(Path(ltpa.__file__).read_text()).body if isinstance(n, ast.If))
+    shown = {alias.name: node.module for node in block.body for alias in node.names}
+    assert shown == ltpa._HOME
+
+
 def test_a_docstring_that_leaves_out_a_parameter_is_noticed():
     doc = inspect.getdoc(ltpa.seed_everything)
     assert documented(sections(doc)['Parameters']) == ['seed']
