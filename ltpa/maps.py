@@ -380,7 +380,9 @@ def draw_grid(
             ax.set_xlabel(text, fontsize=8, linespacing=1.2)
     for ax, title in zip(axs[0], titles): ax.set_title(title, fontsize=9)
     bar = fig.colorbar(ScalarMappable(cmap=COLORMAP), ax=axs, ticks=[0, 1], aspect=25, fraction=.02, pad=.01)
-    bar.set_label(scale, fontsize=8, labelpad=-12); bar.ax.tick_params(labelsize=8)
+    beside = -12 if len(rows) > 1 else 2                  # a short bar's label would run over its ends
+    bar.set_label(scale, fontsize=8, labelpad=beside)
+    bar.ax.tick_params(labelsize=8)
     bar.ax.set_yticklabels(['0', 'most'])
     fig.suptitle(name, fontsize=10)
     plt.close(fig)                                  # it is returned; a notebook would show it twice
