@@ -14,7 +14,7 @@ MOST_LINES = 400
 FLOORS = {
     'ground': 'moved names core files weights exercises',
     'sources': 'attention inputs data folders downloads published',
-    'networks': 'models resnets interrupts training checkpoints recipes distributed runs',
+    'networks': 'registry models resnets interrupts training checkpoints recipes distributed runs',
     'maps': 'maps widgets explorer saliency metrics faithfulness',
     'experiments': 'transfer segmentation adversarial query',
     'roof': 'cli scaling __main__'}
