@@ -200,13 +200,13 @@ def _occlusion(attr, net, x, target):
     return attr.Occlusion(net.logits).attribute(x, (3, side, side), (3, side // 2, side // 2), target=target,
                                                 perturbations_per_eval=16).mean(1)
 
-BESIDE: dict[str, Callable] = dict(gradient=_gradient, integrated_gradients=_integrated_gradients, grad_cam=_grad_cam,
-              occlusion=_occlusion)
+BESIDE: dict[str, Callable] = dict(gradient=_gradient, integrated_gradients=_integrated_gradients,
+                                   grad_cam=_grad_cam, occlusion=_occlusion)
 
 # %% ../nbs/08_explorer.ipynb #0d68099a
 class Drawing(NamedTuple):
     "A state, drawn"
-    panels: dict[str, tuple[str, np.ndarray, str]]   # (title, RGB, caption) of 'picture', 'attention', 'cell', 'method'
+    panels: dict[str, tuple[str, np.ndarray, str]]   # (title, RGB, caption) by name, e.g. 'attention'
     probs: torch.Tensor                              # What the network says: [num_classes]
     shades: torch.Tensor                             # The map's cells as shades from 0 to 1: [h,w]
     cell: tuple[int, int]                            # (row, column) whose field is drawn
@@ -455,10 +455,10 @@ class Window(Gallery):
 
 # %% ../nbs/08_explorer.ipynb #bd90feb8
 class Explorer(Window):
-    """A window on attention networks for a notebook: pictures, levels, queries, temperatures and attacks by hand.
+    """A window on attention networks, for a notebook: pictures, levels, queries and attacks by hand.
 
-    The widgets always show the state that is drawn. ``explorer.state`` is that state, ``show(state)`` shows another
-    (False, with the reason in the window, where that fails), and ``draw(state)`` gives it as a
+    The widgets always show the state that is drawn. ``explorer.state`` is that state, ``show(state)`` shows
+    another (False, with the reason in the window, where that fails), and ``draw(state)`` gives it as a
     `ltpa.explorer.Drawing` without any widget. States are changed by ``state._replace(eps=4)``.
 
     Parameters

@@ -145,7 +145,8 @@ def perturbation_curves(net: torch.nn.Module, images: torch.Tensor, maps: torch.
     images : torch.Tensor
         Floats [N,3,H,W] in 0..1.
     maps : torch.Tensor
-        Maps [N,h,w], signs allowed; pixels with the largest values go first, equal ones in a fixed random order.
+        Maps [N,h,w], signs allowed; pixels with the largest values go first, equal ones in a fixed random
+        order.
     target : int, sequence of ints or torch.Tensor, optional
         The class of each image, or one for all; None: the predicted ones.
     baseline : str
@@ -160,8 +161,8 @@ def perturbation_curves(net: torch.nn.Module, images: torch.Tensor, maps: torch.
     Returns
     -------
     tuple of two torch.Tensor
-        Deletion and insertion [N,steps+1] after 0, 1, … shares. A map that marks what counts makes the first fall
-        and the second rise soon; compare with a random order.
+        Deletion and insertion [N,steps+1] after 0, 1, … shares. A map that marks what counts makes the
+        first fall and the second rise soon; compare with a random order.
 
     Raises
     ------
@@ -271,7 +272,7 @@ def _draws(n, resamples):
 
 def bootstrap(
     values: torch.Tensor,           # What each image contributes [N] or [N,K]
-    finish: Callable[[torch.Tensor], torch.Tensor] | None = None,   # From sums over N images to scores; None: a mean
+    finish: Callable[[torch.Tensor], torch.Tensor] | None = None,  # From sums to scores [...]; None: their mean
     resamples: int = 1000,          # Draws of N images with replacement
 )->tuple[float, float]:
     "Ends of the 95 % bootstrap interval over images"
@@ -326,7 +327,8 @@ def localization(
     hits = _box_hits(m, masks, thresholds).flatten(1)
     big = to_pixels(m, masks.shape[1:])
     above = big > otsu(big)[:, None, None]
-    scores = dict(pointing=pointing_game(m, masks), energy=energy_in_mask(m, masks), iou_otsu=iou(above, masks))
+    scores = dict(pointing=pointing_game(m, masks), energy=energy_in_mask(m, masks),
+                  iou_otsu=iou(above, masks))
     row: dict[str, Any] = dict(cells=f'{m.shape[1]}x{m.shape[2]}')
     for name, score in scores.items(): row |= _with_interval(name, score.mean(), score)
     row |= _pxap_with_interval('pxap', m, masks)
@@ -384,8 +386,8 @@ def evaluate_explainers(explainers: Mapping[str, Callable[..., torch.Tensor]], n
     Parameters
     ----------
     explainers : mapping of str to callable
-        Functions (net, images [B,3,H,W] in 0..1, target [B]) -> maps [B,h,w] by name: `ltpa.faithfulness.CONTROLS`,
-        and what `learned_maps`, `post_hoc_maps` and `captum_suite` give.
+        Functions (net, images [B,3,H,W] in 0..1, target [B]) -> maps [B,h,w] by name:
+        `ltpa.faithfulness.CONTROLS`, and what `learned_maps`, `post_hoc_maps` and `captum_suite` give.
     net : torch.nn.Module
         The network they explain.
     images : torch.Tensor
@@ -408,8 +410,8 @@ def evaluate_explainers(explainers: Mapping[str, Callable[..., torch.Tensor]], n
     Returns
     -------
     list of dict
-        A row for each explainer: ``map``, its size ``cells``, and each score with the ends of its 95 % bootstrap
-        interval over images, as ``pxap``, ``pxap_low`` and ``pxap_high``.
+        A row for each explainer: ``map``, its size ``cells``, and each score with the ends of its 95 %
+        bootstrap interval over images, as ``pxap``, ``pxap_low`` and ``pxap_high``.
 
     Raises
     ------
@@ -502,9 +504,10 @@ def randomized(
     return net
 
 # %% ../nbs/10_faithfulness.ipynb #87f88740
-def randomization(explainers: Mapping[str, Callable[..., torch.Tensor]], net: torch.nn.Module, images: torch.Tensor,
-                  target: int | Sequence[int] | torch.Tensor | None = None, cascading: bool = True,
-                  parts: Sequence[str] | None = None, seeds: int = 1)->list[dict[str, Any]]:
+def randomization(explainers: Mapping[str, Callable[..., torch.Tensor]], net: torch.nn.Module,
+                  images: torch.Tensor, target: int | Sequence[int] | torch.Tensor | None = None,
+                  cascading: bool = True, parts: Sequence[str] | None = None,
+                  seeds: int = 1)->list[dict[str, Any]]:
     """How much of each map is left when parts of the network are made new, with random parameters.
 
     A map that survives shows the picture, not the network.
@@ -522,16 +525,17 @@ def randomization(explainers: Mapping[str, Callable[..., torch.Tensor]], net: to
     cascading : bool
         Each part in addition to those before it; False: each part alone.
     parts : sequence of str, optional
-        Names of modules in the order in which they are made new; None: those of ours, from the classifier down.
+        Names of modules in the order in which they are made new; None: those of ours, from the classifier
+        down.
     seeds : int
         Draws of random parameters, at least 1.
 
     Returns
     -------
     list of dict
-        A row for each part and explainer: ``map``, ``part``, and the similarity of maps before and after, the mean
-        over images and draws, as ``spearman``, ``spearman_abs`` (without signs) and ``ssim``; with several draws
-        also their standard deviations, as ``ssim_sd``.
+        A row for each part and explainer: ``map``, ``part``, and the similarity of maps before and after,
+        the mean over images and draws, as ``spearman``, ``spearman_abs`` (without signs) and ``ssim``; with
+        several draws also their standard deviations, as ``ssim_sd``.
 
     Raises
     ------
@@ -607,8 +611,9 @@ def interventions(net: Any, images: torch.Tensor, labels: Sequence[int] | torch.
                   batch_size: int = 250)->list[dict[str, Any]]:
     """What a network answers with other maps in the place of its own.
 
-    The maps of all levels are exchanged at once, those of `ltpa.faithfulness.SWAPS`: own, uniform, shuffled over the
-    cells, of another image, a Gaussian in the center, and the true mask. Each keeps the sum of the own map.
+    The maps of all levels are exchanged at once, those of `ltpa.faithfulness.SWAPS`: own, uniform, shuffled
+    over the cells, of another image, a Gaussian in the center, and the true mask. Each keeps the sum of the
+    own map.
 
     Parameters
     ----------
@@ -626,8 +631,9 @@ def interventions(net: Any, images: torch.Tensor, labels: Sequence[int] | torch.
     Returns
     -------
     list of dict
-        A row for each kind of map: ``weights``, ``accuracy``, and ``same_answer``, how often the class stays that of
-        the own maps, each with the ends of its 95 % interval (``accuracy_low``, ``accuracy_high``).
+        A row for each kind of map: ``weights``, ``accuracy``, and ``same_answer``, how often the class
+        stays that of the own maps, each with the ends of its 95 % interval (``accuracy_low``,
+        ``accuracy_high``).
 
     Raises
     ------

@@ -141,12 +141,12 @@ def _to_8_bit(img, path):
 
 # %% ../nbs/workshop/inputs.ipynb #7789699f
 def resize(
-    image: torch.Tensor,                # uint8 [3,H,W]
-    size: tuple[int, int],              # (h, w) in pixels
+    image: torch.Tensor,      # uint8 [3,H,W]
+    size: tuple[int, int],    # (h, w) in pixels
     resample: Image.Resampling = Image.Resampling.BICUBIC,
-    box: tuple[float, float, float, float] | None = None,   # (left, top, right, bottom), in pixels; None: all of it
+    box: tuple[float, float, float, float] | None = None,   # (left, top, right, bottom); None: all of it
 )->torch.Tensor:
-    "A picture, or the part of it in `box`, scaled to uint8 [3,h,w]; what has that size already comes back as it is"
+    "A picture, or the part of it in `box`, scaled to uint8 [3,h,w]; one of that size comes back as it is"
     H, W = image.shape[1:]
     whole = (0, 0, W, H)
     box = whole if box is None else box

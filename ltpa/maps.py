@@ -64,8 +64,8 @@ def as_weights(
 def upsample(maps: torch.Tensor, size: int | Sequence[int], signed: bool = False)->torch.Tensor:
     """Maps enlarged bilinearly, from cells to pixels.
 
-    Corners are not aligned: a cell's weight stays centered on the pixels that the cell covers. Values keep their
-    scale, so the sum grows with the number of pixels.
+    Corners are not aligned: a cell's weight stays centered on the pixels that the cell covers. Values keep
+    their scale, so the sum grows with the number of pixels.
 
     Parameters
     ----------
@@ -214,7 +214,8 @@ def combine(maps: torch.Tensor | Sequence[torch.Tensor], size: int | Sequence[in
     size : int or sequence of two ints
         (H, W) in pixels, or one number for a square: the size to which each level is enlarged first.
     how : str
-        'product': bright where all levels look; 'mean': where any of them does, each made to sum to one before.
+        'product': bright where all levels look; 'mean': where any of them does, each made to sum to one
+        before.
 
     Returns
     -------
@@ -418,8 +419,9 @@ def _verdict(v, names, label=None):
     return f'{names[k]}, {v.probs[k]:.0%}{truth}'
 
 # %% ../nbs/07_maps.ipynb #f953eeed
-def show_attention(net: Net, images: Any, side: int | None = None, labels: Sequence[int] | torch.Tensor | None = None,
-                   classes: Sequence[str] | None = None, how: str = 'product', gamma: float = 1.)->Any:
+def show_attention(net: Net, images: Any, side: int | None = None,
+                   labels: Sequence[int] | torch.Tensor | None = None, classes: Sequence[str] | None = None,
+                   how: str = 'product', gamma: float = 1.)->Any:
     """Draw where a network looks: each picture, each level's map over it, and all levels combined.
 
     Under each picture stands what the network says, under each map how many cells share its weight.
@@ -449,7 +451,8 @@ def show_attention(net: Net, images: Any, side: int | None = None, labels: Seque
     Raises
     ------
     LtpaError
-        For no picture, as many labels or names as do not fit, a `gamma` out of range, or what `inspect_image` refuses.
+        For no picture, the wrong number of labels or names, a `gamma` out of range, or what `inspect_image`
+        refuses.
 
     References
     ----------
@@ -581,7 +584,8 @@ def explain(image: str | Path, model: str = 'cluttered_fashion/vgg_att3_concat_p
     Raises
     ------
     LtpaError
-        If the picture cannot be read or would be overwritten, or the network or the ending of `out` is unknown.
+        If the picture cannot be read or would be overwritten, or the network or the ending of `out` is
+        unknown.
 
     Examples
     --------

@@ -37,7 +37,7 @@ def _pair(maps, masks):
 
 # %% ../nbs/09a_metrics.ipynb #83a027f9
 def otsu(maps: torch.Tensor, bins: int = 256)->torch.Tensor:
-    """Otsu's threshold of each map: the cut between two parts of its histogram that lie as far apart as possible.
+    """Otsu's threshold of each map: it cuts the histogram into two parts as far apart as possible.
 
     A mask is ``map > threshold``.
 
@@ -51,7 +51,8 @@ def otsu(maps: torch.Tensor, bins: int = 256)->torch.Tensor:
     Returns
     -------
     torch.Tensor
-        Thresholds [B], each the center of a bin; of a map that is all equal, that value, so that nothing is above.
+        Thresholds [B], each the center of a bin; of a map that is all equal, that value, so that nothing is
+        above.
 
     Raises
     ------
@@ -184,8 +185,8 @@ def pointing_game(maps: torch.Tensor, masks: torch.Tensor)->torch.Tensor:
     Returns
     -------
     torch.Tensor
-        Hits [B]: 1 on the object, 0 off it; where pixels share the largest value, the share of them on the object.
-        Chance is the mask's share of the pixels.
+        Hits [B]: 1 on the object, 0 off it; where pixels share the largest value, the share of them on the
+        object. Chance is the mask's share of the pixels.
 
     Raises
     ------
@@ -277,10 +278,10 @@ def _box_hits(maps, masks, thresholds):
     return torch.from_numpy(best[:, :, None] >= np.array([.3, .5, .7]))
 
 def max_box_acc_v2(maps: torch.Tensor, masks: torch.Tensor, thresholds: int = 20)->float:
-    """MaxBoxAccV2, an oracle: the share of objects whose box is found, at the best threshold for these very images.
+    """MaxBoxAccV2, an oracle: the share of boxes found at the best threshold for these very images.
 
-    A box is found if that of some connected part of the map above the threshold meets it well enough: with an IoU of
-    .3, .5 and .7, each with its own best threshold; the score is the mean of the three.
+    A box is found if that of some connected part of the map above the threshold meets it well enough: with
+    an IoU of .3, .5 and .7, each with its own best threshold; the score is the mean of the three.
 
     Parameters
     ----------

@@ -90,8 +90,8 @@ images : torch.Tensor
 target : int, sequence of ints or torch.Tensor, optional
     The class to explain, one for all images or one each; None: the predicted ones.
 channels : str
-    How colors become one number a pixel: 'sum' keeps signs, 'abs' adds absolute values, 'max' takes the largest
-    absolute value, 'all' leaves the channels as they are.
+    How colors become one number a pixel: 'sum' keeps signs, 'abs' adds absolute values, 'max' takes the
+    largest absolute value, 'all' leaves the channels as they are.
 internal_batch_size : int
     Images that go through the network at a time: it bounds memory, and changes no number.'''
 
@@ -169,7 +169,8 @@ def gradient(logits, x, target, size):
     Raises
     ------
     LtpaError
-        If the network does not answer with logits, images, options or target do not fit, or a map is not finite.
+        If the network does not answer with logits, images, options or target do not fit, or a map is not
+        finite.
 
     References
     ----------
@@ -225,7 +226,8 @@ def smoothgrad(logits, x, target, size, *, samples: int = 16, sd: float = .1, se
     Raises
     ------
     LtpaError
-        If the network does not answer with logits, images, options or target do not fit, or a map is not finite.
+        If the network does not answer with logits, images, options or target do not fit, or a map is not
+        finite.
 
     References
     ----------
@@ -282,7 +284,8 @@ def integrated_gradients(logits, x, target, size, *, steps: int = 50, baseline: 
     Raises
     ------
     LtpaError
-        If the network does not answer with logits, images, options or target do not fit, or a map is not finite.
+        If the network does not answer with logits, images, options or target do not fit, or a map is not
+        finite.
 
     References
     ----------
@@ -314,7 +317,8 @@ def one_image(baseline: float | torch.Tensor, x: torch.Tensor)->torch.Tensor:
 
 # %% ../nbs/09_saliency.ipynb #62f6969f
 @method
-def occlusion(logits, x, target, size, *, window: int = 8, stride: int = 4, baseline: float | torch.Tensor = 0.):
+def occlusion(logits, x, target, size, *, window: int = 8, stride: int = 4,
+              baseline: float | torch.Tensor = 0.):
     """By how much the target logit falls when a square is covered, mean over the squares on a pixel; signed.
 
     Parameters
@@ -335,7 +339,8 @@ def occlusion(logits, x, target, size, *, window: int = 8, stride: int = 4, base
     Raises
     ------
     LtpaError
-        If the network does not answer with logits, images, options or target do not fit, or a map is not finite.
+        If the network does not answer with logits, images, options or target do not fit, or a map is not
+        finite.
 
     References
     ----------
@@ -420,8 +425,8 @@ def grad_cam(logits, x, target, size, *, layer: str | None = None, relu: bool = 
     ----------
     {common}
     layer : str, optional
-        Name of the layer, as in ``net.named_modules()``; None: the last stage of the trunk, which is a default
-        and no recommendation.
+        Name of the layer, as in ``net.named_modules()``; None: the last stage of the trunk, which is a
+        default and no recommendation.
     relu : bool
         Whether only what is positive is kept, as in the original; else the map has signs.
     mode : str
@@ -435,7 +440,8 @@ def grad_cam(logits, x, target, size, *, layer: str | None = None, relu: bool = 
     Raises
     ------
     LtpaError
-        If the network does not answer with logits, a layer is unknown or gives no features, images or target do not fit, or a map is not finite.
+        If the network does not answer with logits, a layer is unknown or gives no features, images or
+        target do not fit, or a map is not finite.
 
     References
     ----------
@@ -504,7 +510,8 @@ def _tunnel(attr, inner, x, target, size, samples, sd, seed, kind='smoothgrad', 
     options = dict(nt_type=kind, nt_samples=at_least_one('samples', samples), stdevs=float(sd),
                    nt_samples_batch_size=min(size, samples), **more)
     for image, t in zip(x.detach().split(1), target.split(1)):
-        with seeded(seed, x.device): parts.append(attr.NoiseTunnel(inner).attribute(image, target=t, **options))
+        with seeded(seed, x.device):
+            parts.append(attr.NoiseTunnel(inner).attribute(image, target=t, **options))
     return torch.cat(parts)
 
 # %% ../nbs/09_saliency.ipynb #4b0ce96a
@@ -531,8 +538,8 @@ def _noise_tunnel(attr, logits, x, target, size, *, samples: int = 8, sd: float 
                    n_steps=at_least_one('steps', steps), internal_batch_size=size)
 
 @from_captum
-def _integrated_gradients(attr, logits, x, target, size, *, steps: int = 50, baseline: float | torch.Tensor = 0.,
-                          rule: str = 'gausslegendre'):
+def _integrated_gradients(attr, logits, x, target, size, *, steps: int = 50,
+                          baseline: float | torch.Tensor = 0., rule: str = 'gausslegendre'):
     "Captum's `IntegratedGradients`"
     if rule not in RULES: raise unknown('rule', rule, RULES)
     return attr.IntegratedGradients(logits).attribute(
@@ -552,11 +559,13 @@ def _occlusion(attr, logits, x, target, size, *, window: int = 8, stride: int = 
     return maps.mean(1, keepdim=True).to(x)                  # it counts in float32
 
 @from_captum
-def _grad_cam(attr, logits, x, target, size, *, layer: str | None = None, relu: bool = True, mode: str = 'bilinear'):
+def _grad_cam(attr, logits, x, target, size, *, layer: str | None = None, relu: bool = True,
+              mode: str = 'bilinear'):
     "Captum's `LayerGradCam`, enlarged"
     name = layer or last_stage(logits.net)
     with capture_layer(logits.net, name, cut=False):         # refuses what are no features
-        m = attr.LayerGradCam(logits, get_layer(logits.net, name)).attribute(x, target, relu_attributions=relu)
+        explain = attr.LayerGradCam(logits, get_layer(logits.net, name))
+        m = explain.attribute(x, target, relu_attributions=relu)
     return attr.LayerAttribution.interpolate(m, tuple(x.shape[2:]), mode)
 
 @from_captum
@@ -598,7 +607,8 @@ CAPTUM = dict(gradient=_gradient, gradient_x_input=_gradient_x_input, smoothgrad
 def captum_suite(net: nn.Module)->dict[str, Callable[..., torch.Tensor]]:
     """Captum's methods that a network admits, by name, each called as ours are.
 
-    They take the parameters of `gradient`, and those of ours of the same name: ``suite[name](net, images, ...)``.
+    They take the parameters of `gradient`, and those of ours of the same name: ``suite[name](net, images,
+    ...)``.
 
     Parameters
     ----------
@@ -608,8 +618,8 @@ def captum_suite(net: nn.Module)->dict[str, Callable[..., torch.Tensor]]:
     Returns
     -------
     dict of str to callable
-        Functions of networks and images to maps [B,H,W]: gradient, integrated_gradients, guided_backprop, deep_lift
-        and so on.
+        Functions of networks and images to maps [B,H,W]: gradient, integrated_gradients, guided_backprop,
+        deep_lift and so on.
 
     References
     ----------

@@ -508,7 +508,7 @@ def test_bad_maps_and_masks_are_refused(score):
     hole = noise(2, SIDE, SIDE)
     hole[1, 3, 3] = float('nan')
     for m, words in ((hole, ['map 1 has NaN']), (hole.log(), ['NaN or infinite']), (noise(3, 4, 4), ['3 maps for 2']),
-                     (noise(2, 32, 32), ['32x32', 'at most as many cells']), (noise(2, 3, 4, 4), ['[B,h,w]']),
+                     (noise(2, 32, 32), ['32x32', 'at least as many pixels']), (noise(2, 3, 4, 4), ['[B,h,w]']),
                      ((BAD,), ['type tuple'])):
         with refuses(*words): score(m, masks)
     for wrong in masks.float(), masks[0], masks.numpy():
