@@ -5,17 +5,19 @@
 # %% auto #0
 __all__ = ['LOSSES', 'EPS', 'SHRINK', 'ATTACKS', 'ball', 'step', 'as_eps', 'in_parts', 'margin_loss', 'loss_of', 'loss_gradient',
            'attack', 'fgsm', 'input_gradient', 'fgsm_answers', 'so_far', 'answer_of', 'margin', 'noise', 'pgd',
-           'square']
+           'square', 'answers_and_maps', 'fgsm_curve', 'strong_attacks']
 
 # %% ../nbs/13_fgsm.ipynb #ee148ab6
 import functools, inspect, warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from .names import LtpaError, unknown
 from .core import keyed_rng
-from .training import seeded
+from .models import Net
+from .training import pointing_hits, seeded
 from .saliency import Logits, as_floats, as_targets, at_least_one, select_target, frozen_eval
 from .moved import moved
 
@@ -361,3 +363,66 @@ def _inside(B, H, W, side, rng):
     return line(H)[:, None, :, None] & line(W)[:, None, None, :]
 
 ATTACKS = dict(noise=noise, fgsm=fgsm, pgd=pgd, square=square)
+
+# %% ../nbs/13_fgsm.ipynb #5e6a1302
+def _share(hits): return hits.float().mean().item()
+
+@torch.no_grad()
+def answers_and_maps(
+    net: Net,
+    x: torch.Tensor,    # Images [B,3,H,W] in 0..1
+    size: int = 100,    # Images at a time
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    "Answers [B], and the maps of level 2 [B,h,w], None where there is no such level"
+    outs = [net(part) for part in x.split(size)]
+    level2 = torch.cat([o.maps[1] for o in outs]) if len(outs[0].maps) > 1 else None
+    return torch.cat([o.logits.argmax(1) for o in outs]), level2
+
+def fgsm_curve(
+    net: Net,
+    x: torch.Tensor,                    # Images [B,3,H,W] in 0..1
+    labels: torch.Tensor,               # True classes [B]
+    masks: torch.Tensor | None = None,  # bool [B,H,W], where the objects are
+) -> list[dict[str, Any]]:
+    "A row for each of `EPS`: answers `fooled`, `right`, `standing` up to this size; then the gradient's"
+    g = input_gradient(net, x)
+    clean, _ = answers_and_maps(net, x)
+    wrong = clean != labels
+    told = input_gradient(net, x[wrong], labels[wrong]) if wrong.any() else g[:0]
+    seen = [answers_and_maps(net, step(x, g.sign(), e)) for e in EPS]
+    fooled = torch.stack([answers != clean for answers, _ in seen])
+    standing = ~wrong & ~so_far(fooled)
+    rows: list[dict[str, Any]] = []
+    for e, (answers, maps), now, left in zip(EPS, seen, fooled, standing):
+        right = answers == labels
+        if wrong.any():
+            right[wrong] = answers_and_maps(net, step(x[wrong], told.sign(), e))[0] == labels[wrong]
+        row = dict(attack='fgsm', eps=round(e * 255), images=len(x), fooled=_share(now), right=_share(right),
+                   standing=_share(left), lost=0. if wrong.all() else _share(~left[~wrong]))
+        if maps is not None and masks is not None:
+            row['pointing_2'] = _share(pointing_hits(maps.cpu(), masks))
+        rows.append(row)
+    zero, tiny = _share(g == 0), _share(g.abs() <= 1e-6)
+    return [*rows, dict(attack='gradient', eps=0, images=len(x), zero=zero, tiny=tiny)]
+
+def strong_attacks(
+    net: Net,
+    x: torch.Tensor,            # Images [B,3,H,W] in 0..1
+    labels: torch.Tensor,       # True classes [B]
+    eps: float,                 # Largest change of a pixel, 0 to 1
+    source: Net | None = None,  # Another network, whose pictures are tried as well
+    steps: int = 50,            # Of PGD
+    restarts: int = 5,          # Of PGD
+    queries: int = 100,         # Of Square
+) -> list[dict[str, Any]]:
+    "A row for each attack at one size, and for any of them: answers `fooled`, right ones `standing`"
+    clean, _ = answers_and_maps(net, x)
+    moved_x = dict(noise=noise(net, x, eps, draws=10), square=square(net, x, eps, queries=queries),
+                   fgsm=fgsm(net, x, eps), fgsm_margin=fgsm(net, x, eps, loss='margin'),
+                   pgd=pgd(net, x, eps, steps=steps, restarts=restarts))
+    if source is not None: moved_x['transfer'] = fgsm(source, x, eps, clean)
+    fooled = {name: answers_and_maps(net, images)[0] != clean for name, images in moved_x.items()}
+    fooled['any'] = torch.stack([*fooled.values()]).any(0)
+    right = clean == labels
+    return [dict(attack=f'{name}_few', eps=round(eps * 255), few=True, images=len(x), fooled=_share(hit),
+                 standing=_share(right & ~hit)) for name, hit in fooled.items()]

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['TEMPLATES', 'WAYS', 'ASKED', 'GROUPS', 'encode', 'Scenes', 'two_objects', 'templates', 'class_means', 'best_level',
            'answers', 'parts_of', 'contrast', 'soften_to_share', 'query_maps', 'questions', 'interrogate', 'summarize',
-           'alike', 'contrasting']
+           'alike', 'ask_networks', 'contrasting']
 
 # %% ../nbs/14_query.ipynb #4c682b4b
 import copy, statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
@@ -339,6 +339,31 @@ def alike(
     "Whether the two objects of each scene are of one of the `GROUPS`: bool [N]"
     groups = [{classes.index(name) for name in names} for names in GROUPS]
     return torch.tensor([any(set(pair) <= group for group in groups) for pair in labels.tolist()])
+
+# %% ../nbs/14_query.ipynb #5e6a1402
+def ask_networks(
+    nets: Mapping[str, AttentionNet],  # 'dp', 'pc', 'uniform' and 'fresh', dp that has learned nothing
+    scenes: Scenes,
+    pictures: torch.Tensor,            # Template pictures, uint8 [M,3,h,w]
+    labels: torch.Tensor,              # Their labels [M]
+    best: Mapping[str, int],           # The best level of each, from 1, as from `best_level`
+) -> dict[tuple[str, str, str, int | str], dict[str, torch.Tensor]]:
+    "`answers` of dp, its controls and dp×pc: (network, what, how, level from 1 or 'best') to a dict of [N]"
+    plain = [('class mean', 'as it is')]
+    contrasts = [('class mean', 'contrast'), ('absent class', 'contrast')]
+    cases = dict(dp=ASKED, pc=plain, uniform=plain, fresh=plain + contrasts[:1])
+    found: dict[str, dict[Any, dict[str, torch.Tensor]]] = {
+        net: interrogate(nets[net], scenes, pictures, labels, asked) for net, asked in cases.items()}
+    where = predict(nets['pc'], scenes.images)[1][1]
+    found['dp×pc'] = interrogate(nets['dp'], scenes, pictures, labels, contrasts, where)
+    close = alike(scenes.labels, ClutteredFashion('test', 32, n=1).classes)
+    for (_, how, at), a in list(found['dp×pc'].items())[:2]:        # the class mean, at both levels
+        for name, some in (('alike', close), ('unlike', ~close)):
+            found['dp×pc'][name, how, at] = {k: v[some] for k, v in a.items()}
+    for net, of in found.items():
+        level = best[net.split('×')[0]]
+        of |= {(what, how, 'best'): a for (what, how, at), a in of.items() if at == level}
+    return {(net, *case): a for net, of in found.items() for case, a in of.items()}
 
 # %% ../nbs/14_query.ipynb #2d8d7226
 def contrasting(

@@ -10,16 +10,14 @@ Networks that are missing under runs/studies are trained first. Files of one mod
 import torch
 from measure import ROOT
 
-from ltpa.adversarial import EPS, fgsm, input_gradient, noise, pgd, so_far, square, step
+from ltpa.adversarial import fgsm_curve, strong_attacks
 from ltpa.core import keyed_rng, pick_device
 from ltpa.files import provenance
 from ltpa.models import load_weights
 from ltpa.names import LtpaError
 from ltpa.runs import open_source
 from ltpa.studies import ATT3, Study, run_command, run_study, study_parser, trained, weights_digest
-from ltpa.training import pointing_hits
 
-MODELS = *ATT3, 'vgg'
 SETTINGS = dict(images=(1000, 'for the curves'), few=(64, 'for the slower attacks'), steps=(50, 'of PGD'),
                 restarts=(5, 'of PGD'), queries=(100, 'of Square'))
 
@@ -36,52 +34,6 @@ def pictures(net, data, n):
     return test, images / 255, test.labels[some], masks
 
 
-@torch.no_grad()
-def look(net, x, size=100):
-    "Answers [B] and the maps of level 2 [B,h,w], None where there is no such level"
-    outs = [net(part) for part in x.split(size)]
-    level2 = torch.cat([o.maps[1] for o in outs]) if len(outs[0].maps) > 1 else None
-    return torch.cat([o.logits.argmax(1) for o in outs]), level2
-
-
-def curve(net, x, labels, masks):
-    "FGSM at every size: rows, and the gradient's"
-    g = input_gradient(net, x)
-    clean, _ = look(net, x)
-    wrong = clean != labels
-    told = input_gradient(net, x[wrong], labels[wrong]) if wrong.any() else g[:0]
-    seen = [look(net, step(x, g.sign(), e)) for e in EPS]
-    fooled = torch.stack([answers != clean for answers, _ in seen])
-    standing = ~wrong & ~so_far(fooled)
-    rows = []
-    for e, (answers, maps), now, left in zip(EPS, seen, fooled, standing):
-        right = answers == labels
-        if wrong.any(): right[wrong] = look(net, step(x[wrong], told.sign(), e))[0] == labels[wrong]
-        row = dict(attack='fgsm', eps=round(e * 255), images=len(x), fooled=mean(now), right=mean(right),
-                   standing=mean(left), lost=0. if wrong.all() else mean(~left[~wrong]))
-        if maps is not None and masks is not None: row['pointing_2'] = mean(pointing_hits(maps.cpu(), masks))
-        rows.append(row)
-    zero, tiny = mean(g == 0), mean(g.abs() <= 1e-6)
-    return [*rows, dict(attack='gradient', eps=0, images=len(x), zero=zero, tiny=tiny)]
-
-
-def strong(net, source, x, labels, eps, a):
-    "Every other attack at one size, on fewer pictures"
-    clean, _ = look(net, x)
-    moved = dict(noise=noise(net, x, eps, draws=10), square=square(net, x, eps, queries=a.queries),
-                 fgsm=fgsm(net, x, eps), fgsm_margin=fgsm(net, x, eps, loss='margin'),
-                 pgd=pgd(net, x, eps, steps=a.steps, restarts=a.restarts))
-    if source is not None: moved['transfer'] = fgsm(source, x, eps, clean)
-    fooled = {name: look(net, images)[0] != clean for name, images in moved.items()}
-    fooled['any'] = torch.stack([*fooled.values()]).any(0)
-    right = clean == labels
-    return [dict(attack=f'{name}_few', eps=round(eps * 255), few=True, images=len(x), fooled=mean(hit),
-                 standing=mean(right & ~hit)) for name, hit in fooled.items()]
-
-
-def mean(hits): return hits.float().mean().item()
-
-
 def other(nets, net):
     "Whose pictures are tried on `net`: another kind of network of the same seed, the trunk if there is one"
     others = [n for n in nets if n.name != net.name and n.info.get('seed') == net.info.get('seed')]
@@ -91,24 +43,24 @@ def other(nets, net):
 def study(nets, device, a):
     test, images, labels, masks = pictures(nets[0], a.data, a.images)
     x, y = images.to(device), labels.to(device)
+    options = {k: getattr(a, k) for k in SETTINGS}
+    how = {k: options[k] for k in ('steps', 'restarts', 'queries')}
 
     def row(case, seed):
         rows = []
         for net in (n for n in nets if (n.name, n.info.get('seed')) == (case['model'], seed)):
-            rows += curve(net, x, y, masks)
-            for e in a.few_eps: rows += strong(net, other(nets, net), x[:a.few], y[:a.few], e / 255, a)
+            rows += fgsm_curve(net, x, y, masks)
+            for e in a.few_eps:
+                rows += strong_attacks(net, x[:a.few], y[:a.few], e / 255, other(nets, net), **how)
         return rows
-
-    def record(seeds, seconds):
-        return provenance(device=device, data=test.fingerprint, seconds=seconds,
-                          weights=[weights_digest(net) for net in nets],
-                          settings={k: getattr(a, k) for k in SETTINGS})
 
     title = (f'{test.name}: answers changed (fooled) and right ones left (standing), '
              'by attack and size in 1/255')
     return Study('fgsm', title, [dict(model=m) for m in dict.fromkeys(n.name for n in nets)], row,
                  ('model', 'attack', 'eps', 'few', 'images'), [n.info.get('seed') for n in nets],
-                 '8 minutes on two cores, trainings apart', record=record)
+                 record=lambda seeds, seconds: provenance(
+                     device=device, data=test.fingerprint, seconds=seconds,
+                     weights=[weights_digest(net) for net in nets], settings=options))
 
 
 def main(argv=None):
@@ -120,7 +72,7 @@ def main(argv=None):
     a = p.parse_args(argv)
     device, runs = pick_device(a.device), ROOT / 'runs' / 'studies'
     files = a.weights or [trained(f'cluttered_fashion/{m}', 'small', s, runs) / 'weights.safetensors'
-                          for m in MODELS for s in a.seeds]
+                          for m in (*ATT3, 'vgg') for s in a.seeds]
     nets = [load_weights(f, device) for f in files]
     run_study(study(nets, device, a), out=ROOT / 'results' / f'{a.name}.json')
 

@@ -16,7 +16,6 @@ import time
 from pathlib import Path
 
 from measure import ROOT
-from torch import nn
 
 from ltpa.core import seed_everything
 from ltpa.downloads import is_here
@@ -70,21 +69,18 @@ def on_set(target, encoders, n, path, commit):
         return [dict(model=m) | transfer(nets[k], parts, FOLDS.get(name, 5)) for m, nets in encoders.items()]
 
     def finish(runs, record):
-        weights = {m: [weights_digest(net) for net in nets] for m, nets in encoders.items()
-                   if isinstance(nets[0], nn.Module)}
+        weights = {m: [*map(weights_digest, nets)] for m, nets in encoders.items() if nets[0] is not pixels}
         about = dict(commit=commit, when=record['when'], seconds=round(time.time() - start), n=n, data=data,
                      weights=weights)
         old = stored(path)
         return dict(rows=merge(old.get('rows', []), spread(runs, ('model', 'target')), ['target']),
                     sets=old.get('sets', {}) | {name: about})
 
-    def record(seeds, seconds):
-        return provenance(seconds=seconds, splits=len(seeds), n=n) | dict(commit=commit)
-
     title = ('Accuracy of a linear SVM on frozen features of networks trained on ClutteredFashion (size '
              'small); network of seed k on split k')
-    return Study('transfer', title, [dict(target=name)], row, ('model', 'target'),
-                 cost='seven minutes on one core, trainings apart', finish=finish, record=record)
+    return Study('transfer', title, [dict(target=name)], row, ('model', 'target'), finish=finish,
+                 record=lambda seeds, seconds:
+                 provenance(seconds=seconds, splits=len(seeds), n=n) | dict(commit=commit))
 
 
 def small(sets, splits, n):
@@ -107,6 +103,20 @@ def source_of(net, weights):
     return source
 
 
+def row_of_table3(net, key, splits):
+    target = key['target']
+    if target.startswith('stl10'):
+        test = open_data('stl10', 'train' if target == 'stl10/train' else 'test', 32)
+        got, data = mapped_label_accuracy(predict(net, test.images)[0], test.labels), [test.fingerprint]
+        row = key | dict(accuracy=got['unmapped'], sd=None) | got
+    else:
+        drawn = 1 if target in ('action40', 'scene67') else splits                      # those have one split
+        parts = [load_splits(target, k) for k in range(drawn)]
+        data = [fingerprint(*train, *test) for train, test in parts]
+        row, = spread([key | transfer(net, p) for p in parts], tuple(key))
+    return row | dict(width=net.config.get('width'), weights=weights_digest(net), data=data)
+
+
 def table3(weights, targets, splits):
     "Rows of Table 3 for one network; what was measured before stays"
     net, path, start = load_weights(weights), ROOT / 'results' / 'table3.json', time.time()
@@ -116,17 +126,7 @@ def table3(weights, targets, splits):
         if target not in known:
             raise LtpaError(f'{target!r} has no entry in Table 3 for {source}; '
                             f'expected one of {", ".join(known)}')
-        key = dict(source=source, model=net.name, target=target)
-        if target.startswith('stl10'):
-            test = open_data('stl10', 'train' if target == 'stl10/train' else 'test', 32)
-            got, data = mapped_label_accuracy(predict(net, test.images)[0], test.labels), [test.fingerprint]
-            row = key | dict(accuracy=got['unmapped'], sd=None) | got
-        else:
-            drawn = 1 if target in ('action40', 'scene67') else splits                  # those have one split
-            parts = [load_splits(target, k) for k in range(drawn)]
-            data = [fingerprint(*train, *test) for train, test in parts]
-            row, = spread([key | transfer(net, p) for p in parts], tuple(key))
-        rows.append(row | dict(width=net.config.get('width'), weights=weights_digest(net), data=data))
+        rows.append(row_of_table3(net, dict(source=source, model=net.name, target=target), splits))
         print(rows[-1], flush=True)
     save_result(path, 'Table 3: accuracy on unseen sets of networks trained on CIFAR',
                 merge(stored(path).get('rows', []), rows, ('source', 'model', 'target')),
