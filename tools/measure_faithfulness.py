@@ -18,9 +18,7 @@ from ltpa.faithfulness import (
     CONTROLS, SETTINGS, evaluate_explainers, interventions, learned_maps, localization, post_hoc_maps,
     randomization)
 from ltpa.files import provenance
-from ltpa.maps import combine
 from ltpa.models import load_pretrained, load_weights
-from ltpa.saliency import frozen_eval
 from ltpa.studies import Study, run_command, run_study, study_parser, summarize
 
 MAIN, TRUNK, GAP, UNIFORM = 'vgg_att3_concat_pc', 'vgg_trunk', 'vgg_gap', 'vgg_att3_concat_uniform'
@@ -40,14 +38,11 @@ def explainers_of(name, net):
     return learned | CONTROLS | {k: post_hoc[k] for k in NETS[name] or post_hoc}
 
 
-def of_seed(path, images, masks, labels):
+def of_seed(net, images, labels, masks):
     "Place of each level's map, and accuracy with other weights, of one training"
-    net = load_weights(path)
-    with frozen_eval(net), torch.no_grad(): parts = [net(x.float() / 255).maps for x in images.split(100)]
-    levels = [torch.cat(level) for level in zip(*parts)]
-    maps = {f'attention {k}': m for k, m in enumerate(levels, 1)}
-    for level, m in (maps | {'attention, all': combine(levels, masks.shape[1:])}).items():
-        scores = localization(m, masks)
+    for level, explain in learned_maps(net).items():
+        maps = torch.cat([explain(net, x.float() / 255) for x in images.split(100)])
+        scores = localization(maps, masks)
         yield dict(what=level) | {k: scores[k] for k in ('pointing', 'energy', 'iou_otsu', 'pxap')}
     for r in interventions(net, images, labels, masks):
         yield dict(what=f'accuracy, {r["weights"]}', accuracy=r['accuracy'])
@@ -57,12 +52,14 @@ def study(n):
     data = ClutteredFashion('test', 32)
     (images, masks), labels, places = data.render(range(n)), data.labels[:n], {}
 
+    def of_runs():
+        for name in (MAIN, UNIFORM):
+            for path in sorted((ROOT / 'runs' / 'studies').glob(
+                    f'cluttered_fashion-{name}-seed*/weights.safetensors')):
+                yield from (dict(net=name) | r for r in of_seed(load_weights(path), images, labels, masks))
+
     def row(case, seed):                          # `into`: which list of the file a row belongs to
-        if 'net' not in case:
-            runs = ROOT / 'runs' / 'studies'
-            return [dict(into='seeds', net=name, **r) for name in (MAIN, UNIFORM)
-                    for path in sorted(runs.glob(f'cluttered_fashion-{name}-seed*/weights.safetensors'))
-                    for r in of_seed(path, images, masks, labels)]
+        if 'net' not in case: return [dict(into='seeds') | r for r in of_runs()]
         name, net = case['net'], load_pretrained(f'cluttered_fashion/{case["net"]}')
         (share, few), explainers = SHARES[name == MAIN], explainers_of(name, net)
         found = evaluate_explainers(explainers, net, images, masks, few=few, steps=6, places=places,
@@ -91,8 +88,7 @@ def study(n):
                           randomised=dict(images=BROKEN, draws=DRAWS))
 
     return Study('faithfulness', f'Every map on the first {n} test images of ClutteredFashion',
-                 [*(dict(net=m) for m in NETS), {}], row, ('net', 'map'), (0,), 'five minutes on two cores',
-                 finish, record)
+                 [*(dict(net=m) for m in NETS), {}], row, ('net', 'map'), (0,), finish=finish, record=record)
 
 
 def main(argv=None):
