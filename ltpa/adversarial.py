@@ -99,7 +99,7 @@ def attack(perturb: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         def perturbed(logits, x, y): return perturb(logits, x, y, size, **options)
         return in_parts(net, images, labels, internal_batch_size, perturbed)
 
-    shown = inspect.signature(run)                    # what `help` shows: our arguments, then the attack's own
+    shown = inspect.signature(run)              # what `help` shows: our arguments, then the attack's own
     ours = [p for p in shown.parameters.values() if p.kind is not p.VAR_KEYWORD]
     own = [p for p in inspect.signature(perturb).parameters.values() if p.kind is p.KEYWORD_ONLY]
     functools.update_wrapper(run, perturb)

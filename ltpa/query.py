@@ -40,7 +40,8 @@ def encode(
     if images.dtype != torch.uint8 or images.ndim != 4 or not len(images):
         raise LtpaError(f'images {images.dtype} of shape {tuple(images.shape)}; expected uint8 [N,3,H,W]')
     with frozen_eval(net), torch.no_grad():
-        parts = [net.forward_features(x.to(net.mean.device).float().div_(255)) for x in images.split(batch_size)]
+        batches = (x.to(net.mean.device).float().div_(255) for x in images.split(batch_size))
+        parts = [net.forward_features(x) for x in batches]
     l, g = zip(*parts)
     return tuple(map(torch.cat, zip(*l))), torch.cat(g)
 
@@ -300,7 +301,7 @@ def interrogate(
     pictures: torch.Tensor,                              # Template pictures, uint8 [M,3,h,w]
     labels: torch.Tensor,                                # Their labels [M]
     cases: Iterable[tuple[str, str]] | None = None,      # Pairs of what is asked and how; None: `ASKED`
-    where: torch.Tensor | None = None,                   # Maps [N,h,w] from elsewhere: multiplied with every answer
+    where: torch.Tensor | None = None,                   # Maps [N,h,w], multiplied with every answer
 ) -> dict[tuple[str, str, int], dict[str, torch.Tensor]]:
     "`answers` of all scenes: (what is asked, how, level from 1) to a dict of [N]"
     l, own = encode(net, scenes.images)

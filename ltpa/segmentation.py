@@ -61,7 +61,7 @@ def soften(
 def blend(
     levels: torch.Tensor | Sequence[torch.Tensor],  # Each [N,h,w], of any sign; or one alone
     size: int | Sequence[int],                      # (H, W) in pixels, or one number for a square
-    how: str = 'product',                           # 'product': where all levels are high; 'mean': where any is
+    how: str = 'product',                           # Where all levels are high; 'mean': where any is
 ) -> torch.Tensor:
     "Levels stretched, enlarged, and multiplied or averaged: [N,H,W], each from 0 to 1"
     if how not in MIXES: raise unknown('way to combine', how, MIXES)
@@ -99,7 +99,8 @@ def mean_jaccard(
 ) -> dict[str, float]:
     "Mean Jaccard without the noise pictures, and with them: there 1 if nothing was drawn, else 0"
     j, noise = iou(drawn, masks), ~masks.flatten(1).any(1)
-    if noise.all(): raise LtpaError(f'{len(masks)} masks, all empty; expected at least one object to be found')
+    if noise.all():
+        raise LtpaError(f'{len(masks)} masks, all empty; expected at least one object to be found')
     return dict(jaccard=j[~noise].mean().item(), with_noise=j.mean().item(), noise=int(noise.sum()))
 
 def best_threshold(
@@ -113,12 +114,13 @@ def best_threshold(
 def compare(
     maps: Mapping[str, torch.Tensor],  # By name, each [N,H,W]
     masks: torch.Tensor,               # bool [N,H,W]
-    aside: torch.Tensor,               # bool [N]: the fixed threshold is chosen on these, the others are scored
+    aside: torch.Tensor,               # bool [N]: the threshold is chosen on these, the others are scored
 ) -> list[dict[str, Any]]:
     "A row for each: PxAP, Jaccard by Otsu and by the fixed threshold, each without and with noise pictures"
     there, rows = masks.flatten(1).any(1), []
     for part, what in ((aside, 'set aside'), (~aside, 'to be scored')):
-        if not there[part].any(): raise LtpaError(f'no object in the {part.sum()} masks {what}; expected some')
+        if not there[part].any():
+            raise LtpaError(f'no object in the {part.sum()} masks {what}; expected some')
     for name, m in maps.items():
         m = stretch(m)
         t = best_threshold(m[aside & there], masks[aside & there])
@@ -212,7 +214,8 @@ def plain_maps(
     size: int | Sequence[int],     # (H, W) in pixels, or one number for a square
 ) -> dict[str, torch.Tensor]:
     "Maps [N,H,W] by name that know nothing of networks or classes"
-    maps = {'spectral residual': opencv_saliency(images), 'fine-grained': opencv_saliency(images, 'FineGrained')}
+    maps = {'spectral residual': opencv_saliency(images),
+            'fine-grained': opencv_saliency(images, 'FineGrained')}
     return {name: blend(m, size) for name, m in maps.items()}
 
 # %% ../nbs/12_segmentation.ipynb #e928eaa1

@@ -127,7 +127,7 @@ def features(net: Net, images: torch.Tensor, device: torch.device | str | None =
     Returns
     -------
     torch.Tensor
-        float32 [N,D] on the CPU. D is the width of the last layer's input; of several layers (`indep`) the sum.
+        float32 [N,D] on the CPU; D is the width of the last layer's input, of several (`indep`) the sum.
 
     Raises
     ------
@@ -266,7 +266,7 @@ def pixels(images: torch.Tensor) -> torch.Tensor:
     return images.flatten(1).float() / 255
 
 def transfer(
-    encode: Net | Callable[[torch.Tensor], torch.Tensor],  # A network, or images uint8 [N,3,H,W] to features [N,D]
+    encode: Net | Callable[[torch.Tensor], torch.Tensor],  # A network, or from images to features [N,D]
     parts: tuple,      # From `load_splits`
     folds: int = 5,    # As in `probe`
 ) -> dict[str, float]:
@@ -390,7 +390,7 @@ TABLE3 = {  # (trained on, tested on): the paper's accuracy in %, in the order o
 
 # %% ../nbs/11_transfer.ipynb #cf8c09a8
 def table3(
-    measured: Sequence[Mapping] = (),  # Rows {source, target, model, accuracy}, e.g. from `results/table3.json`
+    measured: Sequence[Mapping] = (),  # Rows {source, target, model, accuracy}, as in results/table3.json
 ) -> list:
     "The paper's Table 3 beside what was measured here: (source, target, model, paper %, measured % or None)"
     ours = {(r['source'], r['target'], r['model']): 100 * r['accuracy'] for r in measured}
