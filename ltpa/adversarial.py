@@ -236,7 +236,8 @@ def noise(logits, x: torch.Tensor, y: torch.Tensor | None, eps: float, *,
     Examples
     --------
     >>> import torch
-    >>> from ltpa import create_model, noise
+    >>> from ltpa import create_model
+    >>> from ltpa.adversarial import noise
     >>> net = create_model('vgg_trunk', width=1/16, early_pools=2)
     >>> images = torch.full((2, 3, 32, 32), .5)
     >>> changed = noise(net, images, 8/255, draws=3)
