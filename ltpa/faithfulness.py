@@ -549,7 +549,8 @@ def randomization(explainers: Mapping[str, Callable[..., torch.Tensor]], net: to
     Examples
     --------
     >>> import torch
-    >>> from ltpa import create_model, gradient, randomization
+    >>> from ltpa import create_model, randomization
+    >>> from ltpa.saliency import gradient
     >>> from ltpa.faithfulness import edge_map
     >>> net = create_model('vgg_att1_pc', width=1/16)
     >>> explainers = dict(gradient=gradient, edges=edge_map)
@@ -646,7 +647,8 @@ def interventions(net: Any, images: torch.Tensor, labels: Sequence[int] | torch.
 
     Examples
     --------
-    >>> from ltpa import ClutteredFashion, interventions, load_pretrained
+    >>> from ltpa import ClutteredFashion, load_pretrained
+    >>> from ltpa.faithfulness import interventions
     >>> net = load_pretrained('cluttered_fashion/vgg_att2_concat_dp')
     >>> data = ClutteredFashion('test')
     >>> images, masks = data.render(range(40))

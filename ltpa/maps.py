@@ -184,7 +184,7 @@ def overlay(image: torch.Tensor, shades: torch.Tensor, strength: float = .6)->np
     Examples
     --------
     >>> import torch
-    >>> from ltpa import overlay
+    >>> from ltpa.maps import overlay
     >>> white = torch.full((3, 1, 2), 255, dtype=torch.uint8)
     >>> picture = overlay(white, torch.tensor([[0., 1.]]))
     >>> picture.shape, int(picture[0, 0].mean()) < int(picture[0, 1].mean())
@@ -230,7 +230,7 @@ def combine(maps: torch.Tensor | Sequence[torch.Tensor], size: int | Sequence[in
     Examples
     --------
     >>> import torch
-    >>> from ltpa import combine
+    >>> from ltpa.maps import combine
     >>> left, top = torch.tensor([[[.5, 0.], [.5, 0.]]]), torch.tensor([[[.5, .5], [0., 0.]]])
     >>> combine([left, top], 2)[0]
     tensor([[1., 0.],

@@ -318,7 +318,7 @@ def load_published(
 
     >>> from pathlib import Path
     >>> from PIL import Image
-    >>> from ltpa import load_published
+    >>> from ltpa.published import load_published
     >>> for k in range(8):
     ...     folder = Path(f'sports/event_img/sport{k}')
     ...     folder.mkdir(parents=True)

@@ -154,7 +154,7 @@ def recipe_table(
 
     Examples
     --------
-    >>> from ltpa import recipe_table
+    >>> from ltpa.recipes import recipe_table
     >>> row = recipe_table('paper', 'cifar100/vgg_att3')[0]
     >>> row['recipe'], row['passes'], round(row['params_m'], 1), row['paper_error']
     ('cifar100/vgg_att3_concat_pc', 300, 20.0, 22.97)

@@ -243,7 +243,8 @@ def evaluate_weights(
 
     Examples
     --------
-    >>> from ltpa import create_model, evaluate_weights, save_weights
+    >>> from ltpa import create_model, save_weights
+    >>> from ltpa.runs import evaluate_weights
     >>> net = create_model('vgg_gap', width=1/16, early_pools=2)
     >>> source = dict(source='cluttered_fashion', size=16, scale=None)
     >>> path = save_weights(net, 'net.safetensors', source=source)

@@ -179,7 +179,7 @@ def gradient(logits, x, target, size):
     Examples
     --------
     >>> import torch
-    >>> from ltpa import gradient
+    >>> from ltpa.saliency import gradient
     >>> linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2))
     >>> maps = gradient(linear, torch.rand(1, 3, 2, 2), target=1, channels='all')
     >>> maps.flatten().equal(linear[1].weight[1])
@@ -236,7 +236,8 @@ def smoothgrad(logits, x, target, size, *, samples: int = 16, sd: float = .1, se
     Examples
     --------
     >>> import torch
-    >>> from ltpa import load_pretrained, smoothgrad
+    >>> from ltpa import load_pretrained
+    >>> from ltpa.saliency import smoothgrad
     >>> net, images = load_pretrained('cluttered_fashion/vgg_gap'), torch.rand(2, 3, 32, 32)
     >>> maps = smoothgrad(net, images, channels='abs', samples=4)
     >>> maps.shape, bool((maps >= 0).all())
@@ -349,7 +350,7 @@ def occlusion(logits, x, target, size, *, window: int = 8, stride: int = 4,
     Examples
     --------
     >>> import torch
-    >>> from ltpa import occlusion
+    >>> from ltpa.saliency import occlusion
     >>> mean_colors = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
     >>> image = torch.ones(1, 3, 2, 2)
     >>> occlusion(mean_colors, image, target=0, window=1, stride=1)
