@@ -13,14 +13,14 @@ from .names import MODELS, admissible
 
 # %% ../nbs/workshop/registry.ipynb #8ee00a39
 CLASSES:dict[str, Any] = {}      # by their own names; each module that builds some adds them
-ELSEWHERE = dict(ResNet='resnets', ResNetTrunk='resnets', ResNetAttention='resnets')   # modules that add to CLASSES
+ELSEWHERE = dict(ResNet='resnets', ResNetTrunk='resnets', ResNetAttention='resnets')   # all else is in `models`
 
 def model_class(
     name:str,  # One of `list_models()`
 )->Any:
     "The class that `name` stands for"
     kind = MODELS[name][0]
-    if kind not in CLASSES: importlib.import_module(f'ltpa.{ELSEWHERE[kind]}')
+    if kind not in CLASSES: importlib.import_module(f'ltpa.{ELSEWHERE.get(kind, "models")}')
     return CLASSES[kind]
 
 # %% ../nbs/workshop/registry.ipynb #54e17b37

@@ -3,6 +3,8 @@ import inspect
 import json
 import pickle
 import re
+import subprocess
+import sys
 from dataclasses import asdict
 
 import pytest
@@ -50,6 +52,13 @@ def test_table_of_names_agrees_with_the_classes(name):
     assert set(fixed) <= takes and takes - {'num_classes', 'width', *fixed} == set(names.TAKES[kind]), kind
     assert not set(names.COMMON) & takes, 'those are set from outside'
     assert 'score' not in fixed or fixed['score'] in SCORES
+
+
+@pytest.mark.parametrize('name', ['vgg', 'resnet164'])
+def test_a_class_is_found_whatever_was_imported(name):
+    code = f'from ltpa.registry import model_class; print(model_class({name!r}).__module__)'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.stdout.split() == [dict(vgg='ltpa.models', resnet164='ltpa.resnets')[name]], done.stderr
 
 
 def test_every_score_has_its_names():
