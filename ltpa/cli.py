@@ -84,7 +84,8 @@ def _add_train(t):
     t.add_argument('--out', metavar='FOLDER', help='the run folder; default: runs/SET-MODEL-seedN')
     t.add_argument('--resume', action='store_true', help='go on from the checkpoint in the run folder')
     t.add_argument('--seed', type=int, default=0,
-                   help='decides weights, order, augmentation and dropout; default 0')
+                   help='decides weights, order, augmentation and dropout: on a CPU, one seed and one number of '
+                   'threads give one result, to the bit; default 0')
     _add_device(t)
     t.add_argument('--download', action='store_true', help='fetch the set if it is missing')
     t.add_argument('--stop-after', type=int, metavar='STEPS',

@@ -124,7 +124,8 @@ def run_training(
     size : str or None
         'small', 'cifar' or 'paper'. None: by the set, as for `plan`.
     seed : int
-        Decides initial weights, order, augmentation and Dropout.
+        Decides initial weights, order, augmentation and Dropout: on a CPU, one seed and one number of
+        threads give one result, to the bit.
     device : str or torch.device
         'auto', 'cpu', 'mps', 'cuda' or 'cuda:N'; among several processes 'auto', 'cpu' or 'cuda'.
     resume : bool

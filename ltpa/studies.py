@@ -11,6 +11,7 @@ import argparse, json, statistics, sys, time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from .core import keep_buffers
 from .names import LtpaError
 from .files import fingerprint, provenance, save_result
 from .recipes import plan
@@ -708,5 +709,6 @@ def run_command(main: Callable) -> None:
     >>> run_command(lambda: print('done'))
     done
     """
+    keep_buffers()                                   # the process is the tool's: trainings are faster
     try: main()
     except LtpaError as e: raise SystemExit(f'{Path(sys.argv[0]).stem}: {e}') from None

@@ -13,7 +13,7 @@ from dataclasses import asdict
 import torch
 
 from ltpa.names import LtpaError
-from ltpa.core import seed_everything
+from ltpa.core import keep_buffers, seed_everything
 from ltpa.files import provenance, save_result
 from ltpa.data import ClutteredFashion, ImageSet, _ingredients, _photo_levels
 from ltpa.published import open_data
@@ -54,6 +54,7 @@ def main():
     p.add_argument('--passes', type=int, help='default: those of the size')
     p.add_argument('--seeds', type=int, nargs='+', default=[0])
     a = p.parse_args()
+    keep_buffers()                                   # the process is ours: trainings are faster
     model, rows = a.model or MODEL[a.set], []
     train, held = hold_out(open_data(a.set, 'train'))
     dp = model.endswith('_dp')
