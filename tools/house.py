@@ -84,7 +84,7 @@ def draw(path):
     fig, ax = plt.subplots(figsize=(12, 7.5))
     for floor, name in enumerate(FLOORS):
         ax.axhspan(1.7 * floor - .62, 1.7 * floor + .62, color='#f2efe8' if floor % 2 else '#e6eef5', zorder=0)
-        ax.text(-9.2, 1.7 * floor, name, va='center', fontsize=10, color='#555555')
+        ax.text(-10.4, 1.7 * floor, name, va='center', fontsize=10, color='#555555')
     edges = {name: others - {'moved'} for name, others in edges.items()}             # old names: nobody's story
     direct = {name: others - set().union(*(edges[o] for o in others), set()) for name, others in edges.items()}
     for name, others in direct.items():
@@ -95,7 +95,7 @@ def draw(path):
     for name, (x, y) in at.items():
         ax.text(x, y, f'{name}\n{code_lines(modules()[name])}', ha='center', va='center', fontsize=8.5, zorder=2,
                 bbox=dict(boxstyle='round,pad=.3', fc='white', ec='#30507a'))
-    ax.set(xlim=(-9.5, 8.5), ylim=(-.8, 1.7 * (len(FLOORS) - 1) + .8)); ax.axis('off')
+    ax.set(xlim=(-10.7, 8.9), ylim=(-.8, 1.7 * (len(FLOORS) - 1) + .8)); ax.axis('off')
     fig.savefig(path, dpi=110, bbox_inches='tight', metadata={'Software': None})
 
 
