@@ -350,11 +350,12 @@ def faithfulness(
     target: torch.Tensor,   # Class of each image
     steps: int = 8,         # Of the curves
     few: int = 64,          # Images for infidelity and sensitivity, which are dear: the first
+    precision: str = 'fp32',  # Of the curves' forward passes
 )->dict[str, Any]:
     "Areas of deletion and insertion for each baseline, infidelity, median sensitivity, with intervals"
     row: dict[str, Any] = dict(faithful=len(images), few=min(few, len(images)))
     for b in BASELINES:
-        deletion, insertion = perturbation_curves(net, images, maps, target, b, steps)
+        deletion, insertion = perturbation_curves(net, images, maps, target, b, steps, precision=precision)
         for name, curves in dict(deletion=deletion, insertion=insertion).items():
             areas = auc(curves)
             row |= _with_interval(f'{name}_{b}', areas.mean(), areas)
@@ -380,7 +381,7 @@ def evaluate_explainers(explainers: Mapping[str, Callable[..., torch.Tensor]], n
                         images: torch.Tensor, masks: torch.Tensor,
                         target: int | Sequence[int] | torch.Tensor | None = None, faithful: int | None = None,
                         few: int = 64, steps: int = 8, batch_size: int = 100,
-                        places: Mapping[str, dict] | None = None)->list[dict[str, Any]]:
+                        places: Mapping[str, dict] | None = None, precision: str = 'fp32')->list[dict[str, Any]]:
     """One table for all maps: where they lie, and whether the decision hangs on what they mark.
 
     Parameters
@@ -406,6 +407,8 @@ def evaluate_explainers(explainers: Mapping[str, Callable[..., torch.Tensor]], n
         Images explained at a time, which bounds memory.
     places : mapping of str to dict, optional
         Scores of place that are known already, by name of explainer: controls have the same for all networks.
+    precision : str
+        Of deletion and insertion's forward passes, as for `predict`.
 
     Returns
     -------
@@ -442,7 +445,7 @@ def evaluate_explainers(explainers: Mapping[str, Callable[..., torch.Tensor]], n
         parts = [explain(net, xs, ts) for xs, ts in zip(x.split(batch_size), targets.split(batch_size))]
         m = as_maps(torch.cat(parts), images)
         at = (places or {}).get(name) or localization(m, masks)
-        found = faithfulness(explain, net, x[:n], m[:n], targets[:n], steps, few)
+        found = faithfulness(explain, net, x[:n], m[:n], targets[:n], steps, few, precision)
         rows.append(dict(map=name, images=len(x), **at, **found))
     return rows
 

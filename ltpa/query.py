@@ -348,6 +348,7 @@ def ask_networks(
     pictures: torch.Tensor,            # Template pictures, uint8 [M,3,h,w]
     labels: torch.Tensor,              # Their labels [M]
     best: Mapping[str, int],           # The best level of each, from 1, as from `best_level`
+    precision: str = 'fp32',           # Of pc's maps, as for `predict`
 ) -> dict[tuple[str, str, str, int | str], dict[str, torch.Tensor]]:
     "`answers` of dp, its controls and dp×pc: (network, what, how, level from 1 or 'best') to a dict of [N]"
     plain = [('class mean', 'as it is')]
@@ -355,7 +356,7 @@ def ask_networks(
     cases = dict(dp=ASKED, pc=plain, uniform=plain, fresh=plain + contrasts[:1])
     found: dict[str, dict[Any, dict[str, torch.Tensor]]] = {
         net: interrogate(nets[net], scenes, pictures, labels, asked) for net, asked in cases.items()}
-    where = predict(nets['pc'], scenes.images)[1][1]
+    where = predict(nets['pc'], scenes.images, precision=precision)[1][1]
     found['dp×pc'] = interrogate(nets['dp'], scenes, pictures, labels, contrasts, where)
     close = alike(scenes.labels, ClutteredFashion('test', 32, n=1).classes)
     for (_, how, at), a in list(found['dp×pc'].items())[:2]:        # the class mean, at both levels

@@ -217,6 +217,7 @@ def evaluate_weights(
     path: str | Path,
     device: str | torch.device = 'auto',
     data: str | Path | None = None,
+    precision: str | None = None,
 ) -> tuple[Net, dict[str, Any]]:
     """The network in a file, and its scores on the test part of a set.
 
@@ -228,6 +229,8 @@ def evaluate_weights(
         Where to compute: 'auto', 'cpu', 'mps', 'cuda' or 'cuda:N'.
     data : str, Path or None
         The name or path of another set with the same classes. None: the set it was trained on.
+    precision : str, optional
+        As for `evaluate`. None: the training's, as its file says, so that the number is the training's own.
 
     Returns
     -------
@@ -261,4 +264,5 @@ def evaluate_weights(
         raise LtpaError(f'{path} does not say what it was trained on; name a set with --data')
     test = open_source(how, 'test')
     if known := net.info.get('classes'): _same_classes(test, known, 'in the training')
-    return net, dict(model=net.name, data=test.name) | evaluate(net, test, place)
+    usual = (net.info.get('recipe') or {}).get('precision', 'fp32')
+    return net, dict(model=net.name, data=test.name) | evaluate(net, test, place, precision or usual)

@@ -329,11 +329,13 @@ def own_maps(
     net: Net,                   # Any network of ours
     images: torch.Tensor,       # uint8 [N,3,H,W]
     size: int | Sequence[int],  # (H, W) in pixels, or one number for a square
+    precision: str = 'fp32',    # Of a gate, as for `predict`
 ) -> tuple[dict[str, torch.Tensor], tuple[torch.Tensor, ...]]:
     "Maps [N,H,W] by name that the network makes itself, and their scores, level by level; perhaps none"
     if isinstance(net, AttentionNet):
         return attention_maps(net, images, size), attention_parts(net, images)[1]
-    return {"PAN's gate": blend(predict(net, images)[1][0], size)} if net.name == 'vgg_pan' else {}, ()
+    if net.name != 'vgg_pan': return {}, ()
+    return {"PAN's gate": blend(predict(net, images, precision=precision)[1][0], size)}, ()
 
 def compare_network(
     maps: Mapping[str, torch.Tensor],   # By name, each [N,H,W]

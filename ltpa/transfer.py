@@ -269,9 +269,10 @@ def transfer(
     encode: Net | Callable[[torch.Tensor], torch.Tensor],  # A network, or from images to features [N,D]
     parts: tuple,      # From `load_splits`
     folds: int = 5,    # As in `probe`
+    precision: str = 'fp32',  # Of a network's features, as in `features`
 ) -> dict[str, float]:
     "`probe` on the features that `encode` gives; nothing in `encode` learns"
-    if isinstance(encode, nn.Module): encode = partial(features, encode)  # type: ignore[arg-type]  # a `Net`
+    if isinstance(encode, nn.Module): encode = partial(features, encode, precision=precision)  # type: ignore[arg-type]
     (train_x, train_y), (test_x, test_y) = parts
     return probe(encode(train_x), train_y, encode(test_x), test_y, folds)
 

@@ -234,3 +234,17 @@ def test_only_the_command_line_keeps_buffers(monkeypatch, tmp_path):
     assert main(['train', 'cluttered_fashion/vgg_gap', '--width', '0.03', '--early-pools', '2', '--quiet',
                  '--stop-after', '1', '--device', 'cpu', '--out', str(tmp_path / 'b')]) == 0
     assert asked == [1] and not libc
+
+
+def test_a_run_is_evaluated_in_the_precision_of_its_training(monkeypatch, tmp_path):
+    "So that `ltpa evaluate` gives the training's own number; a caller may ask for another."
+    from ltpa.models import save_weights
+    from ltpa.runs import evaluate_weights
+    asked = []
+    monkeypatch.setattr('ltpa.runs.evaluate', lambda net, data, device, precision: asked.append(precision) or {})
+    how = dict(source=dict(source='cluttered_fashion', size=16, scale=None))
+    for name, info in ('a', how | dict(recipe=dict(precision='bf16'))), ('b', how):
+        path = save_weights(tiny_net('vgg_gap', 10), tmp_path / f'{name}.safetensors', **info)
+        evaluate_weights(path, 'cpu')
+        evaluate_weights(path, 'cpu', precision='fp16')
+    assert asked == ['bf16', 'fp16', 'fp32', 'fp16']

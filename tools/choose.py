@@ -65,7 +65,7 @@ def main():
             seed_everything(seed)
             net = create_model(model, len(train.classes), **run.net)
             Learner(net, train, run.recipe, seed).fit()
-            rows.append(candidate | dict(seed=seed, passes=run.recipe.epochs) | evaluate(net, held))
+            rows.append(candidate | dict(seed=seed, passes=run.recipe.epochs) | evaluate(net, held, precision='auto'))
             print(rows[-1], flush=True)
     record = provenance(device='cpu', net=net.config, recipe=asdict(run.recipe), train=len(train), held_out=len(held))
     title = (f'{a.set}/{model}: {"temperatures" if dp else "recipes"} compared on a tenth of the training part, '

@@ -63,7 +63,7 @@ def study(n):
         name, net = case['net'], load_pretrained(f'cluttered_fashion/{case["net"]}')
         (share, few), explainers = SHARES[name == MAIN], explainers_of(name, net)
         found = evaluate_explainers(explainers, net, images, masks, few=few, steps=6, places=places,
-                                    faithful=max(1, round(share * n)))
+                                    faithful=max(1, round(share * n)), precision='auto')
         for r in found:
             if r['map'] in CONTROLS: places[r['map']] = {k: r[k] for k in r if k.startswith(PLACE)}
         rows = [dict(into='rows') | r for r in found]

@@ -35,7 +35,7 @@ def study(n):
         weights[seed] = {k: weights_digest(net) for k, net in nets.items()}
         best = {k: 1 if k == 'fresh' else best_level(net) for k, net in nets.items()}
         of_g.append(dict(seed=seed, level=best['dp']) | parts_of(encode(nets['dp'], pictures)[1], labels))
-        found = ask_networks(nets, scenes, pictures, labels, best)
+        found = ask_networks(nets, scenes, pictures, labels, best, 'auto')
         return [dict(zip(KEYS, key), answers=a) for key, a in found.items()]
 
     def finish(runs, record):                                       # its intervals are over scenes

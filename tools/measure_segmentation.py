@@ -53,7 +53,7 @@ def record_of(data, parts, nets):
 
 @lru_cache(maxsize=1)                       # a single network meets several splits
 def maps_of(net, images, labels, size):
-    maps, scores = own_maps(net, images, size)
+    maps, scores = own_maps(net, images, size, 'auto')
     after = class_maps(net, images, labels, size)
     return maps | {way.removesuffix(f', {net.name}'): m for way, m in after.items()}, scores
 

@@ -66,7 +66,7 @@ def on_set(target, encoders, n, path, commit):
         if len(set(data)) < len(data):
             raise LtpaError(f'{target}: split {k} has the same images as one before; expected others: '
                             'set -n below the images of a part')
-        return [dict(model=m) | transfer(nets[k], parts, FOLDS.get(name, 5)) for m, nets in encoders.items()]
+        return [dict(model=m) | transfer(nets[k], parts, FOLDS.get(name, 5), 'auto') for m, nets in encoders.items()]
 
     def finish(runs, record):
         weights = {m: [*map(weights_digest, nets)] for m, nets in encoders.items() if nets[0] is not pixels}
@@ -107,13 +107,13 @@ def row_of_table3(net, key, splits):
     target = key['target']
     if target.startswith('stl10'):
         test = open_data('stl10', 'train' if target == 'stl10/train' else 'test', 32)
-        got, data = mapped_label_accuracy(predict(net, test.images)[0], test.labels), [test.fingerprint]
+        got, data = mapped_label_accuracy(predict(net, test.images, precision='auto')[0], test.labels), [test.fingerprint]
         row = key | dict(accuracy=got['unmapped'], sd=None) | got
     else:
         drawn = 1 if target in ('action40', 'scene67') else splits                      # those have one split
         parts = [load_splits(target, k) for k in range(drawn)]
         data = [fingerprint(*train, *test) for train, test in parts]
-        row, = spread([key | transfer(net, p) for p in parts], tuple(key))
+        row, = spread([key | transfer(net, p, precision='auto') for p in parts], tuple(key))
     return row | dict(width=net.config.get('width'), weights=weights_digest(net), data=data)
 
 
