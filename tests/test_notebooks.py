@@ -33,7 +33,7 @@ LONGEST = '05_training'
 
 
 @contextmanager
-def testing(name, log, **env):
+def tried(name, log, **env):
     "A process that runs the cells of a notebook, or of the workshop, as nbdev does; what it prints goes to `log`."
     command = shutil.which('nbdev_test', path=sysconfig.get_path('scripts'))
     assert command, 'nbdev_test is not installed: pip install -c constraints.txt -e .[dev]'
@@ -52,13 +52,13 @@ def longest(request, tmp_path_factory):
     asked = next((i for i in request.session.items if i.name == f'test_notebook[{LONGEST}]'), None)
     if asked is None or asked.get_closest_marker('skip'): yield None; return
     log = tmp_path_factory.mktemp('longest') / 'log'
-    with testing(LONGEST, log, OMP_NUM_THREADS='1') as process: yield process, log
+    with tried(LONGEST, log, OMP_NUM_THREADS='1') as process: yield process, log
 
 
 @pytest.mark.parametrize('name', [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in TESTED])
 def test_notebook(name, tmp_path, longest):
     if name == LONGEST: return ended(name, *longest)
-    with testing(name, tmp_path / 'log') as process: ended(name, process, tmp_path / 'log')
+    with tried(name, tmp_path / 'log') as process: ended(name, process, tmp_path / 'log')
 
 
 def ended(name, process, log):
