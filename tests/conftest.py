@@ -6,6 +6,10 @@ import threading
 import pytest
 from children import end_all, end_with_make
 
+# One thread for each process: the longest notebook runs beside the other tests, and threads that wait for each other
+# on busy cores take ten times as long.
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+
 # A shell that starts us in the background has Ctrl-C ignored, here and in all that we start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -3,7 +3,6 @@
 `test_notebook` leaves out the cells marked slow or course; `test_run_all` leaves out none and does what JupyterLab's
 "Run All Cells" does. Where both are asked for, the first is skipped.
 """
-import os
 import re
 import shutil
 import subprocess
@@ -33,14 +32,14 @@ LONGEST = '05_training'
 
 
 @contextmanager
-def tried(name, log, **env):
+def tried(name, log):
     "A process that runs the cells of a notebook, or of the workshop, as nbdev does; what it prints goes to `log`."
     command = shutil.which('nbdev_test', path=sysconfig.get_path('scripts'))
     assert command, 'nbdev_test is not installed: pip install -c constraints.txt -e .[dev]'
     # A file, not a pipe: workers that outlive the notebook would hold a pipe open.
     with (log.open('w', encoding='utf-8') as file,
           started([command, '--path', path_of(name), '--n_workers', '0'], cwd=ROOT, stdout=file,
-                  stderr=subprocess.STDOUT, env=os.environ | env) as process): yield process
+                  stderr=subprocess.STDOUT) as process): yield process
 
 
 def path_of(name): return f'nbs/{name}' + '.ipynb' * (name != 'workshop')
@@ -52,7 +51,7 @@ def longest(request, tmp_path_factory):
     asked = next((i for i in request.session.items if i.name == f'test_notebook[{LONGEST}]'), None)
     if asked is None or asked.get_closest_marker('skip'): yield None; return
     log = tmp_path_factory.mktemp('longest') / 'log'
-    with tried(LONGEST, log, OMP_NUM_THREADS='1') as process: yield process, log
+    with tried(LONGEST, log) as process: yield process, log
 
 
 @pytest.mark.parametrize('name', [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in TESTED])
