@@ -43,7 +43,7 @@ $(STAMP): settings.ini setup.py $(CONSTRAINTS)
 course: $(STAMP)  ## run every lesson into build/course, say what came out (ARGS='01 03' picks some)
 	@$(RUN) tools/course.py $(ARGS)
 
-quick: $(STAMP)  ## the tests of about a minute: all but those marked slow
+quick: $(STAMP)  ## the tests of some minutes: all but those marked slow
 	@$(RUN) -m pytest -v -m 'not slow and not whole' $(ARGS)
 
 test: $(STAMP)  ## check the tree, run the tests, 15 min at most (ARGS='-k models' picks some)
