@@ -35,7 +35,7 @@ def pytest_keyboard_interrupt(): end_all()
 def pytest_collection_modifyitems(items):
     "The tree's state first, since a stale export makes later failures misleading; notebooks next, the longest last."
     order = {'test_repo.py': 0, 'test_notebooks.py': 1}
-    items.sort(key=lambda item: 3 if item.name == 'test_notebook[05_training]' else order.get(item.path.name, 2))
+    items.sort(key=lambda item: 3 if item.get_closest_marker('beside') else order.get(item.path.name, 2))
     run_whole = {item.callspec.id for item in items if item.name.startswith('test_run_all[')}
     if any(name.startswith('workshop/') for name in run_whole): run_whole.add('workshop')
     for item in items:

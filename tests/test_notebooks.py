@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sysconfig
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,8 +28,9 @@ TESTED = [*(n for n in NAMES if '/' not in n), 'workshop']
 QUICK = {'00_start', '01_attention'}  # these take seconds, so `make quick` runs them too
 
 
-# It trains for minutes: on one core from the beginning, while the other tests, of one thread each, have the other one.
-LONGEST = '05_training'
+# The longest ones: one after another on one core from the beginning, while the other tests, of one thread each, have
+# the other core.
+BESIDE = '05_training', '10_faithfulness', '13_fgsm', '12_segmentation', '11_transfer'
 
 
 @contextmanager
@@ -45,24 +47,32 @@ def tried(name, log):
 def path_of(name): return f'nbs/{name}' + '.ipynb' * (name != 'workshop')
 
 
+def status_of(name, log):
+    with tried(name, log) as process:
+        try: return process.wait(LIMIT)
+        except subprocess.TimeoutExpired: return f'no end after {LIMIT} s'
+
+
 @pytest.fixture(scope='session', autouse=True)
-def longest(request, tmp_path_factory):
-    "The process that tests the longest notebook, and its log; nothing where it is not asked for, or skipped."
-    asked = next((i for i in request.session.items if i.name == f'test_notebook[{LONGEST}]'), None)
-    if asked is None or asked.get_closest_marker('skip'): yield None; return
-    log = tmp_path_factory.mktemp('longest') / 'log'
-    with tried(LONGEST, log) as process: yield process, log
+def beside(request, tmp_path_factory):
+    "Of those among `BESIDE` that are asked for and not skipped: how they will have ended, and the logs."
+    asked = {item.callspec.id for item in request.session.items
+             if item.name.startswith('test_notebook[') and not item.get_closest_marker('skip')}
+    folder = tmp_path_factory.mktemp('beside')
+    logs = {name: folder / name for name in BESIDE if name in asked}
+    with ThreadPoolExecutor(1) as pool:
+        found = {name: (pool.submit(status_of, name, log), log) for name, log in logs.items()}
+        yield found
+        for status, _ in found.values(): status.cancel()
 
 
-@pytest.mark.parametrize('name', [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in TESTED])
-def test_notebook(name, tmp_path, longest):
-    if name == LONGEST: return ended(name, *longest)
-    with tried(name, tmp_path / 'log') as process: ended(name, process, tmp_path / 'log')
+def marks(name): return [pytest.mark.slow] * (name not in QUICK) + [pytest.mark.beside] * (name in BESIDE)
 
 
-def ended(name, process, log):
-    try: status = process.wait(LIMIT)
-    except subprocess.TimeoutExpired: status = f'no end after {LIMIT} s'
+@pytest.mark.parametrize('name', [pytest.param(name, marks=marks(name)) for name in TESTED])
+def test_notebook(name, tmp_path, beside):
+    if name in beside: status, log = beside[name][0].result(), beside[name][1]
+    else: status, log = status_of(name, tmp_path / 'log'), tmp_path / 'log'
     if status == 0: return
     text = re.sub(r'\x1b\[[0-9;]*m', '', log.read_text(encoding='utf-8', errors='replace'))
     tail = '\n'.join(text.rstrip().splitlines()[-SHOWN:])
