@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 from . import __version__
+from .text import MOST, forgiving, printable, row
 from .names import (
     BATCH_NORMS, CHOICES, COOL, DOWNLOADS, NARROW, PRESETS, RECIPES, SIZES, SWITCHES, USUAL_MODEL,
     LtpaError, Recipe, list_models, unknown)
@@ -173,7 +174,7 @@ def _add_download(d):
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
         first = os.environ.get('RANK', '0') == '0'                 # of several processes one speaks
-        self.exit(2, f'ltpa: {message}; see {self.prog} --help\n' if first else None)
+        self.exit(2, f'ltpa: {printable(message, MOST)}; see {self.prog} --help\n' if first else None)
 
 def build_parser()->argparse.ArgumentParser:
     "The parser of the command `ltpa`"
@@ -200,6 +201,7 @@ def main(
     argv:Sequence[str]|None=None,  # Arguments; None: those of the command line
 )->int:
     "The command `ltpa`; the exit code: 0; 2 and a line for what the user can put right; 128 + the signal"
+    forgiving()
     a = build_parser().parse_args(argv)
     try: return COMMANDS[a.command](a) or 0
     except LtpaError as e:
@@ -209,11 +211,11 @@ def main(
         return 2
     except KeyboardInterrupt as e:                # 130 for Ctrl-C, 143 for SIGTERM, as shells have it
         go_on = 'go on with --resume' if a.command == 'train' else 'run it again'
-        print(f'ltpa: {_who()}{getattr(e, "what", "interrupted")}; {go_on}', file=sys.stderr)
+        print(f'ltpa: {_who()}{printable(getattr(e, "what", "interrupted"))}; {go_on}', file=sys.stderr)
         return 128 + getattr(e, 'signum', signal.SIGINT)
     except BrokenPipeError: return 0                          # the reader of our output has left
     except OSError as e:
-        print(f'ltpa: {e}; check that path and its permissions', file=sys.stderr)
+        print(f'ltpa: {printable(e)}; check that path and its permissions', file=sys.stderr)
         return 2
 
 def _who():
@@ -242,7 +244,7 @@ def _train(a):
         net=net, changes=changes, callbacks=callbacks, preset=a.preset, init=a.init, batch_norm=a.batch_norm)
     if result is None: return                                                    # another process says it
     _print_row(result['rows'][0])
-    print(f'{"seconds":>16}  {result["provenance"]["seconds"]}')
+    print(row('seconds', f'{result["provenance"]["seconds"]}'))
 
 def _target(a):
     "SET/MODEL, from either way to say it"
@@ -265,19 +267,17 @@ def _explain(a):
 def _download(a):
     if a.set is None:
         for name in DOWNLOADS:
-            where = f'in {data_root() / name}' if is_here(name) else 'not here'
+            where = f'in {printable(data_root() / name)}' if is_here(name) else 'not here'
             print(f'{name:>16}  {download_size(name):>7}  {where}')
     elif a.set == 'cluttered_fashion': print('cluttered_fashion comes with ltpa; there is nothing to fetch')
     else:
         folder = download(a.set)
         from ltpa.published import open_data
         for split in 'train', 'test':
-            print(f'{a.set}/{split}: {len(open_data(a.set, split)):,} images in {folder}')
+            print(f'{a.set}/{split}: {len(open_data(a.set, split)):,} images in {printable(folder)}')
 
-def _print_row(row):
-    for k, v in row.items():
-        if isinstance(v, float): v = f'{v:.4f}'
-        print(f'{k:>16}  {v}')
+def _print_row(facts):
+    for k, v in facts.items(): print(row(k, v))
 
 # %% ../nbs/workshop/cli.ipynb #7fadca1e
 def _recipes(a):

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['HEAT', 'MOST_EPS', 'BESIDE', 'State', 'heated', 'can_be_taken_apart', 'Scene', 'query_note', 'field_steps',
            'receptive_field', 'influence', 'Drawing', 'enlarged', 'strength', 'framed', 'draw_state',
-           'first_of_each_class', 'Gallery', 'line_up', 'with_none', 'controls', 'sync', 'Window', 'Explorer']
+           'first_of_each_class', 'Gallery', 'line_up', 'with_none', 'labeled', 'controls', 'sync', 'Window',
+           'Explorer']
 
 # %% ../nbs/08_explorer.ipynb #6d591150
 import contextlib
@@ -27,6 +28,7 @@ from ltpa.maps import (
     SCALE, as_probs, class_names, draw_grid, effective_cells, fit_side, overlay, shade, trained_side,
     upsample)
 from .widgets import PANEL, CellGrid, Panes, read_upload
+from .text import LABEL, printable
 from .moved import moved
 
 # %% ../nbs/08_explorer.ipynb #7428bbad
@@ -282,7 +284,7 @@ def _method_panel(scene, state, method, picture):
     with eval_mode(scene.net):
         m = scene.once((method, state.eps), lambda: strength(method(scene.net, scene.attacked(state.eps), k)))
     drawn = overlay(picture, upsample(m, picture.shape[1:])[0])
-    return state.method or 'other', drawn, f'for “{class_names(scene.net)[k]}”; signs left out'
+    return state.method or 'other', drawn, f'for “{printable(class_names(scene.net)[k], LABEL)}”; signs left out'
 
 def _cell(cell, a):
     h, w = a.shape[1:]
@@ -373,13 +375,14 @@ def line_up(
     def cell(state, panel):
         drawing, names = gallery.draw(state), class_names(gallery.net(state.model))
         _, rgb, caption = drawing.panels[panel]
-        return rgb, f'{caption}\nsays {names[drawing.probs.argmax()]}, {drawing.probs.max():.0%}'
+        return rgb, f'{caption}\nsays {printable(names[drawing.probs.argmax()], LABEL)}, {drawing.probs.max():.0%}'
     what = [what] * len(states) if isinstance(what, str) else what
     rows = [[cell(s, panel) for s in row] for row, panel in zip(states, what)]
     return draw_grid(rows, titles or [''] * len(rows[0]), name, scale)
 
 # %% ../nbs/08_explorer.ipynb #9893a63e
-def with_none(none, names): return [(none, ''), *((n, n) for n in names)]      # a list shows no name for None
+def with_none(none, names): return [(none, ''), *labeled(names)]              # a list shows no name for None
+def labeled(names): return [(printable(n, 2 * LABEL), n) for n in names]      # what is shown, and what it is
 
 def controls(
     gallery: Gallery,
@@ -390,7 +393,7 @@ def controls(
     pictures = list(gallery.images)
     return dict(
         image=w.Dropdown(options=with_none('', pictures)[1:], description='picture', **look),
-        model=w.Dropdown(options=list(gallery.models), description='network', **look),
+        model=w.Dropdown(options=labeled(gallery.models), description='network', **look),
         level=w.Dropdown(options=[1], description='level', **look),
         query=w.Dropdown(options=with_none('its own', pictures), description='g from', **look),
         temperature=w.FloatLogSlider(1, base=2, min=HEAT[0], max=HEAT[1], step=.25, description='temperature',

@@ -24,6 +24,7 @@ from .attention import entropy
 from .inputs import as_images, as_labels, read_image, resize
 from .models import Net, list_pretrained, load_pretrained, load_weights
 from .training import Callback, predict
+from .text import LABEL, literal, printable, row
 from .moved import moved
 
 # %% ../nbs/07_maps.ipynb #86583eb7
@@ -387,7 +388,7 @@ def draw_grid(
     bar.ax.set_yticklabels(['0', 'most'])
     fig.suptitle(name, fontsize=10)
     plt.close(fig)                                  # it is returned; a notebook would show it twice
-    return fig
+    return literal(fig)
 
 # %% ../nbs/07_maps.ipynb #11ff3be9
 SCALE = "weight, of each map's largest\n(enlarged bilinearly)"
@@ -415,8 +416,8 @@ def class_names(net, classes: Sequence[str] | None = None)->list[str]:
 
 def _verdict(v, names, label=None):
     k = int(v.probs.argmax())
-    truth = '' if label in (None, k) else f'\nbut is {names[label]}'
-    return f'{names[k]}, {v.probs[k]:.0%}{truth}'
+    truth = '' if label in (None, k) else f'\nbut is {printable(names[label], LABEL)}'
+    return f'{printable(names[k], LABEL)}, {v.probs[k]:.0%}{truth}'
 
 # %% ../nbs/07_maps.ipynb #f953eeed
 def show_attention(net: Net, images: Any, side: int | None = None,
@@ -612,7 +613,7 @@ def explain(image: str | Path, model: str = 'cluttered_fashion/vgg_att3_concat_p
     facts |= {f'level {k}': ', '.join(_spread(a).splitlines()) for k, a in enumerate(v.maps, 1)}
     done = 'replaced' if out.exists() else 'written'
     facts[done] = save_figure(draw_inspections(net, [v]), out)
-    for k, text in facts.items(): print(f'{k:>16}  {text}')
+    for k, text in facts.items(): print(row(k, text))
     return out
 
 def _open_network(model, device):

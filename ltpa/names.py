@@ -12,6 +12,7 @@ import difflib, math, re
 from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
 from typing import Any
+from .text import message, printable
 
 # %% ../nbs/workshop/names.ipynb #c274b7de
 class LtpaError(ValueError):
@@ -24,6 +25,7 @@ class LtpaError(ValueError):
     ... except LtpaError as e: print(e)
     unknown model 'vgg_at2_concat_pc'; did you mean 'vgg_att2_concat_pc' or ...
     """
+    def __init__(self, *args: object) -> None: super().__init__(*map(message, args))
 
 # %% ../nbs/workshop/names.ipynb #89d20418
 def unknown(
@@ -33,6 +35,7 @@ def unknown(
 ) -> LtpaError:
     "The error for a name that does not exist, with the nearest ones that do"
     known = sorted(known)
+    name = name if len(str(name)) < 100 else printable(name, 100)     # to compare takes time by the square of the length
     near = difflib.get_close_matches(str(name).lower(), known, n=3, cutoff=0.5)
     hint = [f'did you mean {" or ".join(map(repr, near))}?'] if near else []
     if not near or len(known) < 6: hint.append(f'known: {", ".join(known)}')

@@ -17,6 +17,7 @@ from PIL import Image
 from .names import LtpaError
 from .inputs import read_image
 from .maps import COLORMAP
+from .text import LABEL, printable
 
 # %% ../nbs/workshop/widgets.ipynb #c0841ae8
 PANEL = 224       # Side of a panel in pixels, about
@@ -80,7 +81,7 @@ def bars(
             'height:10px;width:{:.0f}px"></div></td><td style="text-align:right">{:.0%}</td></tr>')
     top = probs.topk(min(most, len(probs)))
     likeliest = zip(top.values.tolist(), top.indices.tolist())
-    rows = (line.format(html.escape(names[k]), 110 * p, p) for p, k in likeliest)
+    rows = (line.format(html.escape(printable(names[k], LABEL)), 110 * p, p) for p, k in likeliest)
     return f'<b>what it says</b><table style="line-height:1.3">{"".join(rows)}</table>'
 
 # %% ../nbs/workshop/widgets.ipynb #65090845
@@ -102,14 +103,14 @@ class Panes:
         self.columns['method'].layout.display = '' if 'method' in drawing.panels else 'none'
         for key, (title, rgb, caption) in drawing.panels.items():
             above, image, below = self.panels[key]
-            above.value, image.value = f'<b>{html.escape(title)}</b>', png(rgb)
-            below.value = f'<div style="line-height:1.2">{html.escape(caption)}</div>'
+            above.value, image.value = f'<b>{html.escape(printable(title))}</b>', png(rgb)
+            below.value = f'<div style="line-height:1.2">{html.escape(printable(caption))}</div>'
         self.grid.show(drawing.shades, drawing.cell)
         self.bars.value = bars(drawing.probs, names)
         self.note.value = drawing.note and f'<div style="line-height:1.3">{html.escape(drawing.note)}</div>'
 
     def say(self, text: str):
-        self.status.value = text and f'<span style="color:#b2182b">{html.escape(text)}</span>'
+        self.status.value = text and f'<span style="color:#b2182b">{html.escape(printable(text))}</span>'
 
 # %% ../nbs/workshop/widgets.ipynb #50f23dc6
 class _Upload(io.BytesIO):
