@@ -787,4 +787,5 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                               'ltpa.widgets._Upload.__str__': ('workshop/widgets.html#_upload.__str__', 'ltpa/widgets.py'),
                               'ltpa.widgets.bars': ('workshop/widgets.html#bars', 'ltpa/widgets.py'),
                               'ltpa.widgets.png': ('workshop/widgets.html#png', 'ltpa/widgets.py'),
-                              'ltpa.widgets.read_upload': ('workshop/widgets.html#read_upload', 'ltpa/widgets.py')}}}
+                              'ltpa.widgets.read_upload': ('workshop/widgets.html#read_upload', 'ltpa/widgets.py'),
+                              'ltpa.widgets.side_by_side': ('workshop/widgets.html#side_by_side', 'ltpa/widgets.py')}}}

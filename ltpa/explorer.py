@@ -27,7 +27,7 @@ from .models import AttentionNet, list_pretrained, load_pretrained
 from ltpa.maps import (
     SCALE, as_probs, class_names, draw_grid, effective_cells, fit_side, overlay, shade, trained_side,
     upsample)
-from .widgets import PANEL, CellGrid, Panes, read_upload
+from .widgets import KEPT, PANEL, CellGrid, Panes, read_upload, side_by_side
 from .text import LABEL, printable
 from .moved import moved
 
@@ -431,8 +431,8 @@ class Window(Gallery):
         self.draw(self.state)                                      # raises where there is nothing to explore
         self.widgets, self.panes = controls(self), Panes(CellGrid(self._pick))
         sets = [*self.widgets.values()]
-        columns = [w.VBox(sets[k::2], layout=w.Layout(margin='0 24px 0 0')) for k in (0, 1)]
-        self.box = w.VBox([w.HBox(columns), self.panes.box])
+        columns = [w.VBox(sets[k::2], layout=w.Layout(margin='0 24px 0 0', flex=KEPT)) for k in (0, 1)]
+        self.box = w.VBox([side_by_side(columns), self.panes.box])
         self.show(self.state)
 
     def show(self, state: State)->bool:

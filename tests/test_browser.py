@@ -166,3 +166,10 @@ def test_a_slider_moves_the_picture(page, lab, tmp_path):
     chooser.value.set_files(tmp_path / 'notes.txt')
     wait_for(page, lambda: 'notes.txt is not an image' in explorer.inner_text(), 'the refusal')
     shoot(page, 'refused', tmp_path)
+
+    page.set_viewport_size(dict(width=900, height=1000))          # beside the list of files little room is left
+    inside = """all => all.every(e => { const b = e.getBoundingClientRect(), area = e.closest('.jp-OutputArea-output');
+        return b.width > 4 && b.right <= area.getBoundingClientRect().right + 1 })"""
+    wait_for(page, lambda: explorer.locator('.widget-gridbox button, img.widget-image, select').evaluate_all(inside),
+             'every cell, picture and list to be in sight in a narrow window')
+    shoot(page, 'narrow', tmp_path)
