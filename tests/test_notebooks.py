@@ -53,26 +53,34 @@ def status_of(name, log):
         except subprocess.TimeoutExpired: return f'no end after {LIMIT} s'
 
 
+def run_all(name):
+    "What went wrong when all cells ran as JupyterLab runs them; None if nothing"
+    path = NBS / f'{name}.ipynb'
+    return run(nbformat.read(path, as_version=4), path.parent, CELL)
+
+
 @pytest.fixture(scope='session', autouse=True)
 def beside(request, tmp_path_factory):
-    "Of those among `BESIDE` that are asked for and not skipped: how they will have ended, and the logs."
-    asked = {item.callspec.id for item in request.session.items
-             if item.name.startswith('test_notebook[') and not item.get_closest_marker('skip')}
-    folder = tmp_path_factory.mktemp('beside')
-    logs = {name: folder / name for name in BESIDE if name in asked}
+    "Of the tests among `BESIDE` that are asked for and not skipped: what they will have found, by the test's name."
+    asked = {item.name for item in request.session.items
+             if item.get_closest_marker('beside') and not item.get_closest_marker('skip')}
+    logs = tmp_path_factory.mktemp('beside')
     with ThreadPoolExecutor(1) as pool:
-        found = {name: (pool.submit(status_of, name, log), log) for name, log in logs.items()}
+        found = {}
+        for name in BESIDE:
+            if (test := f'test_notebook[{name}]') in asked: found[test] = pool.submit(status_of, name, logs / name), logs / name
+            if (test := f'test_run_all[{name}]') in asked: found[test] = pool.submit(run_all, name), None
         yield found
-        for status, _ in found.values(): status.cancel()
+        for result, _ in found.values(): result.cancel()
 
 
 def marks(name): return [pytest.mark.slow] * (name not in QUICK) + [pytest.mark.beside] * (name in BESIDE)
 
 
 @pytest.mark.parametrize('name', [pytest.param(name, marks=marks(name)) for name in TESTED])
-def test_notebook(name, tmp_path, beside):
-    if name in beside: status, log = beside[name][0].result(), beside[name][1]
-    else: status, log = status_of(name, tmp_path / 'log'), tmp_path / 'log'
+def test_notebook(name, tmp_path, beside, request):
+    result, log = beside.get(request.node.name, (None, tmp_path / 'log'))
+    status = result.result() if result else status_of(name, log)
     if status == 0: return
     text = re.sub(r'\x1b\[[0-9;]*m', '', log.read_text(encoding='utf-8', errors='replace'))
     tail = '\n'.join(text.rstrip().splitlines()[-SHOWN:])
@@ -82,10 +90,10 @@ def test_notebook(name, tmp_path, beside):
 
 @pytest.mark.whole
 @pytest.mark.slow
-@pytest.mark.parametrize('name', NAMES)
-def test_run_all(name):
-    path = NBS / f'{name}.ipynb'
-    error = run(nbformat.read(path, as_version=4), path.parent, CELL)
+@pytest.mark.parametrize('name', [pytest.param(name, marks=[pytest.mark.beside] * (name in BESIDE)) for name in NAMES])
+def test_run_all(name, beside, request):
+    result, _ = beside.get(request.node.name, (None, None))
+    error = result.result() if result else run_all(name)
     if not error: return
     head, _, rest = error.partition('\n')
     tail = '\n'.join(rest.rstrip().splitlines()[-SHOWN:])
