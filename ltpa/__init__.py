@@ -2,7 +2,7 @@ __version__ = "0.1.0"
 
 # The public names by what they are about, roughly a lesson each; taken from their modules when first asked for:
 # `import ltpa` stays instant, and `ltpa --help` needs no torch.
-from typing import TYPE_CHECKING          # the imports for a type checker and an editor stand below
+TYPE_CHECKING = False                     # the imports for a type checker and an editor stand below
 
 _GROUPS = {
     'ground': {'names': 'LtpaError Recipe get_recipe list_models switches', 'core': 'pick_device seed_everything'},

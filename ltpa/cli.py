@@ -6,7 +6,7 @@
 __all__ = ['EXAMPLES', 'FIRST', 'COMMANDS', 'build_parser', 'main']
 
 # %% ../nbs/workshop/cli.ipynb #31bd3ab7
-import argparse, json, os, signal, sys, textwrap, time
+import argparse, contextlib, json, os, signal, sys, textwrap, time
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
@@ -15,6 +15,8 @@ from .text import MOST, forgiving, printable, row
 from .names import (
     BATCH_NORMS, CHOICES, COOL, DOWNLOADS, NARROW, PRESETS, RECIPES, SIZES, SWITCHES, USUAL_MODEL,
     LtpaError, Recipe, list_models, unknown)
+from .system import reason, way_out
+from .interrupts import interrupt, on_signals
 from .downloads import data_root, download, download_size, is_here
 from .recipes import plan, recipe_table
 
@@ -198,25 +200,32 @@ def build_parser()->argparse.ArgumentParser:
 
 # %% ../nbs/workshop/cli.ipynb #5bbccddc
 def main(
-    argv:Sequence[str]|None=None,  # Arguments; None: those of the command line
+    argv:Sequence[str]|None=None,  # Arguments; None: those of the command line, and the process is ours
 )->int:
     "The command `ltpa`; the exit code: 0; 2 and a line for what the user can put right; 128 + the signal"
     forgiving()
-    a = build_parser().parse_args(argv)
-    try: return COMMANDS[a.command](a) or 0
+    command = None
+    try:
+        if argv is None: on_signals(interrupt)
+        a = build_parser().parse_args(argv)
+        command = a.command
+        return COMMANDS[command](a) or 0
     except LtpaError as e:
         # torchrun ends all with the first that ends: let that one speak
         if type(e).__name__ == 'FailedElsewhere': time.sleep(2)
-        else: print(f'ltpa: {_who()}{e}', file=sys.stderr)
+        else: _complain(f'{_who()}{e}')
         return 2
-    except KeyboardInterrupt as e:                # 130 for Ctrl-C, 143 for SIGTERM, as shells have it
-        go_on = 'go on with --resume' if a.command == 'train' else 'run it again'
-        print(f'ltpa: {_who()}{printable(getattr(e, "what", "interrupted"))}; {go_on}', file=sys.stderr)
+    except KeyboardInterrupt as e:          # 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP, as shells have it
+        go_on = 'go on with --resume' if command == 'train' else 'run it again'
+        _complain(f'{_who()}{getattr(e, "what", "interrupted")}; {go_on}')
         return 128 + getattr(e, 'signum', signal.SIGINT)
     except BrokenPipeError: return 0                          # the reader of our output has left
     except OSError as e:
-        print(f'ltpa: {printable(e)}; check that path and its permissions', file=sys.stderr)
+        _complain(f'{f"{e.filename}: " if e.filename else ""}{reason(e)}; {way_out(e, "another path")}')
         return 2
+
+def _complain(line):
+    with contextlib.suppress(OSError, ValueError): print(f'ltpa: {printable(line)}', file=sys.stderr)      # if anybody listens
 
 def _who():
     "Which process speaks, where there are several"

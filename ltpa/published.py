@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 import numpy as np
 import torch
-from tqdm import tqdm
 from .names import DOWNLOADS, LtpaError, unknown
+from .system import Bar
 from .core import keyed_rng
 from .inputs import as_labels, fill_square, fit_square, read_image, resize
 from .data import ClutteredFashion, ImageSet
@@ -68,7 +68,7 @@ def load_cub(
     if not ids: raise LtpaError(f'{root / "train_test_split.txt"} puts no image into {split}')
     y = as_labels([labels[i][0] - 1 for i in ids], classes, f'cub/{split}')      # before a minute of decoding
     images = [_boxed(root / 'images' / paths[i][0], boxes[i] if crop else None, size)
-              for i in tqdm(ids, f'cub/{split}: decoding', leave=False, disable=None)]
+              for i in Bar(ids, f'cub/{split}: decoding', leave=False, disable=None)]
     return ImageSet(torch.stack(images), y, classes, f'cub/{split}')
 
 def _boxed(path, box, size):

@@ -541,7 +541,7 @@ def run_study(study: Study, seeds: Sequence[int] | None = None, out: str | Path 
     >>> found['rows']
     [{'sides': 6, 'eyes': 2, 'eyes_sd': 1.4142, 'seeds': 2}]
     """
-    out, start, runs = Path(out or Path('results') / f'{study.name}.json'), time.time(), []
+    out, start, runs = Path(out or Path('results') / f'{study.name}.json'), time.monotonic(), []
     seeds = list(dict.fromkeys(study.seeds if seeds is None else seeds))
     if not (seeds and study.cases):
         raise LtpaError(f'{study.name}: {len(study.cases)} cases and {len(seeds)} seeds; '
@@ -551,7 +551,7 @@ def run_study(study: Study, seeds: Sequence[int] | None = None, out: str | Path 
             what = ', '.join(f'{k} {v}' for k, v in (*case.items(), ('seed', seed)))
             print(f'{study.name}: {what}', flush=True)
             runs += [case | row | dict(seed=seed) for row in study.row(case, seed)]
-    return _write_study(study, runs, seeds, round(time.time() - start), out, add)
+    return _write_study(study, runs, seeds, round(time.monotonic() - start), out, add)
 
 def _write_study(study, runs, seeds, seconds, out, add):
     "The file of a study from its runs, and those that are stored if they are to stay; what it holds"

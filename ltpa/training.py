@@ -309,8 +309,8 @@ def seeded(
 class Learner:
     """Trains a network by a recipe; on a CPU, seed and number of threads decide the result to the bit.
 
-    `fit` trains to the end of the recipe, from wherever `step` stands, and returns the learner. Ctrl-C, SIGTERM
-    or a callback that raises `Stop` ends it in good order, and the next `fit` goes on. `loss_curve` lists the
+    `fit` trains to the end of the recipe, from wherever `step` stands, and returns the learner. Ctrl-C, SIGTERM,
+    SIGHUP or a callback that raises `Stop` ends it in good order, and the next `fit` goes on. `loss_curve` lists the
     loss of each step; `epoch` counts passes over the data.
 
     Parameters
@@ -389,7 +389,7 @@ class Learner:
         return [Path(path) for cb in self.callbacks if (path := getattr(cb, 'path', None))]
 
     def fit(self) -> 'Learner':
-        "Train to the end of the recipe, from wherever `step` stands; Ctrl-C or SIGTERM ends it in good order"
+        "Train to the end of the recipe, from wherever `step` stands; a signal ends it in good order"
         with orderly_stop(self) as asked:
             try:
                 with drawing_from(self.rng, self.device): self._train(asked)
@@ -444,8 +444,8 @@ class Progress(Callback):
                 and ip.has_trait('kernel')):
             self.show = _Curve()
         elif sys.stderr.isatty():
-            from tqdm import tqdm
-            self.show = _Bar(tqdm(total=learn.steps, initial=learn.step, unit='step'))
+            from ltpa.system import Bar
+            self.show = _Bar(Bar(total=learn.steps, initial=learn.step, unit='step'))
 
     def after_step(self, learn):
         if self.show and time.monotonic() - self.last > self.every:

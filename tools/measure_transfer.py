@@ -58,7 +58,7 @@ def spread(runs, keys):
 
 def on_set(target, encoders, n, path, commit):
     "The study of one set; what was measured before of other sets stays in the file"
-    start, name, data = time.time(), Path(target).absolute().name, []
+    start, name, data = time.monotonic(), Path(target).absolute().name, []
 
     def row(case, k):
         parts = [(x[:n], y[:n]) for x, y in load_splits(target, k, n=n)]
@@ -70,7 +70,7 @@ def on_set(target, encoders, n, path, commit):
 
     def finish(runs, record):
         weights = {m: [*map(weights_digest, nets)] for m, nets in encoders.items() if nets[0] is not pixels}
-        about = dict(commit=commit, when=record['when'], seconds=round(time.time() - start), n=n, data=data,
+        about = dict(commit=commit, when=record['when'], seconds=round(time.monotonic() - start), n=n, data=data,
                      weights=weights)
         old = stored(path)
         return dict(rows=merge(old.get('rows', []), spread(runs, ('model', 'target')), ['target']),
@@ -119,7 +119,7 @@ def row_of_table3(net, key, splits):
 
 def table3(weights, targets, splits):
     "Rows of Table 3 for one network; what was measured before stays"
-    net, path, start = load_weights(weights), ROOT / 'results' / 'table3.json', time.time()
+    net, path, start = load_weights(weights), ROOT / 'results' / 'table3.json', time.monotonic()
     source, rows = source_of(net, weights), []
     known = [t for s, t in TABLE3 if s == source]
     for target in targets or known:
@@ -130,7 +130,7 @@ def table3(weights, targets, splits):
         print(rows[-1], flush=True)
     save_result(path, 'Table 3: accuracy on unseen sets of networks trained on CIFAR',
                 merge(stored(path).get('rows', []), rows, ('source', 'model', 'target')),
-                provenance(seconds=round(time.time() - start), splits=splits))
+                provenance(seconds=round(time.monotonic() - start), splits=splits))
 
 
 def main(argv=None):
