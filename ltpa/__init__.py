@@ -7,8 +7,8 @@ TYPE_CHECKING = False                     # the imports for a type checker and a
 _GROUPS = {
     'ground': {'names': 'LtpaError Recipe get_recipe list_models switches', 'core': 'pick_device seed_everything'},
     'attention': {'attention': 'Attention attention_pool dp_scores entropy normalize pc_scores'},
-    'data': {'data': 'ClutteredFashion ImageSet Loader', 'inputs': 'read_image', 'folders': 'load_arrays load_folder load_pairs',
-             'published': 'load_object_discovery open_data', 'downloads': 'download'},
+    'data': {'data': 'ClutteredFashion ImageSet Loader', 'inputs': 'read_image', 'arrays': 'load_arrays',
+             'folders': 'load_folder load_pairs', 'published': 'load_object_discovery open_data', 'downloads': 'download'},
     'models': {'models': 'create_model list_pretrained load_pretrained load_weights save_weights'},
     'training': {'training': 'Callback Learner evaluate predict', 'checkpoints': 'Checkpoint load_checkpoint',
                  'recipes': 'plan', 'runs': 'run_training'},
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from .attention import Attention, attention_pool, dp_scores, entropy, normalize, pc_scores
     from .data import ClutteredFashion, ImageSet, Loader
     from .inputs import read_image
-    from .folders import load_arrays, load_folder, load_pairs
+    from .arrays import load_arrays
+    from .folders import load_folder, load_pairs
     from .published import load_object_discovery, open_data
     from .downloads import download
     from .models import create_model, list_pretrained, load_pretrained, load_weights, save_weights

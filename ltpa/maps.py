@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from .names import SETS, LtpaError, unknown
+from .names import SETS, LtpaError, shown, unknown
 from .core import pick_device
 from .files import write_atomic
 from .attention import entropy
@@ -271,8 +271,8 @@ def fit_side(
 )->tuple[torch.Tensor, torch.Tensor]:
     "The middle of the picture that the network sees: in its own resolution, and scaled; both uint8 [3,h,w]"
     H, W = image.shape[1:]
-    if not (isinstance(side, int) and side >= stride):
-        raise LtpaError(f'side {side!r}; expected a whole number of pixels, '
+    if not (isinstance(side, int) and stride <= side <= MOST_PIXELS):
+        raise LtpaError(f'side {shown(side)}; expected a whole number of pixels, '
                         f'at least {stride} for this network')
     zoom = side / min(H, W)
     h, w = (int(n * zoom + 1e-6) // stride * stride for n in (H, W))

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from .names import COMMON, MODELS, PRESETS, SWITCHES, LtpaError, admissible, switches, unknown
+from .names import COMMON, MODELS, PRESETS, SWITCHES, LtpaError, admissible, shown, switches, unknown
 from .core import eval_mode
 from .attention import Attention
 from .data import ASSETS
-from .weights import load_state, read_tensors, write_tensors
+from .weights import check_state, described, load_state, read_tensors, write_tensors
 from .registry import CLASSES, complete, model_class
 from .moved import moved
 
@@ -518,7 +518,7 @@ def save_weights(
     Raises
     ------
     LtpaError
-        If the file cannot be written.
+        If the file cannot be written, or `classes`, `source` or `recipe` hold what a file of ours cannot.
 
     Examples
     --------
@@ -531,7 +531,9 @@ def save_weights(
     state = {}
     for k, v in net.state_dict().items():
         state[k] = v.half() if v.ndim > 1 and k not in ('mean', 'std') else v
-    return write_tensors(path, state, dict(info, kind='weights', model=net.name, config=net.config))
+    meta = dict(info, kind='weights', model=net.name, config=net.config)
+    described(meta, path, 'change it or leave it out')       # what could not be read again is not written
+    return write_tensors(path, state, meta)
 
 # %% ../nbs/03_models.ipynb #ff2d73a9
 def load_weights(
@@ -571,10 +573,21 @@ def load_weights(
     if meta.get('kind') not in ('weights', 'checkpoint'):
         raise LtpaError(f'{path} holds neither weights nor a checkpoint; expected one made by `ltpa train`')
     if meta['kind'] == 'checkpoint': state = {k[4:]: v for k, v in state.items() if k.startswith('net.')}
-    net = create_model(meta.pop('model'), **meta.pop('config'))
+    name, config = meta.pop('model', None), meta.pop('config', None)
+    with torch.device('meta'): frame = _built(name, config, path)
+    check_state(frame, state, path)                         # before anything takes memory
+    net = _built(name, config, path)
     load_state(net, state, path)
     net.info = meta
     return net.to(device).eval()
+
+def _built(name, config, path):
+    "The network that a file describes; what cannot be built is said with the file's name"
+    if config is None or not {'name', 'preset', 'pretrained'}.isdisjoint(config):
+        raise LtpaError(f'{path}: its network is {shown(name)} with {shown(config)}; expected a model and its '
+                        'settings: make or fetch it again')
+    try: return create_model(name, **config)
+    except LtpaError as e: raise LtpaError(f'{path}: {e}') from None
 
 def init_from(
     net:Net,        # A network with fresh weights
@@ -582,8 +595,9 @@ def init_from(
 )->Net:
     "Take over all of `path` but the classifier and the normalisation of colours, as the authors do for CUB"
     state, own = load_weights(path).state_dict(), net.state_dict()
-    load_state(net, {k: own[k] if k.split('.')[0] in ('head', 'linear', 'mean', 'std') else v
-                     for k, v in state.items()}, path)
+    kept = lambda k: k.split('.')[0] in ('head', 'linear', 'mean', 'std')
+    taken = {k: v for k, v in state.items() if not kept(k)} | {k: v for k, v in own.items() if kept(k)}
+    load_state(net, taken, path)
     return net
 
 # %% ../nbs/03_models.ipynb #39e536fb

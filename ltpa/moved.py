@@ -22,7 +22,8 @@ OLD = {    # module: {where its names are now: the names; 'old=new' where they a
         'files': 'write_atomic git_commit provenance save_result fingerprint',
         'exercises': 'NotAttempted WrongAnswer attempt Exercise check expect'},
     'data': {
-        'folders': 'SUFFIXES load_folder load_arrays',
+        'arrays': 'load_arrays',
+        'folders': 'SUFFIXES load_folder',
         'downloads': 'MOST_MEMBERS MOST_BYTES MOST_RATIO fetch megabytes unpack data_root download_size '
                      'is_here download',
         'published': 'CUB CIFAR CIFAR_IMAGES TORCHVISION load_cub open_data',
@@ -34,6 +35,8 @@ OLD = {    # module: {where its names are now: the names; 'old=new' where they a
         'metrics': 'as_masks to_pixels otsu iou stretch pxap pointing_game energy_in_mask max_box_acc_v2',
         'faithfulness': 'centre_map=center_map area=auc localisation=localization '
                         'score_maps=evaluate_explainers randomised=randomized randomisation=randomization'},
+    'folders': {
+        'arrays': 'load_arrays'},
     'maps': {
         'maps': 'COLOURS=COLORMAP Look=Inspection look=inspect_image draw_looks=draw_inspections'},
     'models': {

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 import numpy as np
 import torch
-from .names import DOWNLOADS, LtpaError, unknown
+from .names import DOWNLOADS, LtpaError, as_side, unknown
 from .system import Bar
 from .core import keyed_rng
 from .inputs import as_labels, fill_square, fit_square, read_image, resize
 from .data import ClutteredFashion, ImageSet
-from .folders import SUFFIXES, MaskedImages, load_arrays, load_folder, _load_pairs
+from .arrays import load_arrays
+from .folders import SUFFIXES, MaskedImages, load_folder, _load_pairs
 from .downloads import data_root, download, download_size, fetch, is_here, unpack, _array_files
 
 # %% ../nbs/workshop/published.ipynb #274f210e
@@ -99,7 +100,7 @@ def open_data(
     split : str
         'train' or 'test'.
     size : int or None
-        Side in pixels, at least 8; None: the set's own, 32 where it has none, 80 for 'cub'.
+        Side in pixels, 8 to 2048; None: the set's own, 32 where it has none, 80 for 'cub'.
     seed : int
         Decides the scenes of 'cluttered_fashion'.
     download : bool
@@ -131,8 +132,7 @@ def open_data(
     ('cluttered_fashion/test', 50, 32)
     """
     if split not in ('train', 'test'): raise unknown('split', split, ['train', 'test'])
-    if not (size is None or isinstance(size, int) and size >= 8):
-        raise LtpaError(f'size {size!r}; expected a whole number of pixels, at least 8')
+    if size is not None: as_side(size)
     if name == 'cluttered_fashion': return ClutteredFashion(split, size or 32, seed, **kw)
     if kw: raise LtpaError(f'{", ".join(kw)} can be set for cluttered_fashion only, not for {name}')
     path = data_root() / name if name in DOWNLOADS else Path(name)

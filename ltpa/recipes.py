@@ -9,7 +9,8 @@ __all__ = ['PAPER', 'Plan', 'plan', 'recipe_table']
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 from .names import (
-    COOL, DOWNLOADS, PRESETS, SETS, SIZES, LtpaError, Recipe, default_size, get_recipe, switches, unknown)
+    COOL, DOWNLOADS, PRESETS, SETS, SIZES, LtpaError, Recipe, admissible, as_side, default_size, get_recipe,
+    switches, unknown)
 
 # %% ../nbs/06_recipes.ipynb #0dfda3b8
 PAPER: dict[str, dict[str, tuple[float, float | None]]] = {     # error in %, and its standard deviation
@@ -65,7 +66,7 @@ def plan(
     changes : mapping of str to Any
         Changes to the recipe: `epochs`, `lr`, ...
     image_size : int or None
-        Side of the pictures in pixels. None: the set's own.
+        Side of the pictures in pixels, 8 to 2048. None: the set's own.
 
     Returns
     -------
@@ -99,6 +100,8 @@ def plan(
     if size is None: size = default_size(source)
     if size not in SIZES: raise unknown('size', size, SIZES)
     if preset is not None and preset not in PRESETS: raise unknown('preset', preset, PRESETS)
+    if image_size is not None: as_side(image_size, 'image size')
+    admissible(dict(net))
     of_net = SETS.get(source, {}).get('net', {})
     if 'layout' in of_net: image_size = image_size or SETS[source]['side']
     if size == 'small' and source in DOWNLOADS: source = 'cluttered_fashion'

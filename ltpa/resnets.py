@@ -7,7 +7,7 @@ __all__ = ['norm_relu', 'Bottleneck', 'Stages', 'ResNetGlobal', 'ResNetAttention
 
 # %% ../nbs/04_resnets.ipynb #0a16ba23
 import torch.nn as nn
-from .names import LtpaError
+from .names import admissible
 from .attention import Attention
 from .registry import CLASSES
 from .models import AttentionNet, Head, Net, block, scaled
@@ -44,9 +44,7 @@ class Stages(nn.Module):
         width:float=1.,  # Scales every channel count
     ):
         super().__init__()
-        if not (isinstance(depth, int) and depth >= 11 and depth % 9 == 2):
-            raise LtpaError(f'depth {depth!r}; expected 9n+2 for n bottlenecks in each of three stages: '
-                            '11, 20, 29, …, 164')
+        admissible(dict(depth=depth))
         inp, *self.channels = (scaled(c, width) for c in (16, 64, 128, 256))
         self.conv = nn.Conv2d(3, inp, 3, padding=1, bias=False)
         self.stages = nn.ModuleList()

@@ -7,13 +7,14 @@ __all__ = ['FEWEST', 'ATT3', 'stored', 'grouped', 'summarize', 'paired', 'compar
            'evaluated', 'merge', 'run_study', 'training_studies', 'weights_digest', 'study_parser', 'run_command']
 
 # %% ../nbs/16_results.ipynb #c1600004
-import argparse, json, statistics, sys, time
+import argparse, json, os, statistics, sys, time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from .core import keep_buffers
-from .names import LtpaError
+from .names import LtpaError, is_number, is_whole, shown
 from .files import fingerprint, provenance, save_result
+from .weights import opened, parsed
 from .recipes import plan
 from .models import load_weights
 from .runs import evaluate_weights, run_training
@@ -35,7 +36,8 @@ def stored(path: str | Path) -> dict:
     Raises
     ------
     LtpaError
-        If the file is there and is not JSON.
+        If the file is there and cannot be read, is not JSON, or its `rows`, `runs` or `provenance` are not such
+        as we write.
 
     Examples
     --------
@@ -44,10 +46,29 @@ def stored(path: str | Path) -> dict:
     'not run'
     """
     path = Path(path)
-    if not path.exists(): return {}
-    try: return json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError) as e:
-        raise LtpaError(f'cannot read {path} ({e}); expected JSON: remove it and measure again') from None
+    if not os.path.lexists(path): return {}
+    with opened(path, 'a JSON file of results') as f: data = f.read()
+    try: found = parsed(data)
+    except ValueError as e:
+        raise LtpaError(f'cannot read {path} ({shown(str(e))[1:-1]}); expected JSON: measure again') from None
+    if odd := _odd_result(found):
+        raise LtpaError(f'{path} has {odd}; expected a file of results, as `ltpa` writes them: measure again')
+    return found
+
+def _odd_result(found):
+    "What is odd about the content of a file of results, in words; None if nothing is"
+    if not isinstance(found, dict): return shown(found)
+    for k in 'rows', 'runs':
+        rows = [] if found.get(k) is None else found[k]
+        if not isinstance(rows, list): return f'{k} {shown(rows)}'
+        for row in rows:
+            if not isinstance(row, dict): return f'a row {shown(row)} in its {k}'
+            if row.get('seed') is not None and not is_whole(row['seed'], 0, 2**63):
+                return f'a seed {shown(row["seed"])}'
+    record = {} if found.get('provenance') is None else found['provenance']
+    if not isinstance(record, dict): return f'provenance {shown(record)}'
+    for k in 'source', 'net', 'recipe':
+        if not isinstance(record.get(k) or {}, (dict, str)): return f'{k} {shown(record[k])} in its provenance'
 
 # %% ../nbs/16_results.ipynb #c1600022
 def grouped(rows: Iterable[dict], by: Sequence[str] | Callable) -> dict:
@@ -88,12 +109,14 @@ def grouped(rows: Iterable[dict], by: Sequence[str] | Callable) -> dict:
 # %% ../nbs/16_results.ipynb #c1600024
 def _mean_sd(name, values):
     "`name`, the mean, and `name_sd`, the sample standard deviation, where there are two values or more"
-    for v in values:
-        if isinstance(v, bool) or not isinstance(v, (int, float)):
-            raise LtpaError(f'{name}={v!r}; expected a number, or None for what was not run')
+    for v in values: _number(name, v)
     if not values: return {name: None}
     spread = {f'{name}_sd': round(statistics.stdev(values), 4)} if len(values) > 1 else {}
     return {name: round(statistics.mean(values), 4)} | spread
+
+def _number(name, v):
+    if is_number(v): return v
+    raise LtpaError(f'{name}={shown(v)}; expected a number, or None for what was not run')
 
 def _once_each(same, where):
     "Raise if a seed occurs twice among `same`, rows that are to be one"
@@ -195,7 +218,7 @@ def paired(rows: Iterable[dict], a: object, b: object, value: str, by: str = 'mo
     asked = [r for r in rows if r.get(by) in (a, b) and r.get('seed') is not None]
     for (case, seed), same in grouped(asked, [by, 'seed']).items():
         _once_each(same, f'{by} {case}')
-        if same[0].get(value) is not None: of[case, seed] = same[0][value]
+        if same[0].get(value) is not None: of[case, seed] = _number(value, same[0][value])
     d = [of[a, s] - of[b, s] for case, s in sorted(of, key=lambda k: k[1]) if case == a and (b, s) in of]
     sign = ('not run' if not d else 'too few seeds' if len(d) < FEWEST else
             'higher' if min(d) > 0 else 'lower' if max(d) < 0 else 'seeds disagree')
@@ -225,6 +248,11 @@ def compared(a: dict | None, b: dict | float | None, value: str, sd: str | None 
     str
         Of a: 'higher', 'lower', 'within the spread', 'too few seeds' (fewer than three) or 'not run'.
 
+    Raises
+    ------
+    LtpaError
+        If a mean, a deviation or a number of seeds is no number.
+
     Examples
     --------
     >>> from ltpa.studies import compared
@@ -235,8 +263,10 @@ def compared(a: dict | None, b: dict | float | None, value: str, sd: str | None 
     rows: list[dict] = [r if isinstance(r, dict) else {value: r, 'exact': True} for r in (a, b)]
     if any(r.get(value) is None for r in rows): return 'not run'
     measured = [r for r in rows if not r.get('exact')]
-    if any(r.get(seeds, 1) < FEWEST for r in measured): return 'too few seeds'
-    gap, spread = rows[0][value] - rows[1][value], sum(r[sd or f'{value}_sd'] for r in measured)
+    if any(_number(seeds, r.get(seeds, 1)) < FEWEST for r in measured): return 'too few seeds'
+    name = sd or f'{value}_sd'
+    gap = _number(value, rows[0][value]) - _number(value, rows[1][value])
+    spread = sum(_number(name, r.get(name)) for r in measured)
     return 'within the spread' if abs(gap) <= spread else 'higher' if gap > 0 else 'lower'
 
 # %% ../nbs/16_results.ipynb #c1600052
@@ -334,15 +364,15 @@ def _difference(was, now, name=''):
 def _same_training(folder, p, seed, scale):
     "Raise unless the run in `folder` was made by plan `p` with this seed and scale"
     was = stored(folder / 'result.json').get('provenance') or {}
-    how, recipe = was.get('source') or {}, asdict(p.recipe)
-    net = {k: v for k, v in (was.get('net') or {}).items() if k != 'num_classes'}
-    known = {k: v for k, v in (was.get('recipe') or {}).items() if k in recipe}   # of then and of now
+    how, net, known = (v if isinstance(v := was.get(k), dict) else {} for k in ('source', 'net', 'recipe'))
+    net, recipe = {k: v for k, v in net.items() if k != 'num_classes'}, asdict(p.recipe)
+    known = {k: v for k, v in known.items() if k in recipe}                       # of then and of now
     then = dict(source=how.get('source'), image_size=how.get('size'), scale=how.get('scale'),
                 seed=was.get('seed'), net=net, recipe=known)
     now = dict(source=p.source, image_size=p.image_size, scale=scale, seed=seed, net=p.net,
                recipe={k: recipe[k] for k in known})
     if odd := _difference(then, json.loads(json.dumps(now))):
-        raise LtpaError(f'{folder} holds a run with {odd[0]} {odd[1]!r}; expected {odd[2]!r}: '
+        raise LtpaError(f'{folder} holds a run with {odd[0]} {shown(odd[1])}; expected {shown(odd[2])}: '
                         'remove that folder, or choose another root')
 
 def trained(target: str, size: str | None = None, seed: int = 0, root: str | Path = 'runs/studies',
@@ -454,6 +484,8 @@ def evaluated(folder: str | Path, device: str = 'auto') -> dict:
     """
     result = stored(Path(folder) / 'result.json')
     if not result: raise LtpaError(f'{folder} holds no result.json; expected the folder of a finished run')
+    if not result.get('rows'):
+        raise LtpaError(f'{folder}/result.json has no rows; expected one: train it again')
     result['rows'][0] |= evaluate_weights(Path(folder) / 'weights.safetensors', device)[1]
     return result
 
@@ -497,7 +529,7 @@ def merge(old: Sequence[dict], new: Sequence[dict], keys: Sequence[str] | Callab
     """
     was, now = ({k: r[k] for k in agree if k in r} for r in records or ({}, {}))
     if odd := _difference(was, json.loads(json.dumps(now))):
-        raise LtpaError(f'stored rows have {odd[0]} {odd[1]!r}, new ones {odd[2]!r}; '
+        raise LtpaError(f'stored rows have {odd[0]} {shown(odd[1])}, new ones {shown(odd[2])}; '
                         'expected the same: measure all anew')
     return [row for same in (grouped(old, keys) | grouped(new, keys)).values() for row in same]
 
@@ -560,8 +592,8 @@ def _write_study(study, runs, seeds, seconds, out, add):
         raise LtpaError(f'{out} keeps no single runs to add to; expected the file of another study, or none')
     record = study.record(seeds, seconds) if study.record else provenance(seeds=seeds, seconds=seconds)
     if before:
-        runs = merge(before['runs'], runs, (*study.keys, 'seed'), (before['provenance'], record))
-        record['seeds'] = sorted({r['seed'] for r in runs})
+        runs = merge(before['runs'], runs, (*study.keys, 'seed'), (before.get('provenance') or {}, record))
+        record['seeds'] = sorted({r['seed'] for r in runs if r.get('seed') is not None})
     found = study.finish(runs, record) if study.finish else dict(rows=summarize(runs, study.keys), runs=runs)
     save_result(out, study.title, found.pop('rows'), record, **found)
     print(f'wrote {out.parent.name}/{out.name}')
@@ -578,12 +610,13 @@ def _of_trainings(data, size, title, cases, seeds, cost, name, root):
 
     def row(case, seed):
         result = evaluated(run(case, seed))
-        return [result['rows'][0] | {k: result['provenance'][k] for k in ('seconds', 'commit', 'when')}]
+        made = result.get('provenance') or {}
+        return [result['rows'][0] | {k: made.get(k) for k in ('seconds', 'commit', 'when')}]
 
     def record(seeds, seconds):                  # the last run's: it may be older than this call
         keep = 'commit when device hardware threads bf16 versions size recipe net data'.split()
-        last = stored(run(cases[-1], seeds[-1]) / 'result.json')['provenance']
-        return {k: last[k] for k in keep} | dict(seeds=list(seeds))
+        last = stored(run(cases[-1], seeds[-1]) / 'result.json').get('provenance') or {}
+        return {k: last.get(k) for k in keep} | dict(seeds=list(seeds))
 
     keys = list(dict.fromkeys(k for case in cases for k in case))
     def finish(runs, record):

@@ -22,7 +22,8 @@ from ltpa.files import fingerprint
 from ltpa.names import DOWNLOADS
 from ltpa.inputs import fill_square, fit_square, read_image, resize
 from ltpa.data import ASSETS, ClutteredFashion, Collage, ImageSet, Loader, random_crops, random_flips
-from ltpa.folders import SUFFIXES, load_arrays, load_folder
+from ltpa.arrays import load_arrays
+from ltpa.folders import SUFFIXES, load_folder
 from ltpa.downloads import download_size
 from ltpa.published import TORCHVISION, open_data
 

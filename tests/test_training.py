@@ -153,9 +153,9 @@ def test_resuming_a_finished_training_changes_nothing(tmp_path):
 
 
 def test_checkpoint_serves_as_weights(tmp_path):
-    done = learner(Checkpoint(tmp_path / 'c.safetensors', source='here')).fit()
+    done = learner(Checkpoint(tmp_path / 'c.safetensors', source=dict(source='here'))).fit()
     net = load_weights(tmp_path / 'c.safetensors')
-    assert not differing(done.net.state_dict(), net.state_dict()) and net.info['source'] == 'here'
+    assert not differing(done.net.state_dict(), net.state_dict()) and net.info['source']['source'] == 'here'
 
 
 # Speed changes nothing
@@ -475,11 +475,12 @@ def test_checkpoint_that_cannot_be_written(tmp_path):
 
 
 def test_description_of_a_checkpoint_is_plain_text(tmp_path):
-    learn = learner(Do(2, stop), Checkpoint(tmp_path / 'c.safetensors', source='here')).fit()
+    source = dict(source='here', size=None, scale=None)
+    learn = learner(Do(2, stop), Checkpoint(tmp_path / 'c.safetensors', source=source)).fit()
     meta = read_checkpoint(tmp_path / 'c.safetensors')[1]
     want = dict(kind='checkpoint', model='vgg_gap', config=learn.net.config, recipe=asdict(learn.recipe),
                 seed=0, step=2, scaler={}, data='noise', fingerprint=learn.loader.data.fingerprint,
-                classes=['class0', 'class1', 'class2'], source='here')
+                classes=['class0', 'class1', 'class2'], source=source, format=2, threads=1)
     assert meta == json.loads(json.dumps(want))
 
 
