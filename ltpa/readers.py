@@ -24,14 +24,17 @@ def _content(path):
     "All bytes of a file; a folder, a pipe, a socket or a device is refused before it is opened"
     try:
         if hasattr(path, 'read'):
+            size = path.seek(0, os.SEEK_END)
             path.seek(0)
-            data = path.read(MOST_BYTES + 1)
+            data = path.read() if size <= MOST_BYTES else b''
         else:
             found = os.stat(path)
             if stat.S_ISDIR(found.st_mode): raise LtpaError(f'{path} is a folder; expected an image file')
             if not stat.S_ISREG(found.st_mode):
                 raise LtpaError(f'{path} is a pipe, a socket or a device; expected an ordinary image file')
-            with open(path, 'rb') as f: data = f.read(MOST_BYTES + 1)
+            size, data = found.st_size, b''
+            if size <= MOST_BYTES:
+                with open(path, 'rb') as f: data = f.read(size + 1)      # asked for more, it would take the room
     except (FileNotFoundError, NotADirectoryError): raise LtpaError(f'{path}: no such file') from None
     except PermissionError:
         raise LtpaError(f'{path}: permission denied; allow reading it (chmod u+r), or name another file') from None
@@ -42,7 +45,7 @@ def _content(path):
     except MemoryError: raise _no_memory(path) from None
     if not isinstance(data, bytes):
         raise LtpaError(f'{path} gives {type(data).__name__}, no bytes; open it as binary: open(path, "rb")')
-    if len(data) > MOST_BYTES:
+    if size > MOST_BYTES:
         raise LtpaError(f'{path} is too large: more than {MOST_BYTES:,} bytes; shrink it first')
     return data
 
