@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from .names import LtpaError, unknown
 from .files import fingerprint
-from .inputs import fill_square, fit_square, read_image, resize
+from .readers import TURNS, opened, read_image
+from .inputs import as_images, fill_square, fit_square, resize
 from .data import ImageSet
 
 # %% ../nbs/workshop/folders.ipynb #18d45fa5
@@ -203,13 +204,16 @@ def _files(folder):
 
 def _read_mask(path):
     "Above half of the largest value stored: 0 and 1 are one black to the eye, and two to a mask"
-    m = read_image(path, 1).amax(0)                                     # it also refuses what is damaged
-    with Image.open(path) as img:
-        if img.mode[0] in 'IF': m = torch.from_numpy(np.array(ImageOps.exif_transpose(img), np.float64))
-        elif img.has_transparency_data and np.asarray(img.convert('RGBA'))[..., 3].min() < 255:
+    with opened(path) as (img, turn, _):
+        if img.mode[0] in 'IF': m = torch.from_numpy(np.asarray(img).astype(np.float32))
+        elif img.has_transparency_data and img.convert('RGBA').getextrema()[3][0] < 255:
             raise LtpaError(f'{path} has transparent pixels; expected a mask in black and white: '
                             'save it without alpha')
-    top = m.max().item()
+        else: m = as_images(img)[0].amax(0)
+    m = torch.from_numpy(np.ascontiguousarray(TURNS[turn](m.numpy())))
+    low, top = m.min().item(), m.max().item()
+    if not 0 <= low <= top <= 65535: raise LtpaError(
+        f'{path} has values from {low:g} to {top:g}; expected a mask of 0 and 1, of 0 and 255, or of 0 and 65535')
     full = next(f for f in (1, 255, 65535) if top <= f)
     if 0 < top <= full / 2: raise LtpaError(
         f'{path} has values up to {top:g}; expected a mask of 0 and 1, of 0 and 255, '
