@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from .names import LtpaError, unknown
 from .inputs import as_images, read_image, resize
+from .fits import trained_fit
 from .data import ASSETS, ClutteredFashion
 from .core import eval_mode
 from .models import AttentionNet, list_pretrained, load_pretrained
@@ -80,7 +81,7 @@ class Scene:
         side: int | None = None,   # Shorter side in pixels for the network; None: as in training
     ):
         self.net = can_be_taken_apart(net)
-        seen = fit_side(image, trained_side(net) if side is None else side, net.stride)[1]
+        seen = fit_side(image, trained_side(net) if side is None else side, net.stride, trained_fit(net))[1]
         self.x = seen[None].to(net.mean) / 255
         self._kept: dict = {}
 
