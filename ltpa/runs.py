@@ -17,7 +17,7 @@ from .names import LtpaError, Recipe
 from .core import pick_device, seed_everything
 from .files import fingerprint, provenance, save_result
 from .fits import FITS
-from .walker import SUFFIXES, DataWarning, counted, ending, nfc, shown
+from .walker import SUFFIXES, DataWarning, counted, ending, few, nfc, shown
 from .splits import parts_in
 from .folders import Reading, read_folder, tally
 from .published import FOLDER_OPTIONS, kind_of, open_data, _must_be_folder
@@ -149,8 +149,7 @@ def fitted_recipe(
     "The recipe with a batch and passes that fit a set of one's own"
     batch = recipe.batch_size
     if 'batch_size' not in given:
-        few = max(LEAST_BATCH, 2 ** int(math.log2(max(1, n / 6))))
-        batch = min(batch, n, few)
+        batch = min(batch, n, max(LEAST_BATCH, 2 ** int(math.log2(max(1, n / 6)))))
         batch = max(batch - batch % processes, processes)
     epochs = recipe.epochs
     if 'epochs' not in given: epochs = max(epochs, math.ceil(LEAST_STEPS / max(1, n // batch)))
@@ -178,7 +177,7 @@ def _said(how, sets, reading, recipe, fitted):
     fit = facts.pop('fit', '')
     yield 'seen as', f'{w}x{h} pixels' + f', {fit}' * bool(fit)
     yield from facts.items()
-    if reading and reading.broken: yield 'broken', f'{counted(len(reading.broken), "pictures")}, left out'
+    if reading and reading.broken: yield 'broken', f'{counted(len(reading.broken), "pictures")}, left out: {few(reading.broken)}'
     steps = len(sets['train']) // recipe.batch_size
     yield 'recipe', (f'{counted(recipe.epochs, "passes") if recipe.epochs > 1 else "1 pass"} of {counted(steps, "steps")} '
                      f'with {counted(recipe.batch_size, "pictures")}' + fitted)
@@ -212,7 +211,7 @@ def _tried(learn, of_test):
 # %% ../nbs/workshop/runs.ipynb #a0e5000c
 def _kept_with_weights(p, source, reading, train, folder):
     "What else stands in the files of a run on own pictures"
-    kept = dict(reading.how) if reading else {}
+    kept = {k: v for k, v in source.items() if k != 'strict'} | (reading.how if reading else {})
     kept |= dict(relative=_relative(p.source, folder), sample=sample_of(train))
     if (groups := kept.get('groups')) and ending(groups) == '.csv': kept['groups_relative'] = _relative(groups, folder)
     return kept
@@ -328,7 +327,7 @@ def run_training(
             train, of_test = sets['train'], picture_size(sets['test'])
             _same_classes(sets['test'], train.classes, f'in {train.name}')
             if mine:
-                source |= _kept_with_weights(p, source, reading, train, folder)
+                source = _kept_with_weights(p, source, reading, train, folder)
                 usual = p.recipe
                 p = p._replace(recipe=_own_recipe(p, len(train), train.name, changes, meta.get('recipe'), processes))
                 flags = ' (to fit few pictures; --epochs and --batch-size change it)' if p.recipe != usual else ''

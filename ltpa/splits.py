@@ -63,7 +63,7 @@ def _parts(root, tops, said):
             'expected one of them: put their pictures together, or move one away')
         found[part] = f
     others = [f.name for f in tops if not part_of(f)]
-    if others and 'train' in found: said.append(f'left out, since they are no parts: {few(others)}')
+    if others and 'train' in found: said.append(f'{few(others)}, which {"is no part" if len(others) == 1 else "are no parts"}')
     if others and 'train' not in found: found = {'train': root} | found
     return found
 
@@ -175,7 +175,8 @@ class Survey:
 
     def pick(self, split: str)->list[Item]:
         "The pictures of 'train', 'test', 'val' or of 'all' parts"
-        if split == 'all': return sorted((i for items in self.parts.values() for i in items), key=lambda i: i.label)
+        every = [i for items in self.parts.values() for i in items]
+        if split == 'all': return sorted(every, key=lambda i: (i.label, nfc(i.name).split('/')))
         if split == 'val' and self.val_is_test: split = 'test'
         if split in self.parts: return self.parts[split]
         have = ', '.join(filter(None, self.parts)) or 'classes alone'
@@ -204,7 +205,7 @@ def survey(
     if old and layout == 'splits': folders = {k: folders[k] for k in ('train', 'test')}
     classes, items = _read_parts(walk, root, tops, folders, old, warned)
     if loose := sum(ending(n) in SUFFIXES for f in {root, *map(folders.get, items)} for n in listed(f) if not is_hidden(n)):
-        said.append(f'left out: {counted(loose, "pictures")} that lie in no class folder')
+        said.append(f'{counted(loose, "pictures")} in no class folder')
     if photos := Counter({e: n for e, n in walk.left.items() if e in PHOTOS}):
         warned.append(f'left out, since they are not read: {by_ending(photos)}; convert them to .png or .jpg')
     where = {k: f'{folders[k].name}/' if k and folders[k] != root else '' for k in items}
@@ -313,6 +314,6 @@ def _copies(s, strict):
     named = lambda sets: few([' = '.join(i.name for i in g[:3]) for g in sets], 3)
     if across:
         n = sum(place[i.name] == 'test' for g in across for i in g)
-        _warn(s, strict, f'{counted(n, "pictures")} of the test part are byte for byte in training, too: {named(across)}')
+        _warn(s, strict, f'{counted(n, "test pictures")} with a byte-for-byte copy in training: {named(across)}')
     if two := [g for g in alike if len({i.label for i in g}) > 1]:
         _warn(s, strict, f'{counted(len(two), "pictures")} under two classes, byte for byte the same: {named(two)}')

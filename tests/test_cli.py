@@ -151,7 +151,7 @@ def test_folder_of_images_and_the_usual_run_folder(mode, ltpa, here):
     code, out, err = ltpa('train', 'photos/vgg_gap', '--image-size', 16, *TINY)
     run = here / 'runs' / 'photos-vgg_gap-seed0'
     assert (code, err) == (0, '') and sorted(os.listdir(run)) == FILES
-    assert result(run)['rows'][0]['images'] == 3
+    assert result(run)['rows'][0]['images'] == 4
     assert load_weights(run / FILES[2]).info['classes'] == ['a', 'b', 'c']
 
 
