@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING          # the imports for a type checker and a
 _GROUPS = {
     'ground': {'names': 'LtpaError Recipe get_recipe list_models switches', 'core': 'pick_device seed_everything'},
     'attention': {'attention': 'Attention attention_pool dp_scores entropy normalize pc_scores'},
-    'data': {'data': 'ClutteredFashion ImageSet Loader', 'inputs': 'read_image', 'folders': 'load_arrays load_folder load_pairs',
+    'data': {'data': 'ClutteredFashion ImageSet Loader', 'readers': 'read_image', 'folders': 'load_arrays load_folder load_pairs',
              'published': 'load_object_discovery open_data', 'downloads': 'download'},
     'models': {'models': 'create_model list_pretrained load_pretrained load_weights save_weights'},
     'training': {'training': 'Callback Learner evaluate predict', 'checkpoints': 'Checkpoint load_checkpoint',
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .core import pick_device, seed_everything
     from .attention import Attention, attention_pool, dp_scores, entropy, normalize, pc_scores
     from .data import ClutteredFashion, ImageSet, Loader
-    from .inputs import read_image
+    from .readers import read_image
     from .folders import load_arrays, load_folder, load_pairs
     from .published import load_object_discovery, open_data
     from .downloads import download

@@ -16,9 +16,10 @@ import torch.nn as nn
 import torch.nn.functional as F
 from .names import LtpaError, unknown
 from .core import keyed_rng
+from .inputs import as_floats, batch_of
 from .models import Net
 from .training import pointing_hits, seeded
-from .saliency import Logits, as_floats, as_targets, at_least_one, select_target, frozen_eval
+from .saliency import Logits, as_targets, at_least_one, at_most, select_target, frozen_eval
 from .moved import moved
 
 # %% ../nbs/13_fgsm.ipynb #967f2538
@@ -48,20 +49,22 @@ def as_eps(eps: float) -> float:
     hint = f'did you mean {eps}/255?' if number and 1 < eps <= 255 else 'e.g. 8/255'
     raise LtpaError(f'eps {eps!r}; expected a number from 0 to 1, the range of a pixel: {hint}')
 
-def _pictures(images):
-    x = as_floats(images)
-    if ((0 <= x) & (x <= 1)).all(): return x
+def _pictures(images, net):
+    x = as_floats(images, net)
+    if ((0 <= x) & (x <= 1)).all(): return x.detach().clone()
     raise LtpaError(f'images from {x.min():.3g} to {x.max():.3g}; expected values in 0..1, '
                     'before normalisation: the network normalises inside')
 
 def in_parts(net, images, labels, size, f: Callable[..., torch.Tensor]) -> torch.Tensor:
-    "`f(logits, x, y)` of `size` images at a time, `net` left as it was; without labels `y` is None"
-    logits, size = Logits(net), at_least_one('internal_batch_size', size)
+    "`f(logits, x, y)` of `size` images at a time, on their own device, `net` as it was; without labels `y` is None"
+    logits = Logits(net)
     with frozen_eval(logits):
-        images = _pictures(images)
-        xs = images.split(size)
-        ys = [None] * len(xs) if labels is None else as_targets(logits, images, labels, size).split(size)
-        return torch.cat([f(logits, x, y).detach() for x, y in zip(xs, ys)])
+        pictures = _pictures(images, net)
+        size = batch_of(pictures, at_most(size), 100)
+        xs = pictures.split(size)
+        ys = [None] * len(xs) if labels is None else as_targets(logits, pictures, labels, size).split(size)
+        found = torch.cat([f(logits, x, y).detach() for x, y in zip(xs, ys)])
+    return found.to(images.device) if isinstance(images, torch.Tensor) else found
 
 # %% ../nbs/13_fgsm.ipynb #54acfd7f
 def margin_loss(z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -89,10 +92,10 @@ def attack(perturb: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     "Make `perturb(logits, x, y, eps, *, ...)` to an attack with the interface of all"
     def run(
         net: nn.Module,
-        images: torch.Tensor,
+        images: Any,
         eps: float,
         labels: torch.Tensor | int | None = None,
-        internal_batch_size: int = 100,
+        internal_batch_size: int | None = None,
         **options,
     ) -> torch.Tensor:
         size = as_eps(eps)
@@ -115,21 +118,22 @@ def fgsm(logits, x: torch.Tensor, y: torch.Tensor | None, eps: float, *, loss: s
     ----------
     net : nn.Module
         A network with a method `logits(x)`, or one that returns logits; it is left as it was.
-    images : torch.Tensor
-        Floats [B,3,H,W] in 0..1; the network normalizes inside.
+    images : torch.Tensor, numpy.ndarray, PIL.Image.Image, str, Path, or a list of these
+        Floats [B,3,H,W] in 0..1, or bytes, as `predict` takes them; the network normalizes inside.
     eps : float
         Largest change of a pixel, 0 to 1: `8/255` is eight of the 255 steps of an ordinary picture.
     labels : torch.Tensor or int, optional
         The class that is attacked, int64 [B] or one for all. By default the predicted one.
-    internal_batch_size : int
-        Images that go through the network at a time.
+    internal_batch_size : int, optional
+        Images that go through the network at a time; by default 100, of more than 71x71 pixels fewer.
     loss : str
         `'ce'`, cross-entropy, or `'margin'`, which keeps a slope where the network is very sure.
 
     Returns
     -------
     torch.Tensor
-        Changed images [B,3,H,W], exactly within `eps` of `images` and within 0..1.
+        Changed images, floats [B,3,H,W], exactly within `eps` of `images` and within 0..1; on the device of
+        `images`, if they are a tensor, else on the network's.
 
     Raises
     ------
@@ -154,10 +158,10 @@ def fgsm(logits, x: torch.Tensor, y: torch.Tensor | None, eps: float, *, loss: s
 
 def input_gradient(
     net: nn.Module,                             # With a method `logits(x)`, or one that returns logits
-    images: torch.Tensor,                       # Floats [B,3,H,W] in 0..1
+    images: Any,                                # Floats [B,3,H,W] in 0..1, or bytes, as `predict` takes them
     labels: torch.Tensor | int | None = None,   # The class that is attacked; None: the predicted one
     loss: str = 'ce',                           # Or 'margin'
-    internal_batch_size: int = 100,             # Images at a time
+    internal_batch_size: int | None = None,     # Images at a time; None: 100, of more than 71x71 pixels fewer
 ) -> torch.Tensor:
     "Gradient of each image's loss with respect to its pixels [B,3,H,W]"
     def gradients(logits, x, y): return loss_gradient(logits, x, y, loss)
@@ -168,11 +172,11 @@ EPS = tuple(k / 255 for k in (0, 1, 2, 4, 8, 16, 32))
 
 def fgsm_answers(
     net: nn.Module,                             # With a method `logits(x)`, or one that returns logits
-    images: torch.Tensor,                       # Floats [B,3,H,W] in 0..1
+    images: Any,                                # Floats [B,3,H,W] in 0..1, or bytes, as `predict` takes them
     eps: Sequence[float] = EPS,                 # Sizes of the step, rising
     labels: torch.Tensor | int | None = None,   # The class that is attacked; None: the predicted one
     loss: str = 'ce',                           # Or 'margin'
-    internal_batch_size: int = 100,             # Images at a time
+    internal_batch_size: int | None = None,     # Images at a time; None: 100, of more than 71x71 pixels fewer
 ) -> torch.Tensor:
     "Classes that the images get after FGSM with each of `eps`: [E,B]; one gradient serves all"
     sizes = [as_eps(e) for e in eps]
@@ -210,14 +214,14 @@ def noise(logits, x: torch.Tensor, y: torch.Tensor | None, eps: float, *,
     ----------
     net : nn.Module
         A network with a method `logits(x)`, or one that returns logits; it is left as it was.
-    images : torch.Tensor
-        Floats [B,3,H,W] in 0..1; the network normalizes inside.
+    images : torch.Tensor, numpy.ndarray, PIL.Image.Image, str, Path, or a list of these
+        Floats [B,3,H,W] in 0..1, or bytes, as `predict` takes them; the network normalizes inside.
     eps : float
         How far every pixel moves, 0 to 1.
     labels : torch.Tensor or int, optional
         The class that is attacked, int64 [B] or one for all. By default the predicted one.
-    internal_batch_size : int
-        Images that go through the network at a time. The noise of an image depends on its place among them.
+    internal_batch_size : int, optional
+        Images that go through the network at a time; by default 100, of more than 71x71 pixels fewer. The noise of an image depends on its place among them.
     draws : int
         For each image the worst of so many is kept, the one with the largest margin of another class.
     seed : int
@@ -226,7 +230,8 @@ def noise(logits, x: torch.Tensor, y: torch.Tensor | None, eps: float, *,
     Returns
     -------
     torch.Tensor
-        Changed images [B,3,H,W], exactly within `eps` of `images` and within 0..1.
+        Changed images, floats [B,3,H,W], exactly within `eps` of `images` and within 0..1; on the device of
+        `images`, if they are a tensor, else on the network's.
 
     Raises
     ------
@@ -265,14 +270,14 @@ def pgd(logits, x: torch.Tensor, y: torch.Tensor | None, eps: float, *,
     ----------
     net : nn.Module
         A network with a method `logits(x)`, or one that returns logits; it is left as it was.
-    images : torch.Tensor
-        Floats [B,3,H,W] in 0..1; the network normalizes inside.
+    images : torch.Tensor, numpy.ndarray, PIL.Image.Image, str, Path, or a list of these
+        Floats [B,3,H,W] in 0..1, or bytes, as `predict` takes them; the network normalizes inside.
     eps : float
         Largest change of a pixel, 0 to 1.
     labels : torch.Tensor or int, optional
         The class that is attacked, int64 [B] or one for all. By default the predicted one.
-    internal_batch_size : int
-        Images that go through the network at a time. The start of an image depends on its place among them.
+    internal_batch_size : int, optional
+        Images that go through the network at a time; by default 100, of more than 71x71 pixels fewer. The start of an image depends on its place among them.
     steps : int
         Steps of a walk, of `2.5 * eps / steps` each: enough to cross the box.
     restarts : int
@@ -285,7 +290,8 @@ def pgd(logits, x: torch.Tensor, y: torch.Tensor | None, eps: float, *,
     Returns
     -------
     torch.Tensor
-        Changed images [B,3,H,W], exactly within `eps` of `images` and within 0..1.
+        Changed images, floats [B,3,H,W], exactly within `eps` of `images` and within 0..1; on the device of
+        `images`, if they are a tensor, else on the network's.
 
     Raises
     ------
@@ -371,21 +377,23 @@ def _share(hits): return hits.float().mean().item()
 @torch.no_grad()
 def answers_and_maps(
     net: Net,
-    x: torch.Tensor,    # Images [B,3,H,W] in 0..1
-    size: int = 100,    # Images at a time
+    x: Any,                     # Images, as `predict` takes them
+    size: int | None = None,    # Images at a time; None: 100, of more than 71x71 pixels fewer
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     "Answers [B], and the maps of level 2 [B,h,w], None where there is no such level"
-    outs = [net(part) for part in x.split(size)]
+    x = as_floats(x, net)
+    outs = [net(part) for part in x.split(batch_of(x, size, 100))]
     level2 = torch.cat([o.maps[1] for o in outs]) if len(outs[0].maps) > 1 else None
     return torch.cat([o.logits.argmax(1) for o in outs]), level2
 
 def fgsm_curve(
     net: Net,
-    x: torch.Tensor,                    # Images [B,3,H,W] in 0..1
+    x: Any,                             # Images, as `predict` takes them
     labels: torch.Tensor,               # True classes [B]
     masks: torch.Tensor | None = None,  # bool [B,H,W], where the objects are
 ) -> list[dict[str, Any]]:
     "A row for each of `EPS`: answers `fooled`, `right`, `standing` up to this size; then the gradient's"
+    x = as_floats(x, net)
     g = input_gradient(net, x)
     clean, _ = answers_and_maps(net, x)
     wrong = clean != labels
@@ -408,7 +416,7 @@ def fgsm_curve(
 
 def strong_attacks(
     net: Net,
-    x: torch.Tensor,            # Images [B,3,H,W] in 0..1
+    x: Any,                     # Images, as `predict` takes them
     labels: torch.Tensor,       # True classes [B]
     eps: float,                 # Largest change of a pixel, 0 to 1
     source: Net | None = None,  # Another network, whose pictures are tried as well
@@ -417,6 +425,7 @@ def strong_attacks(
     queries: int = 100,         # Of Square
 ) -> list[dict[str, Any]]:
     "A row for each attack at one size, and for any of them: answers `fooled`, right ones `standing`"
+    x = as_floats(x, net)
     clean, _ = answers_and_maps(net, x)
     moved_x = dict(noise=noise(net, x, eps, draws=10), square=square(net, x, eps, queries=queries),
                    fgsm=fgsm(net, x, eps), fgsm_margin=fgsm(net, x, eps, loss='margin'),

@@ -147,7 +147,7 @@ def _add_reading(g):
                    help='what the folders in FOLDER are: classes, or train, val and test; default: by their names')
     g.add_argument('--skip-broken', action='store_true', help='go on without pictures that cannot be read')
     g.add_argument('--gray-bits', type=int, metavar='N',
-                   help='bits that 16-bit greys use, 9 to 16; default: as declared, else as the whole set needs')
+                   help='bits that deep greys use, 9 to 32; default: as declared, else as the whole set needs')
 
 # %% ../nbs/workshop/cli.ipynb #5693f035
 def _add_recipe(g):

@@ -37,8 +37,8 @@ class ImageSet:
     Parameters
     ----------
     images : torch.Tensor
-        Or an array: [N,H,W], [N,H,W,C] or [N,C,H,W] with C of 1, 3 or 4; uint8, uint16, or floats from 0 to
-        1. Kept as RGB uint8 [N,3,H,W].
+        Or an array: [N,H,W], [N,H,W,C] or [N,C,H,W] with C of 1, 3 or 4; uint8, uint16 that uses all of its
+        bits, or floats from 0 to 1; or a list of files and pictures. Kept as RGB uint8 [N,3,H,W].
     labels : torch.Tensor
         Or an array or a list: N whole numbers from 0. Kept as int64 [N].
     classes : list of str
@@ -65,7 +65,7 @@ class ImageSet:
     name: str = 'images'
 
     def __post_init__(self):
-        self.images = as_images(self.images, self.name)
+        self.images = as_images(self.images, self.name, stack=True)
         self.labels = as_labels(self.labels, self.classes, self.name)
         if len(self.images) != len(self.labels):
             raise LtpaError(f'{self.name}: {len(self.images)} images but {len(self.labels)} labels; '

@@ -19,14 +19,13 @@ import torch.nn as nn
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from .names import LtpaError, unknown
-from .inputs import as_images, read_image, resize
-from .fits import trained_fit
+from .readers import read_image
+from .inputs import as_pictures, resize, several, to_floats
 from .data import ASSETS, ClutteredFashion
 from .core import eval_mode
 from .models import AttentionNet, list_pretrained, load_pretrained
-from ltpa.maps import (
-    SCALE, as_probs, class_names, draw_grid, effective_cells, fit_side, overlay, shade, trained_side,
-    upsample)
+from .maps import (
+    SCALE, as_probs, class_names, draw_grid, effective_cells, overlay, seen_by, shade, upsample)
 from .widgets import PANEL, CellGrid, Panes, read_upload
 from .moved import moved
 
@@ -77,12 +76,11 @@ class Scene:
     "One picture before one network; what is dear is computed when first asked for, and kept"
     def __init__(self,
         net: Any,                  # A network with attention; it answers in eval mode, and keeps its own
-        image: torch.Tensor,       # uint8 [3,H,W], any size
+        image: Any,                # A picture of any size, as `inspect_image` takes it
         side: int | None = None,   # Shorter side in pixels for the network; None: as in training
     ):
         self.net = can_be_taken_apart(net)
-        seen = fit_side(image, trained_side(net) if side is None else side, net.stride, trained_fit(net))[1]
-        self.x = seen[None].to(net.mean) / 255
+        self.x = to_floats(seen_by(net, image, side)[1], net)
         self._kept: dict = {}
 
     def once(self, key, compute):
@@ -312,13 +310,17 @@ def first_of_each_class()->dict[str, torch.Tensor]:
     return dict(zip(data.classes, data.render(rows)[0])) | {'a cat (photograph)': cat}
 
 def _named(images):
-    "Pictures by name, uint8 [3,H,W], from a dict, or anything with several: paths, pictures, a tensor"
+    "Pictures by name, [3,H,W], from a dict, or anything with one or several: paths, pictures, a tensor"
     if not hasattr(images, 'items'):
         name = lambda k, im: Path(im).name if isinstance(im, (str, Path)) else f'picture {k}'
-        images = {name(k, im): im for k, im in enumerate(images, 1)}
+        images = {name(k, im): im for k, im in enumerate(several(images), 1)}
     if not images: raise LtpaError('no pictures; expected at least one')
-    return {name: read_image(im) if isinstance(im, (str, Path)) else as_images(im[None], name)[0]
-            for name, im in images.items()}
+    return {name: _one(im, name) for name, im in images.items()}
+
+def _one(image, name):
+    found = as_pictures(image, name)
+    if len(found) == 1: return found[0]
+    raise LtpaError(f'{name}: {len(found)} pictures; expected one: give each its own name')
 
 # %% ../nbs/08_explorer.ipynb #ccc37e43
 class Gallery:
@@ -349,9 +351,9 @@ class Gallery:
 
     def levels(self, model: str)->int: return len(self.net(model).attention)
 
-    def add(self, name: str, image: torch.Tensor):
-        "Another picture, uint8 [3,H,W]; one of the same name is replaced"
-        self.images[name] = image
+    def add(self, name: str, image: Any):
+        "Another picture, as `inspect_image` takes it; one of the same name is replaced"
+        self.images[name] = _one(image, name)
         self._scenes = {k: v for k, v in self._scenes.items() if k[1] != name}
 
     def draw(self, state: State)->Drawing:
@@ -464,8 +466,8 @@ class Explorer(Window):
 
     Parameters
     ----------
-    images : mapping, sequence or torch.Tensor, optional
-        Pictures of any size, [3,H,W] of bytes or floats in 0..1, or files: by name, or several;
+    images : mapping, sequence, torch.Tensor or numpy.ndarray, optional
+        Pictures of any size, as `inspect_image` takes them: by name, or one or several without names;
         None: one of each class of the bundled set, and a photograph.
     models : mapping of str to network, or sequence of str, optional
         Attention networks by name, or names of bundled ones (`list_pretrained`); None: all bundled ones.

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['COLORMAP', 'MIXES', 'MOST_PIXELS', 'SCALE', 'FORMATS', 'as_maps', 'as_weights', 'upsample', 'effective_cells',
-           'shade', 'overlay', 'combine', 'trained_side', 'fit_side', 'as_probs', 'Inspection', 'inspect_image',
-           'draw_grid', 'class_names', 'show_attention', 'draw_inspections', 'Film', 'show_film', 'save_figure',
-           'explain']
+           'shade', 'overlay', 'combine', 'trained_side', 'fit_side', 'as_probs', 'Inspection', 'seen_by',
+           'inspect_image', 'draw_grid', 'class_names', 'show_attention', 'draw_inspections', 'Film', 'show_film',
+           'save_figure', 'explain']
 
 # %% ../nbs/07_maps.ipynb #b7734692
 import io, math
@@ -21,7 +21,8 @@ from .names import SETS, LtpaError, unknown
 from .core import pick_device
 from .files import write_atomic
 from .attention import entropy
-from .inputs import as_images, as_labels, read_image, resize
+from .readers import read_image
+from .inputs import as_images, as_labels, as_pictures, resize, several
 from .fits import FITS, pad_square, trained_fit, trained_how
 from .models import Net, list_pretrained, load_pretrained, load_weights
 from .training import Callback, predict
@@ -157,7 +158,7 @@ def shade(
     return a / top.clamp_min(torch.finfo(a.dtype).tiny)
 
 # %% ../nbs/07_maps.ipynb #acb97b6d
-def overlay(image: torch.Tensor, shades: torch.Tensor, strength: float = .6)->np.ndarray:
+def overlay(image: Any, shades: torch.Tensor, strength: float = .6)->np.ndarray:
     """A picture in grey under the shades of a map in color.
 
     Every color in the result means weight (colormap magma: dark is little, bright is much); the picture shows
@@ -165,8 +166,8 @@ def overlay(image: torch.Tensor, shades: torch.Tensor, strength: float = .6)->np
 
     Parameters
     ----------
-    image : torch.Tensor
-        The picture, uint8 [3,H,W].
+    image : torch.Tensor, numpy.ndarray, PIL.Image.Image, str or Path
+        The picture, uint8 [3,H,W], or as `inspect_image` takes it.
     shades : torch.Tensor
         One map at the size of the picture, [H,W], from 0 to 1, as `ltpa.maps.shade` and `upsample` give it.
     strength : float
@@ -191,6 +192,7 @@ def overlay(image: torch.Tensor, shades: torch.Tensor, strength: float = .6)->np
     >>> picture.shape, int(picture[0, 0].mean()) < int(picture[0, 1].mean())
     ((1, 2, 3), True)
     """
+    image = as_images(image, 'picture')[0]
     if shades.shape != image.shape[1:]:
         raise LtpaError(f'map of shape {tuple(shades.shape)} for a picture of shape {tuple(image.shape)}; '
                         f'expected {tuple(image.shape[1:])}: `upsample` it first')
@@ -306,6 +308,19 @@ class Inspection(NamedTuple):
     probs: torch.Tensor                 # [num_classes]
     maps: tuple[torch.Tensor, ...]      # shallow to deep, each [1,h,w]
 
+def seen_by(
+    net: Any,                  # A network of ours
+    image: Any,                # One picture, as `as_pictures` takes it
+    side: int | None = None,   # Shorter side in pixels for the network; None: as in training
+)->tuple[torch.Tensor, torch.Tensor]:
+    "What the network sees of a picture, uint8 [3,H,W], and that part as it sees it, [1,3,h,w]"
+    given = as_pictures(image, 'picture', net)
+    if len(given) > 1:
+        raise LtpaError(f'{len(given)} pictures; expected one: take them one at a time, or all by show_attention')
+    whole = as_images(given)[0]
+    part, seen = fit_side(whole, trained_side(net) if side is None else side, net.stride, trained_fit(net))
+    return part, given if seen.shape == whole.shape else seen[None]          # what is not scaled is not rounded
+
 def inspect_image(net: Net, image: Any, side: int | None = None)->Inspection:
     """What a network says about one picture of any size, and where it looked.
 
@@ -317,7 +332,8 @@ def inspect_image(net: Net, image: Any, side: int | None = None)->Inspection:
     net : ltpa.models.Net
         A network with attention; it answers in eval mode, and keeps its own.
     image : str, Path, PIL.Image.Image, torch.Tensor or numpy.ndarray
-        A file, or a picture [3,H,W] or [H,W,3], of bytes or of floats in 0..1.
+        A file, or a picture [H,W], [3,H,W] or [H,W,3], of bytes or of floats in 0..1. Floats are rounded to
+        bytes only if the picture has to be scaled or cut.
     side : int, optional
         Shorter side in pixels for the network; None: as in training.
 
@@ -350,19 +366,16 @@ def inspect_image(net: Net, image: Any, side: int | None = None)->Inspection:
     if not isinstance(getattr(net, '_orig_mod', net), Net):                # a compiled one keeps it there
         raise LtpaError(f'{type(net).__name__} is none of our networks; expected one that answers with an `Output` '
                         "of logits and maps, e.g. create_model('vgg_att3_concat_pc')")
-    if isinstance(image, (str, Path)): image = read_image(image)
-    pixels = image if isinstance(image, torch.Tensor) else np.array(image)
-    image = as_images(pixels[None], 'picture')[0]
-    part, seen = fit_side(image, trained_side(net) if side is None else side, net.stride, trained_fit(net))
-    logits, maps = predict(net, seen[None])
+    part, seen = seen_by(net, image, side)
+    logits, maps = predict(net, seen)
     if not maps:
         raise LtpaError(f'{net.name} has no attention maps; networks that have: '
                         "vgg_pan and those with 'att' in their names, e.g. vgg_att3_concat_pc")
     long = max(part.shape[1:])
     scale = min(max(long, 256), 512) / long
-    h, w = (max(n, round(m * scale)) for n, m in zip(seen.shape[1:], part.shape[1:]))
+    h, w = (max(n, round(m * scale)) for n, m in zip(seen.shape[2:], part.shape[1:]))
     part = resize(part, (h, w), Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
-    return Inspection(part, (seen.shape[1], seen.shape[2]), as_probs(logits)[0], maps)
+    return Inspection(part, (seen.shape[2], seen.shape[3]), as_probs(logits)[0], maps)
 
 # %% ../nbs/07_maps.ipynb #67b9ee3a
 def draw_grid(
@@ -472,8 +485,7 @@ def show_attention(net: Net, images: Any, side: int | None = None,
     >>> [ax.get_title() for ax in figure.axes][:5]
     ['picture', 'level 1', 'level 2', 'level 3', 'combined (product)']
     """
-    one = isinstance(images, (str, Path, Image.Image)) or getattr(images, 'ndim', 4) < 4
-    looks = [inspect_image(net, im, side) for im in ([images] if one else images)]
+    looks = [inspect_image(net, im, side) for im in several(images)]
     return draw_inspections(net, looks, labels, classes, how, gamma)
 
 def draw_inspections(net: Net, looks: Sequence[Inspection], labels=None, classes: Sequence[str] | None = None,
@@ -502,10 +514,10 @@ def _row(v, verdict, how, gamma):
 class Film(Callback):
     "Keeps the maps of a few pictures during a training, in `frames`: pairs of epoch and maps"
     def __init__(self,
-        images: torch.Tensor,        # uint8 [N,3,H,W]
+        images: Any,                 # Pictures of one size, as `predict` takes them
         every: int | None = None,    # Steps between two frames; None: an epoch
     ):
-        self.images, self.every = images, every
+        self.images, self.every = as_pictures(images), every
         self.frames: list[tuple[float, tuple[torch.Tensor, ...]]] = []
 
     def take(self, learn):
@@ -538,7 +550,7 @@ def show_film(
         maps = (levels[level - 1][i:i + 1] for _, levels in frames)
         return [(im.permute(1, 2, 0).numpy(), ''), *((_colored(im, a), _spread(a).split('\n')[0]) for a in maps)]
     titles = ['picture', *(f'epoch {e:.1f}' for e, _ in frames)]
-    return draw_grid([row(*x) for x in enumerate(film.images)], titles, f'level {level} during training', SCALE)
+    return draw_grid([row(*x) for x in enumerate(as_images(film.images))], titles, f'level {level} during training', SCALE)
 
 # %% ../nbs/07_maps.ipynb #c52feb05
 FORMATS = 'png', 'svg', 'pdf'
@@ -562,7 +574,7 @@ def _format(path):
     return kind
 
 # %% ../nbs/07_maps.ipynb #a2997e99
-def explain(image: str | Path, model: str = 'cluttered_fashion/vgg_att3_concat_pc', side: int | None = None,
+def explain(image: Any, model: str = 'cluttered_fashion/vgg_att3_concat_pc', side: int | None = None,
             out: str | Path | None = None, device: str | torch.device = 'auto')->Path:
     """Draw where a network looks in a picture, and print what it says and how concentrated its maps are.
 
@@ -570,14 +582,15 @@ def explain(image: str | Path, model: str = 'cluttered_fashion/vgg_att3_concat_p
 
     Parameters
     ----------
-    image : str or Path
-        An image file.
+    image : str, Path, PIL.Image.Image, torch.Tensor or numpy.ndarray
+        An image file, or a picture as `inspect_image` takes it.
     model : str
         A bundled network, SET/MODEL as in `list_pretrained`, or a .safetensors file of weights.
     side : int, optional
         Shorter side in pixels for the network; None: as in training.
     out : str or Path, optional
-        The figure to write, .png, .svg or .pdf; None: IMAGE-attention.png in the current folder.
+        The figure to write, .png, .svg or .pdf; None: IMAGE-attention.png in the current folder, of a picture
+        without a file picture-attention.png.
     device : str or torch.device
         Where to compute; 'auto' takes a GPU if there is one.
 
@@ -605,14 +618,17 @@ def explain(image: str | Path, model: str = 'cluttered_fashion/vgg_att3_concat_p
     >>> str(figure)
     'noise-attention.png'
     """
-    out = Path(out or f'{Path(image).stem}-attention.png')
+    path = Path(image) if isinstance(image, (str, Path)) else None
+    out = Path(out or f'{path.stem if path else "picture"}-attention.png')
     _format(out)
-    picture = read_image(image)
-    if out.exists() and out.samefile(image):
+    if path and out.exists() and path.exists() and out.samefile(path):
         raise LtpaError(f'{out} is the picture itself; name another file with --out')
     net = _open_network(model, pick_device(str(device)))
+    bits = trained_how(net).get('bits')
+    picture = as_pictures(path or image, 'picture', bits=bits if isinstance(bits, int) else None)
     v = inspect_image(net, picture, side)
-    facts = dict(network=model, picture=f'{image}, {_seen(net, picture, side, v.seen)}', says=_verdict(v, class_names(net)))
+    size = _seen(net, as_images(picture)[0], side, v.seen)
+    facts = dict(network=model, picture=f'{image}, {size}' if path else size, says=_verdict(v, class_names(net)))
     facts |= {f'level {k}': ', '.join(_spread(a).splitlines()) for k, a in enumerate(v.maps, 1)}
     done = 'replaced' if out.exists() else 'written'
     facts[done] = save_figure(draw_inspections(net, [v]), out)

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from .names import COMMON, MODELS, PRESETS, SWITCHES, LtpaError, admissible, switches, unknown
 from .core import eval_mode
 from .attention import Attention
+from .inputs import as_pictures, to_floats
 from .data import ASSETS
 from .weights import load_state, read_tensors, write_tensors
 from .registry import CLASSES, complete, model_class
@@ -115,6 +116,7 @@ class Output(NamedTuple):
 class Net(nn.Module):
     "The frame of all networks: checks and normalises RGB [B,3,H,W] in 0..1, then `features` and `classify`"
     stride = 32               # height and width must be multiples of this
+    unit_pixels = True        # normalises inside: at the door of the library, pixels outside 0..1 are refused
     ends_in_one = True        # of the smallest picture, one position is left for the last BatchNorm2d
     color = 'rgb'             # or 'yuv_lcn'
     name: str                 # as in `list_models`, else the class's
@@ -466,11 +468,12 @@ def yuv_lcn(
 
 def fit_normalization(
     net:Net,              # A network
-    images:torch.Tensor,  # uint8 [N,3,H,W], the training images
+    images:Any,           # The training images, as `as_pictures` takes them
 )->Net:
     "Set the network's mean and standard deviation from images, in its own colours"
+    images = as_pictures(images, 'images', net)
     chosen = torch.linspace(0, len(images) - 1, min(len(images), 5000)).long()      # evenly, 5,000 at most
-    some = images[chosen].float() / 255
+    some = to_floats(images[chosen], net)
     if net.color == 'yuv_lcn': some = torch.cat([yuv_lcn(x) for x in some.split(500)])
     net.mean.copy_(some.mean((0, 2, 3), keepdim=True))
     net.std.copy_(some.std((0, 2, 3), keepdim=True))

@@ -27,7 +27,8 @@ OLD = {    # module: {where its names are now: the names; 'old=new' where they a
                      'is_here download',
         'published': 'CUB CIFAR CIFAR_IMAGES TORCHVISION load_cub open_data',
         'names': 'DOWNLOADS',
-        'inputs': 'as_images as_labels read_image fit_square'},
+        'inputs': 'as_images as_labels fit_square',
+        'readers': 'read_image'},
     'explorer': {
         'widgets': 'PANEL CellGrid png bars Panes read_upload'},
     'faithfulness': {

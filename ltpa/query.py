@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from .names import LtpaError, unknown
 from .core import keyed_rng
 from .attention import normalize
+from .inputs import as_pictures, batch_of, to_floats
 from .data import ClutteredFashion, _backgrounds, _objects, _scenes
 from .models import AttentionNet, Net
 from .training import pointing_hits, predict
@@ -30,18 +31,16 @@ __getattr__ = moved(__name__)                        # old names, for one releas
 # %% ../nbs/14_query.ipynb #e64316cd
 def encode(
     net: Net,               # A network with attention
-    images: torch.Tensor,   # uint8 [N,3,H,W]
-    batch_size: int = 100,  # Pictures at a time
+    images: Any,            # Pictures, as `predict` takes them
+    batch_size: int | None = None,  # Pictures at a time; None: 100, of more than 71x71 pixels fewer
 ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
     "Local features, a tuple of [N,C,h,w], and global vectors [N,G], in eval mode, on the network's device"
     if not isinstance(net, AttentionNet):
         raise LtpaError(f'{getattr(net, "name", type(net).__name__)} has no l and g to take apart; '
                         'expected an attention network, e.g. vgg_att2_concat_dp')
-    if images.dtype != torch.uint8 or images.ndim != 4 or not len(images):
-        raise LtpaError(f'images {images.dtype} of shape {tuple(images.shape)}; expected uint8 [N,3,H,W]')
+    images = as_pictures(images, 'images', net)
     with frozen_eval(net), torch.no_grad():
-        batches = (x.to(net.mean.device).float().div_(255) for x in images.split(batch_size))
-        parts = [net.forward_features(x) for x in batches]
+        parts = [net.forward_features(to_floats(x, net)) for x in images.split(batch_of(images, batch_size, 100))]
     l, g = zip(*parts)
     return tuple(map(torch.cat, zip(*l))), torch.cat(g)
 
@@ -214,8 +213,8 @@ def _listens(net):
         raise LtpaError(f'{net.name} does not compare l with g, so its maps are the same for every template; '
                         'expected a network with dot-product scores, e.g. vgg_att2_concat_dp')
 
-def query_maps(net: AttentionNet, images: torch.Tensor, templates: torch.Tensor,
-               others: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
+def query_maps(net: AttentionNet, images: Any, templates: Any,
+               others: Any = None) -> tuple[torch.Tensor, ...]:
     """Attention maps of pictures for the global vector of other pictures: where is what those show?
 
     Parameters
@@ -223,12 +222,12 @@ def query_maps(net: AttentionNet, images: torch.Tensor, templates: torch.Tensor,
     net : AttentionNet
         A network with dot-product scores, e.g. `vgg_att2_concat_dp`. With `pc` the maps of a picture would
         be the same for every question.
-    images : torch.Tensor
-        Where to look: uint8 [N,3,H,W].
-    templates : torch.Tensor
-        What to look for: uint8 [K,3,h,w], pictures of one thing. Their global vectors are averaged.
-    others : torch.Tensor, optional
-        uint8 [M,3,h,w], pictures of anything: ask with the contrast to these, softened until a sixteenth
+    images : torch.Tensor, numpy.ndarray, PIL.Image.Image, str, Path, or a list of these
+        Where to look: pictures as `predict` takes them, uint8 [N,3,H,W] or floats in 0..1.
+    templates : torch.Tensor, numpy.ndarray, PIL.Image.Image, str, Path, or a list of these
+        What to look for: pictures of one thing. Their global vectors are averaged.
+    others : torch.Tensor, numpy.ndarray, or a list of these, of PIL.Image.Image, str or Path, optional
+        Pictures of anything: ask with the contrast to these, softened until a sixteenth
         of the cells is effective. By default the network's own maps.
 
     Returns
@@ -239,7 +238,7 @@ def query_maps(net: AttentionNet, images: torch.Tensor, templates: torch.Tensor,
     Raises
     ------
     LtpaError
-        If the network has no attention or does not compare, or pictures are not uint8 [N,3,H,W].
+        If the network has no attention or does not compare, or pictures cannot be used.
 
     References
     ----------
@@ -256,7 +255,7 @@ def query_maps(net: AttentionNet, images: torch.Tensor, templates: torch.Tensor,
     """
     l, _ = encode(net, images)
     _listens(net)
-    g = encode(net, templates)[1].mean(0).expand(len(images), -1)
+    g = encode(net, templates)[1].mean(0).expand(len(l[0]), -1)
     if others is not None: return soften_to_share(contrast(net, l, g, encode(net, others)[1]))
     with torch.no_grad(): return net.forward_attention(l, g).maps
 
@@ -298,7 +297,7 @@ ASKED = [('own g', 'as it is'), ('one template', 'as it is'), ('class mean', 'as
 def interrogate(
     net: AttentionNet,                                   # A network with attention
     scenes: Scenes,
-    pictures: torch.Tensor,                              # Template pictures, uint8 [M,3,h,w]
+    pictures: Any,                                       # Template pictures, as `predict` takes them
     labels: torch.Tensor,                                # Their labels [M]
     cases: Iterable[tuple[str, str]] | None = None,      # Pairs of what is asked and how; None: `ASKED`
     where: torch.Tensor | None = None,                   # Maps [N,h,w], multiplied with every answer
@@ -345,7 +344,7 @@ def alike(
 def ask_networks(
     nets: Mapping[str, AttentionNet],  # 'dp', 'pc', 'uniform' and 'fresh', dp that has learned nothing
     scenes: Scenes,
-    pictures: torch.Tensor,            # Template pictures, uint8 [M,3,h,w]
+    pictures: Any,                     # Template pictures, as `predict` takes them
     labels: torch.Tensor,              # Their labels [M]
     best: Mapping[str, int],           # The best level of each, from 1, as from `best_level`
     precision: str = 'fp32',           # Of pc's maps, as for `predict`
@@ -370,7 +369,7 @@ def ask_networks(
 # %% ../nbs/14_query.ipynb #2d8d7226
 def contrasting(
     net: AttentionNet,     # A network with dot-product attention
-    others: torch.Tensor,  # uint8 [M,3,h,w], pictures of anything: the contrast is to these
+    others: Any,           # Pictures of anything, as `predict` takes them: the contrast is to these
 ) -> AttentionNet:
     "`net` with the same weights, whose maps are the softened contrast; its temperatures soften them further"
     center = encode(net, others)[1]

@@ -18,13 +18,14 @@ import torch.nn.functional as F
 from .names import LtpaError, unknown
 from .core import as_seed, keyed_rng
 from .attention import normalize
+from .inputs import as_floats, as_images, as_pictures, batch_of, to_floats
 from .data import ClutteredFashion
 from .models import AttentionNet, Net, block
 from .training import predict, seeded
 from .maps import MIXES
 from .saliency import cam, grad_cam, gradient, frozen_eval
 from .metrics import iou, otsu, pxap, stretch, to_pixels
-from .faithfulness import center_map
+from .faithfulness import gaussian
 from .moved import moved
 
 # %% ../nbs/12_segmentation.ipynb #5418457e
@@ -33,17 +34,17 @@ __getattr__ = moved(__name__)                        # old names, for one releas
 # %% ../nbs/12_segmentation.ipynb #daa9d606
 def attention_parts(
     net: AttentionNet,      # A network with attention
-    images: torch.Tensor,   # uint8 [N,3,H,W]
-    batch_size: int = 250,  # Images at a time
+    images: Any,            # Pictures, as `predict` takes them
+    batch_size: int | None = None,  # Images at a time; None: 250, of more than 45x45 pixels fewer
 ) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
     "Attention weights and the scores they were made from: two tuples of float32 [N,h,w], shallow to deep"
     if not hasattr(net, 'scores'):
         raise LtpaError(f'{net.name} has no attention scores; networks that have: '
                         "those with 'att' in their names, e.g. vgg_att3_concat_pc")
-    weights, scores = [], []
+    images, weights, scores = as_pictures(images, 'images', net), [], []
     with frozen_eval(net), torch.no_grad():
-        for x in images.split(batch_size):
-            l, g = net.forward_features(x.to(net.mean.device).float() / 255)
+        for x in images.split(batch_of(images, batch_size, 250)):
+            l, g = net.forward_features(to_floats(x, net))
             weights.append(net.forward_attention(l, g).maps)
             scores.append(net.scores(l, g))
     def whole(parts): return tuple(torch.cat(level).cpu() for level in zip(*parts))
@@ -135,7 +136,7 @@ def compare(
 # %% ../nbs/12_segmentation.ipynb #f06033da
 def attention_maps(
     net: AttentionNet,                  # A network with attention
-    images: torch.Tensor,               # uint8 [N,3,H,W]
+    images: Any,                        # Pictures, as `predict` takes them
     size: int | Sequence[int],          # (H, W) in pixels, or one number for a square
     temperature: float | None = None,   # One more map, at this temperature, or None
 ) -> dict[str, torch.Tensor]:
@@ -181,13 +182,13 @@ def _cv2():
     raise LtpaError(f'{what}; run: pip install opencv-contrib-python-headless')
 
 def grabcut(
-    images: torch.Tensor,  # uint8 [N,3,H,W]
+    images: Any,           # Pictures, as `predict` takes them
     masks: torch.Tensor,   # bool [N,H,W], as a first guess
     steps: int = 3,
 ) -> torch.Tensor:
     "Masks moved to where the colours change, by OpenCV; guesses that are empty or whole stay as they are"
     cv2, out = _cv2(), masks.clone()
-    for image, mask, new in zip(images, masks, out):
+    for image, mask, new in zip(as_images(images), masks, out):
         if mask.all() or not mask.any(): continue
         m = np.where(mask, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
         cv2.setRNGSeed(0)
@@ -198,19 +199,19 @@ def grabcut(
 
 # %% ../nbs/12_segmentation.ipynb #d9985a1e
 def opencv_saliency(
-    images: torch.Tensor,            # uint8 [N,3,H,W]
+    images: Any,                     # Pictures, as `predict` takes them
     kind: str = 'SpectralResidual',  # Or 'FineGrained'
 ) -> torch.Tensor:
     "What stands out by its own pixels alone, by OpenCV: [N,H,W]"
     kinds = 'SpectralResidual', 'FineGrained'
     if kind not in kinds: raise unknown('kind of saliency', kind, kinds)
     find = getattr(_cv2().saliency, f'StaticSaliency{kind}_create')()
-    bgr = (np.ascontiguousarray(x.flip(0).permute(1, 2, 0).numpy()) for x in images)
+    bgr = (np.ascontiguousarray(x.flip(0).permute(1, 2, 0).numpy()) for x in as_images(images))
     maps = np.stack([np.asarray(find.computeSaliency(x)[1], np.float32) for x in bgr])
     return torch.from_numpy(maps)
 
 def plain_maps(
-    images: torch.Tensor,          # uint8 [N,3,H,W]
+    images: Any,                   # Pictures, as `predict` takes them
     size: int | Sequence[int],     # (H, W) in pixels, or one number for a square
 ) -> dict[str, torch.Tensor]:
     "Maps [N,H,W] by name that know nothing of networks or classes"
@@ -221,12 +222,12 @@ def plain_maps(
 # %% ../nbs/12_segmentation.ipynb #e928eaa1
 def class_maps(
     net: Net,                      # Any network of ours
-    images: torch.Tensor,          # uint8 [N,3,H,W]
+    images: Any,                   # Pictures, as `predict` takes them
     labels: torch.Tensor,          # The true class of each
     size: int | Sequence[int],     # (H, W) in pixels, or one number for a square
 ) -> dict[str, torch.Tensor]:
     "Maps [N,H,W] by name, for the true class: CAM where the network has one, else Grad-CAM and gradient"
-    x = images.float() / 255
+    x = as_floats(images, net)
     levels: dict[str, Any]
     if hasattr(net, 'linear'): levels = {'CAM': cam(net, x, labels)}
     else:
@@ -239,6 +240,7 @@ def class_maps(
 # %% ../nbs/12_segmentation.ipynb #0f1fcb04
 class UNet(nn.Module):
     "Down twice, up twice, with what was there before beside it: [N,3,H,W] in 0..1 to logits [N,H,W]"
+    unit_pixels = True
     def __init__(self,
         width: int = 16,  # Channels at full size
     ):
@@ -259,18 +261,19 @@ class UNet(nn.Module):
 
 # %% ../nbs/12_segmentation.ipynb #286ebe27
 def train_unet(
-    images: torch.Tensor,   # uint8 [N,3,H,W]
+    images: Any,            # Pictures, as `predict` takes them
     masks: torch.Tensor,    # bool [N,H,W]
     steps: int = 150,       # Batches of 32
     seed: int = 0,
 ) -> UNet:
     "A `UNet` trained on masks, in eval mode"
+    images = as_pictures(images)
     with seeded(as_seed(seed)): net, rng = UNet(), keyed_rng(seed, 'unet')
     opt = torch.optim.AdamW(net.parameters())
     plan = torch.optim.lr_scheduler.OneCycleLR(opt, 1e-2, steps)
     for _ in range(steps):
         rows = torch.randint(len(images), (32,), generator=rng)
-        x, y = images[rows].float() / 255, masks[rows].float()
+        x, y = to_floats(images[rows]), masks[rows].float()
         if torch.rand((), generator=rng) < .5: x, y = x.flip(3), y.flip(2)
         opt.zero_grad()
         F.binary_cross_entropy_with_logits(net(x), y).backward()
@@ -280,10 +283,11 @@ def train_unet(
 @torch.no_grad()
 def draw(
     unet: UNet,            # From `train_unet`
-    images: torch.Tensor,  # uint8 [N,3,H,W], sides multiples of 4
+    images: Any,           # Pictures, as `predict` takes them, sides multiples of 4
 ) -> torch.Tensor:
     "The probability of object for each pixel: [N,H,W]"
-    return torch.cat([unet(x.float() / 255).sigmoid() for x in images.split(250)])
+    images = as_pictures(images, 'images', unet)
+    return torch.cat([unet(to_floats(x, unet)).sigmoid() for x in images.split(batch_of(images, None, 250))])
 
 # %% ../nbs/12_segmentation.ipynb #5e6a1002
 SCORES = [k + end for k in ('pxap', 'otsu', 'fixed') for end in ('', '_with_noise')]
@@ -301,12 +305,12 @@ def two_piles(
     return images, masks, torch.cat([d.labels for d in parts]), torch.arange(n_aside + n_scored) < n_aside
 
 def compare_plain(
-    images: torch.Tensor,  # uint8 [N,3,h,w]
+    images: Any,           # Pictures, as `predict` takes them
     masks: torch.Tensor,   # bool [N,H,W]
     aside: torch.Tensor,   # bool [N], not scored
 ) -> list[dict[str, Any]]:
     "Rows that need no network; the whole picture has the object's share of the pixels in every score"
-    maps, scored = {'centre': center_map(None, masks[:, None])}, masks[~aside]
+    maps, scored = {'centre': gaussian(masks)}, masks[~aside]
     try: maps |= plain_maps(images, masks.shape[1])
     except LtpaError as e: print('not run:', e)
     share = [some.float().mean().item() for some in (scored[scored.flatten(1).any(1)], scored)]
@@ -315,7 +319,7 @@ def compare_plain(
 
 def compare_unet(
     unet: UNet,            # From `train_unet`, trained on the pictures set aside
-    images: torch.Tensor,  # uint8 [N,3,h,w]
+    images: Any,           # Pictures, as `predict` takes them
     masks: torch.Tensor,   # bool [N,H,W]
     aside: torch.Tensor,   # bool [N], not scored
 ) -> list[dict[str, Any]]:
@@ -327,7 +331,7 @@ def compare_unet(
 # %% ../nbs/12_segmentation.ipynb #5e6a1004
 def own_maps(
     net: Net,                   # Any network of ours
-    images: torch.Tensor,       # uint8 [N,3,H,W]
+    images: Any,                # Pictures, as `predict` takes them
     size: int | Sequence[int],  # (H, W) in pixels, or one number for a square
     precision: str = 'fp32',    # Of a gate, as for `predict`
 ) -> tuple[dict[str, torch.Tensor], tuple[torch.Tensor, ...]]:
@@ -352,7 +356,7 @@ def compare_network(
 
 def compare_products(
     net: AttentionNet,     # A network with attention
-    images: torch.Tensor,  # uint8 [N,3,h,w]
+    images: Any,           # Pictures, as `predict` takes them
     masks: torch.Tensor,   # bool [N,H,W]
     aside: torch.Tensor,   # bool [N], not scored
 ) -> list[dict[str, Any]]:
@@ -363,12 +367,12 @@ def compare_products(
 def compare_cleaned(
     name: str,             # Of the map
     maps: torch.Tensor,    # [N,H,W]
-    images: torch.Tensor,  # uint8 [N,3,H,W]
+    images: Any,           # Pictures, as `predict` takes them
     masks: torch.Tensor,   # bool [N,H,W]
     aside: torch.Tensor,   # bool [N], not scored
 ) -> list[dict[str, Any]]:
     "Rows of one map after clean-up; these are masks, so without PxAP and a second threshold"
-    piece = largest(cut(maps[~aside]))
+    images, piece = as_images(images), largest(cut(maps[~aside]))
     steps = {f'{name}, largest piece': piece}
     try: steps[f'{name}, largest piece, GrabCut'] = grabcut(images[~aside], piece)
     except LtpaError as e: print('not run:', e)

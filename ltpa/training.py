@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from .names import LtpaError, Recipe, get_recipe
 from .core import as_seed, autocast, eval_mode, on_device, pick_precision
+from .inputs import as_pictures, batch_of, to_floats
 from .data import Collage, ImageSet, Loader
 from .models import Net
 from .interrupts import orderly_stop
@@ -28,9 +29,9 @@ __getattr__ = moved(__name__)                        # old names, for one releas
 @torch.no_grad()
 def predict(
     net: Net,
-    images: torch.Tensor,
+    images: Any,
     device: str | torch.device | None = None,
-    batch_size: int = 500,
+    batch_size: int | None = None,
     precision: str = 'fp32',
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
     """Logits and attention maps of all images, in eval mode and without gradients.
@@ -41,12 +42,13 @@ def predict(
     ----------
     net : Net
         A network of ours.
-    images : torch.Tensor
-        uint8 [N,3,H,W], RGB; height and width as the network's pools divide them.
+    images : torch.Tensor, numpy.ndarray, PIL.Image.Image, str, Path, or a list of these
+        Bytes, uint8 [N,3,H,W], or floats in 0..1, which are not rounded; one picture or many of one size,
+        height and width as the network's pools divide them: nothing is scaled here.
     device : str, torch.device or None
         Where to compute. None: where the network is.
-    batch_size : int
-        Images at a time.
+    batch_size : int, optional
+        Images at a time. None: 500 of 32x32 pixels, of larger ones as many as have so many pixels.
     precision : str
         'fp32', 'bf16', 'fp16', or 'auto', the fastest that the device has.
 
@@ -60,7 +62,7 @@ def predict(
     Raises
     ------
     LtpaError
-        If the images are not uint8 [N,3,H,W], or do not fit the network.
+        If the images cannot be used, or do not fit the network.
 
     Examples
     --------
@@ -70,12 +72,10 @@ def predict(
     >>> logits.shape, [tuple(a.shape) for a in maps]
     (torch.Size([8, 10]), [(8, 16, 16), (8, 8, 8), (8, 4, 4)])
     """
-    if images.dtype != torch.uint8 or images.ndim != 4:
-        raise LtpaError(f'images {images.dtype} of shape {tuple(images.shape)}; expected uint8 [N,3,H,W]')
-    parts = []
+    images, parts = as_pictures(images, 'images', net), []
     with on_device(net, device) as device, eval_mode(net):
-        for x in images.split(batch_size):
-            x = x.to(device).float().div_(255).contiguous(memory_format=torch.channels_last)
+        for x in images.split(batch_of(images, batch_size)):
+            x = to_floats(x, net).contiguous(memory_format=torch.channels_last)
             with autocast(device, precision): out = net(x)
             parts.append((out.logits.float().cpu(), [m.float().cpu() for m in out.maps]))
     logits, maps = zip(*parts)

@@ -11,6 +11,7 @@ __all__ = ['ANIMALS', 'UNSEEN', 'CS', 'FINETUNE', 'CIFAR10', 'STL10', 'MODELS_OF
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 import numpy as np
 import torch
 import torch.nn as nn
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from PIL import Image
 from .names import DOWNLOADS, LtpaError, Recipe, unknown
 from .core import as_seed, keyed_rng
-from .inputs import fill_square
+from .inputs import as_floats, fill_square
 from .data import ASSETS, Collage, ImageSet, apart, photographs
 from .published import LAYOUTS, load_published, open_data
 from .models import Net, create_model
@@ -107,20 +108,20 @@ def classifiers(
                         'expected a network from create_model')
     return layers
 
-def features(net: Net, images: torch.Tensor, device: torch.device | str | None = None,
-             batch_size: int = 500, precision: str = 'fp32') -> torch.Tensor:
+def features(net: Net, images: Any, device: torch.device | str | None = None,
+             batch_size: int | None = None, precision: str = 'fp32') -> torch.Tensor:
     """What enters the last linear layer of a network, for each image: the features of the paper's Table 3.
 
     Parameters
     ----------
     net : Net
         A network from `create_model`. It learns nothing, and stays where and as it is.
-    images : torch.Tensor
-        uint8 [N,3,H,W].
+    images : torch.Tensor, numpy.ndarray, PIL.Image.Image, str, Path, or a list of these
+        Bytes, uint8 [N,3,H,W], or floats in 0..1, as `predict` takes them.
     device : torch.device or str, optional
         Where to compute. By default where the network is.
-    batch_size : int
-        Images at a time.
+    batch_size : int, optional
+        Images at a time. By default as for `predict`.
     precision : str
         `'fp32'`, `'bf16'`, `'fp16'` or `'auto'`, as for `predict`.
 
@@ -132,7 +133,7 @@ def features(net: Net, images: torch.Tensor, device: torch.device | str | None =
     Raises
     ------
     LtpaError
-        If the network does not end in such a layer, or the images are not uint8 [N,3,H,W].
+        If the network does not end in such a layer, or the images cannot be used.
 
     References
     ----------
@@ -261,9 +262,9 @@ def _dealt(parts, rng):
     train = given < len(parts[0][1])
     return [(x[r], y[r]) for r in (order[train], order[~train])]
 
-def pixels(images: torch.Tensor) -> torch.Tensor:
-    "Images uint8 [N,3,H,W] as features in 0..1 [N,3*H*W]: a control"
-    return images.flatten(1).float() / 255
+def pixels(images: Any) -> torch.Tensor:
+    "Images, as `predict` takes them, as features in 0..1 [N,3*H*W]: a control"
+    return as_floats(images).float().flatten(1)
 
 def transfer(
     encode: Net | Callable[[torch.Tensor], torch.Tensor],  # A network, or from images to features [N,D]

@@ -539,7 +539,6 @@ def test_wrong_numbers_of_things_are_refused(net):
         with refuses(f'window {window}'): infidelity(net, x, m, window=window)
     pixels = (x * 255).byte()
     with refuses('target [1, 2, 3]'): evaluate_explainers(CONTROLS, net, pixels, masks, target=[1, 2, 3])
-    with refuses('torch.float32', 'uint8'): interventions(net, x, [0, 1], masks)
     with refuses('2 images, 1 labels, 2 masks'): interventions(net, pixels, [0], masks)
     with refuses('2 images, 2 labels, 1 masks'): interventions(net, pixels, [0, 1], masks[:1])
     with refuses('at least two'): interventions(net, pixels[:1], [0], masks[:1])

@@ -358,10 +358,12 @@ def test_refuses_options_of_methods(nets, method, options, words):
         with refuses(*words): f(nets['vgg_gap', torch.float32], images(), **options)
 
 
-@pytest.mark.parametrize('bad', [images()[0], (images() * 255).byte(), images()[:0], 'cat.png'],
-                         ids=['one image', 'bytes', 'none', 'a path'])
-def test_refuses_images(nets, bad):
-    with refuses('images', 'expected floats [B,3,H,W]'): gradient(nets['vgg_gap', torch.float32], bad)
+@pytest.mark.parametrize('bad, words', [
+    (images()[:, :2], ['images', '(3, 2, 32, 32)', '[N,3,H,W]']), (images().long(), ['images', 'torch.int64']),
+    (images()[:0], ['images', '(0, 3, 32, 32)']), (images() * 255, ['images', '0..1']), ('cat.png', ['cat.png: no such file'])],
+    ids=['channels', 'type', 'none', 'range', 'path'])
+def test_refuses_images(nets, bad, words):
+    with refuses(*words): gradient(nets['vgg_gap', torch.float32], bad)
 
 
 @pytest.mark.parametrize('name', EVERY)
