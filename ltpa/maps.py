@@ -263,8 +263,9 @@ MOST_PIXELS = 2**22       # 2048 x 2048: beyond that, activations take gigabytes
 def trained_side(net)->int:
     "The side of the pictures that `net` was trained on, as far as its file says; else 32, or its stride"
     how = trained_how(net)
-    name = how.get('source')
-    return how.get('size') or (SETS[name].get('side') if name in SETS else None) or max(32, net.stride)
+    size, name = how.get('size'), how.get('source')
+    if isinstance(size, int) and size > 0: return size
+    return (SETS[name].get('side') if isinstance(name, str) and name in SETS else None) or max(32, net.stride)
 
 def fit_side(
     image: torch.Tensor,   # uint8 [3,H,W]

@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 import torch
-from .names import LtpaError, Recipe
+from .names import LtpaError, Recipe, unknown
 from .core import pick_device, seed_everything
 from .files import fingerprint, provenance, save_result
 from .fits import FITS
@@ -89,16 +89,22 @@ def _read_source(how, splits, download=False):
     return reading.sets, reading
 
 # %% ../nbs/workshop/runs.ipynb #a0e50004
+def _given(own):
+    "What was said about own pictures"
+    for k in own:
+        if k not in (known := [*FLAGS, 'strict']): raise unknown('option of own pictures', k, known)
+    return {k: v for k, v in own.items() if v is not None and v is not False}
+
 def _source_of(p, scale, own, stored, ckpt):
     "What a run is to be made with: as given, and where it goes on, as its checkpoint says"
     kind = kind_of(p.source)
     source = dict(source=p.source, size=p.image_size, scale=scale)
-    given = {k: v for k, v in own.items() if v not in (None, False)}
+    given = _given(own)
     odd = [FLAGS.get(k, '--strict') for k in given if kind != 'folder' and not (kind == 'arrays' and k == 'fit')]
     if odd: raise LtpaError(f'{", ".join(odd)}: for a folder of pictures only; {p.source} is none')
     if kind not in ('folder', 'arrays'): return source
     if stored is None: return source | given | (dict(rule=2) if kind == 'folder' else {})
-    then = dict(fit='middle') | {k: stored[k] for k in FLAGS if stored.get(k) not in (None, False)}
+    then = dict(fit='middle') | _given({k: stored[k] for k in FLAGS if k in stored})
     for k, v in given.items():
         if k in FLAGS and v != then.get(k): raise LtpaError(
             f'{ckpt} was made with {FLAGS[k]} {then.get(k, "unset")}, not {v}; leave {FLAGS[k]} out to go on, '
@@ -106,6 +112,11 @@ def _source_of(p, scale, own, stored, ckpt):
     if source['size'] is None: source['size'] = stored.get('size')
     if kind == 'folder': then['rule'] = stored.get('rule', 1)
     return source | then | {k: given[k] for k in ('strict',) if k in given}
+
+def _dict(meta, key):
+    "A dict in the description of a file, which may be a stranger's"
+    found = meta.get(key)
+    return found if isinstance(found, dict) else {}
 
 def _relative(path, folder):
     "The way from a run folder to a set, so that both can move together"
@@ -217,7 +228,7 @@ def _kept_with_weights(p, source, reading, train, folder):
     return kept
 
 def _warn_of(how, reading):
-    for text in reading.warnings: warnings.warn(f'{how["source"]}: {text}', DataWarning, stacklevel=3)
+    for text in reading.warnings: warnings.warn(f'{shown(how["source"])}: {text}', DataWarning, stacklevel=3)
 
 # %% ../nbs/workshop/runs.ipynb #7f37c553
 def run_training(
@@ -322,14 +333,14 @@ def run_training(
             _check_out(folder, ckpt, resume)
             mine = kind_of(p.source) in ('folder', 'arrays')
             meta = read_checkpoint(ckpt)[1] if mine and resume else {}
-            source = _source_of(p, scale, own, meta.get('source') if meta else None, ckpt)
+            source = _source_of(p, scale, own, _dict(meta, 'source') if resume else None, ckpt)
             with local_main_process_first(download): sets, reading = _read_source(source, ['train', 'test'], download)
             train, of_test = sets['train'], picture_size(sets['test'])
             _same_classes(sets['test'], train.classes, f'in {train.name}')
             if mine:
                 source = _kept_with_weights(p, source, reading, train, folder)
                 usual = p.recipe
-                p = p._replace(recipe=_own_recipe(p, len(train), train.name, changes, meta.get('recipe'), processes))
+                p = p._replace(recipe=_own_recipe(p, len(train), train.name, changes, _dict(meta, 'recipe'), processes))
                 flags = ' (to fit few pictures; --epochs and --batch-size change it)' if p.recipe != usual else ''
                 said = [*_said(source, sets, reading, p.recipe, flags)]
             del sets
@@ -425,24 +436,25 @@ def evaluate_weights(
     """
     place = pick_device(str(device))
     net = load_weights(path, place)
-    how = net.info.get('source')
-    how = how if isinstance(how, dict) else {}
-    given = {k: v for k, v in own.items() if v not in (None, False)}
-    new = data and not (isinstance(how.get('source'), str) and any(_same_place(data, p) for p in _places(how, path)))
+    how = _dict(net.info, 'source')
+    if not isinstance(how.get('source'), str): how = {}
+    given = _given(own)
+    new = data and not (how and any(_same_place(data, p) for p in _places(how, path)))
     if new: how, split = _foreign(data, how, split, given)
-    elif not how.get('source'):
+    elif not how:
         raise LtpaError(f'{path} does not say what it was trained on; name a set with --data')
     else: how = _located(how, path) | given | ({'source': str(data)} if data else {})
     split = split or 'test'
     sets, reading = _read_source(how, [split])
     test = sets[split]
     if known := net.info.get('classes'): _same_classes(test, known, 'in the training')
+    usual = (net.info.get('recipe') or {}).get('precision', 'fp32')
+    row = dict(model=net.name, data=test.name) | evaluate(net, test, place, precision or usual)
     if reading:
         _warn_of(how, reading)
         if new: _warn_of_sample(how, net, test)
         if say: say('judged', _judged(how, split, reading, test))
-    usual = (net.info.get('recipe') or {}).get('precision', 'fp32')
-    return net, dict(model=net.name, data=test.name) | evaluate(net, test, place, precision or usual)
+    return net, row
 
 def _same_place(a, b):
     try: return os.path.samefile(a, b)
@@ -467,9 +479,9 @@ def _judged(how, split, reading, test):
 
 def _warn_of_sample(how, net, test):
     "Are these new pictures?"
-    sample = (net.info.get('source') or {}).get('sample')
+    sample = _dict(net.info, 'source').get('sample')
     if not isinstance(sample, list) or not sample: return
     again = len({fingerprint(x) for x in test.images} & set(map(str, sample))) / len(sample)
     if again: warnings.warn(
-        f'{how["source"]}: about {again:.0%} of the pictures that the network was trained on are among those judged; '
+        f'{shown(how["source"])}: about {again:.0%} of the pictures that the network was trained on are among those judged; '
         'what it does with new pictures is less; --split test judges a part', DataWarning, stacklevel=3)

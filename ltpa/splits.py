@@ -195,6 +195,8 @@ def survey(
         raise LtpaError(f'layout {layout!r}; expected classes (CLASS/IMAGE) or splits (train/CLASS/IMAGE and so on)')
     if not (val_fraction is None or isinstance(val_fraction, (int, float)) and 0 < val_fraction < 1):
         raise LtpaError(f'val fraction {val_fraction!r}; expected a number between 0 and 1, e.g. 0.2')
+    if rule not in (1, RULE): raise LtpaError(f'rule {rule!r} of which pictures to hold out; expected 1 or {RULE}: is the '
+                                              'file from a newer version of ltpa?')
     if not os.path.isdir(root): raise LtpaError(f'{root}: no such folder; expected {root}/CLASS/IMAGE')
     old = rule == 1
     walk = Walk(every=old)
@@ -234,8 +236,9 @@ def _read_parts(walk, root, tops, folders, old, warned):
                 continue
             raise LtpaError(f'{folder} holds {counted(loose, "pictures")} but no class folders; expected '
                             f'{folder}/CLASS/IMAGE: pictures without classes cannot be judged, move them away')
-        if len(own) < 2: raise LtpaError(
-            f'{folder} has {len(own)} class folder(s); expected at least two: {folder}/CLASS/IMAGE')
+        if len(own) < 2:
+            inner = f'; did you mean {f}?' if own and len(walk.folders(f := [*own.values()][0])) > 1 else ''
+            raise LtpaError(f'{folder} has {len(own)} class folder(s); expected at least two: {folder}/CLASS/IMAGE{inner}')
         found[part] = own
     first = next(iter(found))
     for part in found:
@@ -267,7 +270,7 @@ def _divide(s, fraction, groups, strict):
     elif 'val' in part:
         part['test'], s.where['test'], s.val_is_test = part.pop('val'), s.where.pop('val'), True
     if fraction: s.warnings.append('--val-fraction has no effect: the parts are given by folders')
-    if not groups or not {'train', 'test'} <= set(part): return
+    if groups is None or not {'train', 'test'} <= set(part): return
     s.how['groups'] = str(groups)
     own = find_groups(groups, [i.name for i in part['train'] + part['test']], s.notes)
     both = sorted({own[i.name] for i in part['train']} & {own[i.name] for i in part['test']})
@@ -276,15 +279,15 @@ def _divide(s, fraction, groups, strict):
 def _hold_out(s, fraction, groups):
     "One part of what is there, by the rule"
     (where, items), = ((s.where.pop(k), s.parts.pop(k)) for k in list(s.parts))
-    own = find_groups(groups, [i.name for i in items], s.notes) if groups else {}
+    own = find_groups(groups, [i.name for i in items], s.notes) if groups is not None else {}
     fraction = fraction or HELD_OUT
     if s.how['rule'] == 1:
         held = set(_first_rule(items))
         items.sort(key=lambda i: (i.label, _first_key(i)))
     else: held = {i for i in items if is_held_out(own.get(i.name, i.name), fraction)}
-    s.how |= dict(val_fraction=fraction, groups=str(groups) if groups else None)
+    s.how |= dict(val_fraction=fraction, groups=None if groups is None else str(groups))
     s.parts |= dict(train=[i for i in items if i not in held], test=[i for i in items if i in held])
-    s.where |= dict(train=where, test=f'held out, {fraction:.3g} of all by the hash of each {"group" if groups else "path"}')
+    s.where |= dict(train=where, test=f'held out, {fraction:.3g} of all by the hash of each {"path" if groups is None else "group"}')
     _both_sides(s, fraction)
 
 def _both_sides(s, fraction):

@@ -577,7 +577,7 @@ def test_given_bits_are_taken_and_kept(ltpa):
     assert ltpa('train', 'set/vgg_gap', *SHORT, '--gray-bits', 12, '--out', 'run')[0] == 0
     assert load_weights('run/weights.safetensors').info['source']['bits'] == 12
     with refuses('gray bits 8', '9 to 32'): read_folder('set', bits=8)
-    with refuses('1000', 'at most'): read_folder('set', bits=9)
+    with refuses('40 pictures', '1000', 'expected 0 to 511'): read_folder('set', bits=9)
 
 
 # Fit
@@ -926,3 +926,37 @@ def test_sixty_photographs(ltpa):
     seen = read_folder(root, ['train'], 32, fit='stretch', skip_broken=True).sets['train'].images[16 + 2].float()[1]
     assert seen[10, 24] > 100 > seen[24, 10], 'turned as the camera was held'
     refused(ltpa(*how, '--skip-broken', '--strict', '--out', 'b'), '1 test picture', '--strict')
+
+
+@pytest.mark.parametrize('flag, value, words', [
+    ('--val-fraction', 0, ('val fraction 0.0',)), ('--groups', '', ('without a group',)), ('--gray-bits', 0, ('gray bits 0',)),
+    ('--val-fraction', 'nan', ('val fraction nan',)), ('--gray-bits', -12, ('gray bits -12',)), ('--fit', 'whale', ('--fit', "'whale'"))])
+def test_refused_flags(flag, value, words, ltpa):
+    fill('set')
+    refused(ltpa('train', 'set/vgg_gap', *SHORT, '--out', 'run', f'{flag}={value}'), *words)
+    assert not os.path.exists('run')
+
+
+@pytest.mark.parametrize('source', [
+    5, 'x', [], dict(source=5), dict(source='set', rule=9), dict(source='set', rule='x'), dict(source='set', rule=2, fit='odd'),
+    dict(source='set', rule=2, fit=[]), dict(source='set', rule=2, val_fraction='x'), dict(source='set', rule=2, layout={}),
+    dict(source='set', rule=2, groups=5), dict(source='set', rule=2, bits='x'), dict(source='set', rule=2, size='x'),
+    dict(source='set', rule=2, relative=5, size=16), dict(source='set', rule=2, relative='no', groups_relative=[], sample=5, size=16)],
+    ids=str)
+def test_odd_words_in_a_file_from_a_stranger(source, ltpa):
+    fill('set')
+    save_weights(tiny_net('vgg_att2_concat_pc', classes=2), 'w.safetensors', source=source, classes=['cat', 'dog'])
+    for argv in ['w.safetensors'], ['w.safetensors', '--data', 'set']:
+        code, out, err = ltpa('evaluate', *argv)
+        assert code == 0 or code == 2 and len(err.strip().splitlines()) == 1 and not out, (code, out, err)
+    assert ltpa('explain', 'set/cat/000.png', '--model', 'w.safetensors')[0] in (0, 2)
+
+
+def test_options_of_own_pictures_have_names():
+    fill('set')
+    with refuses("unknown option of own pictures 'fitt'", "'fit'"): run_training('set/vgg_gap', 'run', own=dict(fitt='whole'))
+
+
+def test_a_folder_in_a_folder_is_pointed_to():
+    fill('set/set')
+    with refuses('1 class folder', 'did you mean set/set?'): survey('set')
