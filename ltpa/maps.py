@@ -23,6 +23,7 @@ from .files import write_atomic
 from .attention import entropy
 from .readers import read_image
 from .inputs import as_images, as_labels, as_pictures, resize, several
+from .fits import FITS, pad_square, trained_fit, trained_how
 from .models import Net, list_pretrained, load_pretrained, load_weights
 from .training import Callback, predict
 from .text import LABEL, literal, printable, row
@@ -262,25 +263,29 @@ MOST_PIXELS = 2**22       # 2048 x 2048: beyond that, activations take gigabytes
 
 def trained_side(net)->int:
     "The side of the pictures that `net` was trained on, as far as its file says; else 32, or its stride"
-    how = getattr(net, 'info', {}).get('source') or {}
-    name = how.get('source')
-    return how.get('size') or (SETS[name].get('side') if name in SETS else None) or max(32, net.stride)
+    how = trained_how(net)
+    size, name = how.get('size'), how.get('source')
+    if isinstance(size, int) and size > 0: return size
+    return (SETS[name].get('side') if isinstance(name, str) and name in SETS else None) or max(32, net.stride)
 
 def fit_side(
     image: torch.Tensor,   # uint8 [3,H,W]
-    side: int,             # Shorter side in pixels for the network
+    side: int,             # Shorter side in pixels for the network; unless `fit` is 'middle', both sides
     stride: int,           # Both sides become multiples of this
+    fit: str = 'middle',   # How the pictures of its training were made square, see `ltpa.fits`
 )->tuple[torch.Tensor, torch.Tensor]:
-    "The middle of the picture that the network sees: in its own resolution, and scaled; both uint8 [3,h,w]"
+    "What the network sees of the picture: in its own resolution, and scaled; both uint8 [3,h,w]"
     H, W = image.shape[1:]
     if not (isinstance(side, int) and stride <= side <= MOST_PIXELS):
         raise LtpaError(f'side {shown(side)}; expected a whole number of pixels, '
                         f'at least {stride} for this network')
     zoom = side / min(H, W)
-    h, w = (int(n * zoom + 1e-6) // stride * stride for n in (H, W))
+    whole = fit != 'middle'
+    h, w = (int(n * zoom + 1e-6) // stride * stride for n in ((min(H, W),) * 2 if whole else (H, W)))
     if h * w > MOST_PIXELS:
         raise LtpaError(f'side {side} makes this picture {h}x{w} pixels; expected at most {MOST_PIXELS:,}: '
                         'choose a smaller side, or crop the picture')
+    if whole: return (pad_square(image, min(max(H, W), 512)) if fit == 'whole' else image), FITS[fit](image, h)
     rows, cols = (min(N, round(n / zoom)) for n, N in ((h, H), (w, W)))
     top, left = (H - rows) // 2, (W - cols) // 2
     part = image[:, top:top + rows, left:left + cols]
@@ -310,18 +315,19 @@ def seen_by(
     image: Any,                # One picture, as `as_pictures` takes it
     side: int | None = None,   # Shorter side in pixels for the network; None: as in training
 )->tuple[torch.Tensor, torch.Tensor]:
-    "The part of a picture that the network sees, uint8 [3,H,W], and that part as it sees it, [1,3,h,w]"
+    "What the network sees of a picture, uint8 [3,H,W], and that part as it sees it, [1,3,h,w]"
     given = as_pictures(image, 'picture', net)
     if len(given) > 1:
         raise LtpaError(f'{len(given)} pictures; expected one: take them one at a time, or all by show_attention')
     whole = as_images(given)[0]
-    part, seen = fit_side(whole, trained_side(net) if side is None else side, net.stride)
+    part, seen = fit_side(whole, trained_side(net) if side is None else side, net.stride, trained_fit(net))
     return part, given if seen.shape == whole.shape else seen[None]          # what is not scaled is not rounded
 
 def inspect_image(net: Net, image: Any, side: int | None = None)->Inspection:
     """What a network says about one picture of any size, and where it looked.
 
-    The picture is scaled, and its middle cut out, so that the sides are multiples of the network's stride.
+    The picture is scaled, and its middle cut out, so that the sides are multiples of the network's stride; or all of
+    it is padded or stretched to a square, if the network was trained so and its file says it.
 
     Parameters
     ----------
@@ -608,7 +614,7 @@ def explain(image: Any, model: str = 'cluttered_fashion/vgg_att3_concat_pc', sid
     >>> Image.effect_noise((40, 60), 50).save('noise.png')
     >>> figure = explain('noise.png')
              network  cluttered_fashion/vgg_att3_concat_pc
-             picture  noise.png, 40x60 pixels, its middle seen as 32x32
+             picture  noise.png, 40x60 pixels, its middle seen as 32x32, 33% cut off at top and bottom
                 says  ...
              written  noise-attention.png
     >>> str(figure)
@@ -617,18 +623,30 @@ def explain(image: Any, model: str = 'cluttered_fashion/vgg_att3_concat_pc', sid
     path = Path(image) if isinstance(image, (str, Path)) else None
     out = Path(out or f'{path.stem if path else "picture"}-attention.png')
     _format(out)
-    picture = read_image(path) if path else as_pictures(image, 'picture')
-    if path and out.exists() and out.samefile(path):
+    if path and out.exists() and path.exists() and out.samefile(path):
         raise LtpaError(f'{out} is the picture itself; name another file with --out')
     net = _open_network(model, pick_device(str(device)))
+    bits = trained_how(net).get('bits')
+    picture = as_pictures(path or image, 'picture', bits=bits if isinstance(bits, int) else None)
     v = inspect_image(net, picture, side)
-    size = f'{picture.shape[-1]}x{picture.shape[-2]} pixels, its middle seen as {v.seen[1]}x{v.seen[0]}'
+    size = _seen(net, as_images(picture)[0], side, v.seen)
     facts = dict(network=model, picture=f'{image}, {size}' if path else size, says=_verdict(v, class_names(net)))
     facts |= {f'level {k}': ', '.join(_spread(a).splitlines()) for k, a in enumerate(v.maps, 1)}
     done = 'replaced' if out.exists() else 'written'
     facts[done] = save_figure(draw_inspections(net, [v]), out)
     for k, text in facts.items(): print(row(k, text))
     return out
+
+def _seen(net, picture, side, seen):
+    "The size of a picture, what the network saw of it, and what was cut off"
+    H, W = picture.shape[1:]
+    fit, size = trained_fit(net), f'{seen[1]}x{seen[0]}'
+    bent = dict(whole=', padded to a square', stretch=', stretched to a square')
+    if fit in bent: return f'{W}x{H} pixels, all of it seen as {size}' + bent[fit] * (H != W)
+    h, w = fit_side(picture, trained_side(net) if side is None else side, net.stride)[0].shape[1:]
+    ends = ['top and bottom'] * (h < H) + ['left and right'] * (w < W)
+    cut = f', {1 - h * w / (H * W):.0%} cut off at {", ".join(ends)}' * bool(ends)
+    return f'{W}x{H} pixels, its middle seen as {size}{cut}'
 
 def _open_network(model, device):
     "A bundled network by name, or any by its file"

@@ -24,8 +24,9 @@ from ltpa.inputs import fill_square, fit_square, resize
 from ltpa.readers import FORMATS, read_image
 from ltpa.data import ASSETS, ClutteredFashion, Collage, ImageSet, Loader, random_crops, random_flips
 from ltpa.arrays import load_arrays
-from ltpa.folders import SUFFIXES, load_folder
+from ltpa.folders import load_folder
 from ltpa.downloads import download_size
+from ltpa.walker import SUFFIXES
 from ltpa.published import TORCHVISION, open_data
 
 TWO = ['a', 'b']
@@ -324,63 +325,6 @@ def folder(root, **classes):
         (root / name).mkdir(parents=True)
         for i in range(n): Image.new('RGB', (12, 9), (10 * i, 50 * c, 0)).save(root / name / f'{i}.png')
     return root
-
-
-def test_folder_holds_out_a_fifth(tmp_path):
-    folder(tmp_path, cat=14, dog=3)
-    train, test = (load_folder(tmp_path, split, size=8) for split in ('train', 'test'))
-    assert train.classes == test.classes == ['cat', 'dog']
-    assert Counter(train.labels.tolist()) == {0: 12, 1: 2} and Counter(test.labels.tolist()) == {0: 2, 1: 1}
-    seen = [tuple(x[:, 4, 4].tolist()) for x in (*train.images, *test.images)]
-    assert len(set(seen)) == 17, 'every picture is in exactly one part'
-
-
-def test_split_depends_on_the_names_alone(tmp_path):
-    "Wherever the folder stands, and whatever other classes join."
-    held = lambda root: [x[:, 4, 4].tolist() for x, k in load_folder(root, 'test', size=8) if k == 0]
-    first = held(folder(tmp_path / 'one', cat=10, dog=2))
-    (tmp_path / 'one').rename(tmp_path / 'two')
-    folder(tmp_path / 'two', eel=3)
-    assert len(first) == 2 and held(tmp_path / 'two') == first
-
-
-def test_folder_with_parts_given(tmp_path):
-    folder(tmp_path / 'train', cat=2, dog=1)
-    folder(tmp_path / 'test', cat=1, dog=1)
-    assert [len(load_folder(tmp_path, split)) for split in ('train', 'test')] == [3, 2]
-
-
-def test_folder_reads_every_suffix_below_a_class_and_nothing_else(tmp_path):
-    folder(tmp_path, cat=2, dog=2)
-    (tmp_path / 'cat' / 'deep').mkdir()
-    Image.fromarray(RGB).save(tmp_path / 'cat' / 'deep' / 'x.JPG')
-    (tmp_path / 'cat' / 'notes.txt').write_text('not an image, not meant as one')
-    (tmp_path / '.cache').mkdir()
-    assert sum(len(load_folder(tmp_path, split)) for split in ('train', 'test')) == 5
-
-
-def empty_class(root): folder(root, cat=2, dog=2); (root / 'owl').mkdir()
-def no_pictures(root): folder(root, cat=2, dog=2); [f.write_bytes(b'no') for f in (root / 'dog').iterdir()]
-def other_classes(root): folder(root / 'train', cat=1, dog=1); folder(root / 'test', cat=1, owl=1)
-def fewer_classes(root): folder(root / 'train', cat=1, dog=1, owl=1); folder(root / 'test', cat=1, dog=1)
-def dots(root): folder(root, cat=2, dog=2); [Image.new('L', (1, 1)).save(f) for f in (root / 'cat').iterdir()]
-
-
-@pytest.mark.parametrize('make, words', [
-    (lambda root: folder(root, cat=3), ('1 class folder', 'at least two', 'CLASS/IMAGE')),
-    (lambda root: root.mkdir(), ('0 class folder', 'at least two', 'CLASS/IMAGE')),
-    (lambda root: None, ('no such folder', 'CLASS/IMAGE')),
-    (lambda root: folder(root, cat=3, dog=1), ('dog holds one image', 'one to train and one to test')),
-    (empty_class, ('owl holds no images', '.png', 'fill or remove')),
-    (no_pictures, ('dog', 'is not an image')),
-    (dots, ('cat', '1x1 pixels', 'at least 8')),
-    (other_classes, ("class 'dog' is in only one", 'expected it in both')),
-    (fewer_classes, ("class 'owl' is in only one", 'expected it in both')),
-], ids=words_id)
-def test_refused_folders(make, words, tmp_path):
-    root = tmp_path / 'set'
-    make(root)
-    with refuses(root, *words): [load_folder(root, split) for split in ('train', 'test')]
 
 
 @pytest.mark.parametrize('H, W, size', [(9, 9, 20), (40, 75, 32), (75, 40, 32), (100, 101, 7)])

@@ -13,7 +13,7 @@ MOST_LINES = 400
 # From the ground up. A module may import only from floors below its own, or from the left of it on the same floor.
 FLOORS = {
     'ground': 'moved text names system core files weights exercises',
-    'sources': 'attention readers inputs data arrays folders downloads published',
+    'sources': 'attention readers inputs fits data arrays walker splits folders downloads published',
     'networks': 'registry models resnets interrupts training checkpoints recipes distributed runs',
     'maps': 'maps widgets explorer saliency metrics faithfulness',
     'experiments': 'transfer segmentation adversarial query studies',
