@@ -34,13 +34,14 @@ def _open_what_is_closed():
 
 def _flushed(code):
     "Write out what was printed; the exit code, another if that fails"
-    try: sys.stdout.flush()
-    except OSError as e:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())         # else Python tries again, and complains
-        if isinstance(e, BrokenPipeError): return code         # the reader of our output has left
-        from ltpa.system import reason, way_out
-        if not code: print(f'ltpa: cannot write the output: {reason(e)}; {way_out(e, "another file")}', file=sys.stderr)
-        return code or 2
+    for stream in sys.stdout, sys.stderr:
+        try: stream.flush()
+        except OSError as e:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())         # else Python tries again, and complains
+            if code or isinstance(e, BrokenPipeError) or stream is sys.stderr: continue        # the reader has left
+            from ltpa.system import reason, way_out
+            print(f'ltpa: cannot write the output: {reason(e)}; {way_out(e, "another file")}', file=sys.stderr)
+            code = 2
     return code
 
 # %% ../nbs/workshop/main.ipynb #e330dfc9
