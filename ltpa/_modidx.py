@@ -664,6 +664,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                               'ltpa.readers.Opened': ('workshop/readers.html#opened', 'ltpa/readers.py'),
                               'ltpa.readers._bare': ('workshop/readers.html#_bare', 'ltpa/readers.py'),
                               'ltpa.readers._bounded': ('workshop/readers.html#_bounded', 'ltpa/readers.py'),
+                              'ltpa.readers._brightest': ('workshop/readers.html#_brightest', 'ltpa/readers.py'),
                               'ltpa.readers._content': ('workshop/readers.html#_content', 'ltpa/readers.py'),
                               'ltpa.readers._directory': ('workshop/readers.html#_directory', 'ltpa/readers.py'),
                               'ltpa.readers._doubtful_colors': ('workshop/readers.html#_doubtful_colors', 'ltpa/readers.py'),

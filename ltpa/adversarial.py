@@ -125,7 +125,7 @@ def fgsm(logits, x: torch.Tensor, y: torch.Tensor | None, eps: float, *, loss: s
     labels : torch.Tensor or int, optional
         The class that is attacked, int64 [B] or one for all. By default the predicted one.
     internal_batch_size : int, optional
-        Images that go through the network at a time; by default 100, of more than 71x71 pixels fewer.
+        Images that go through the network at a time; by default 100, of more than 51x51 pixels fewer.
     loss : str
         `'ce'`, cross-entropy, or `'margin'`, which keeps a slope where the network is very sure.
 
@@ -161,7 +161,7 @@ def input_gradient(
     images: Any,                                # Floats [B,3,H,W] in 0..1, or bytes, as `predict` takes them
     labels: torch.Tensor | int | None = None,   # The class that is attacked; None: the predicted one
     loss: str = 'ce',                           # Or 'margin'
-    internal_batch_size: int | None = None,     # Images at a time; None: 100, of more than 71x71 pixels fewer
+    internal_batch_size: int | None = None,     # Images at a time; None: 100, of more than 51x51 pixels fewer
 ) -> torch.Tensor:
     "Gradient of each image's loss with respect to its pixels [B,3,H,W]"
     def gradients(logits, x, y): return loss_gradient(logits, x, y, loss)
@@ -176,7 +176,7 @@ def fgsm_answers(
     eps: Sequence[float] = EPS,                 # Sizes of the step, rising
     labels: torch.Tensor | int | None = None,   # The class that is attacked; None: the predicted one
     loss: str = 'ce',                           # Or 'margin'
-    internal_batch_size: int | None = None,     # Images at a time; None: 100, of more than 71x71 pixels fewer
+    internal_batch_size: int | None = None,     # Images at a time; None: 100, of more than 51x51 pixels fewer
 ) -> torch.Tensor:
     "Classes that the images get after FGSM with each of `eps`: [E,B]; one gradient serves all"
     sizes = [as_eps(e) for e in eps]
@@ -221,7 +221,7 @@ def noise(logits, x: torch.Tensor, y: torch.Tensor | None, eps: float, *,
     labels : torch.Tensor or int, optional
         The class that is attacked, int64 [B] or one for all. By default the predicted one.
     internal_batch_size : int, optional
-        Images that go through the network at a time; by default 100, of more than 71x71 pixels fewer. The noise of an image depends on its place among them.
+        Images that go through the network at a time; by default 100, of more than 51x51 pixels fewer. The noise of an image depends on its place among them.
     draws : int
         For each image the worst of so many is kept, the one with the largest margin of another class.
     seed : int
@@ -277,7 +277,7 @@ def pgd(logits, x: torch.Tensor, y: torch.Tensor | None, eps: float, *,
     labels : torch.Tensor or int, optional
         The class that is attacked, int64 [B] or one for all. By default the predicted one.
     internal_batch_size : int, optional
-        Images that go through the network at a time; by default 100, of more than 71x71 pixels fewer. The start of an image depends on its place among them.
+        Images that go through the network at a time; by default 100, of more than 51x51 pixels fewer. The start of an image depends on its place among them.
     steps : int
         Steps of a walk, of `2.5 * eps / steps` each: enough to cross the box.
     restarts : int
@@ -378,7 +378,7 @@ def _share(hits): return hits.float().mean().item()
 def answers_and_maps(
     net: Net,
     x: Any,                     # Images, as `predict` takes them
-    size: int | None = None,    # Images at a time; None: 100, of more than 71x71 pixels fewer
+    size: int | None = None,    # Images at a time; None: 100, of more than 51x51 pixels fewer
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     "Answers [B], and the maps of level 2 [B,h,w], None where there is no such level"
     x = as_floats(x, net)

@@ -411,7 +411,7 @@ def evaluate_explainers(explainers: Mapping[str, Callable[..., torch.Tensor]], n
     steps : int
         Shares in which pixels are deleted and inserted.
     batch_size : int, optional
-        Images explained at a time, which bounds memory. None: 100 up to 71x71 pixels, of larger ones fewer.
+        Images explained at a time, which bounds memory. None: 100 up to 51x51 pixels, of larger ones fewer.
     places : mapping of str to dict, optional
         Scores of place that are known already, by name of explainer: controls have the same for all networks.
     precision : str
@@ -640,7 +640,7 @@ def interventions(net: Any, images: Any, labels: Sequence[int] | torch.Tensor, m
     masks : torch.Tensor
         Where the objects are, bool [N,H,W].
     batch_size : int, optional
-        Images in one pass through the network. None: 250 up to 45x45 pixels, of larger ones fewer.
+        Images in one pass through the network. None: 250 up to 32x32 pixels, of larger ones fewer.
 
     Returns
     -------

@@ -334,7 +334,7 @@ def _read_mask(path):
     "Above half of the largest value stored: 0 and 1 are one black to the eye, and two to a mask"
     with opened(path) as (img, turn, _):
         if img.mode[0] in 'IF': m = torch.from_numpy(np.asarray(img).astype(np.float32))
-        elif img.has_transparency_data and img.convert('RGBA').getextrema()[3][0] < 255:
+        elif img.has_transparency_data and img.convert('RGBA').getchannel('A').getextrema() != (255, 255):
             raise LtpaError(f'{path} has transparent pixels; expected a mask in black and white: '
                             'save it without alpha')
         else: m = as_images(img)[0].amax(0)

@@ -64,7 +64,8 @@ def _planes(x, name, stack, as_is):
     elif x.ndim == 3: x = x[None]
     first, last = (x.shape[1], x.shape[3]) if x.ndim == 4 else (0, 0)
     if as_is and x.ndim == 4 and x.is_floating_point() and not {1, 3, 4} & {first, last}: first = 3
-    if x.ndim != 4 or 0 in x.shape or not {1, 3, 4} & {first, last}:
+    if 0 in x.shape: raise LtpaError(f'{name}: shape {given}, which has no pixels; expected at least one picture')
+    if x.ndim != 4 or not {1, 3, 4} & {first, last}:
         raise LtpaError(f'{name}: shape {given}; expected ' + (
             'images as [N,H,W], [N,H,W,C] or [N,C,H,W]' if stack else
             'a picture [H,W], [3,H,W] or [H,W,3], or many as [N,3,H,W] or [N,H,W,3]') + ' with C of 1, 3 or 4')
@@ -212,15 +213,16 @@ def as_floats(
     "Pictures as floats [N,3,H,W] in 0..1, on the network's device: floats unrounded, bytes as x / 255"
     return to_floats(as_pictures(x, name, net), net)
 
-MOST_AT_ONCE = 500 * 32 * 32      # pixels in one pass without gradients
+MOST_AT_ONCE = 2**18              # pixels in one pass, of pictures larger than 32x32
 
 def batch_of(
     x: torch.Tensor,          # Pictures [N,3,H,W]
     size: int | None = None,  # What the caller asked for
     most: int = 500,          # Pictures, however small
 ) -> int:
-    "How many pictures to take at a time: `size`, else as many as have so many pixels, at least one"
-    if size is None: return max(1, min(most, MOST_AT_ONCE // (x.shape[2] * x.shape[3])))
+    "How many pictures to take at a time: `size`, else `most`, of large ones as many as are `MOST_AT_ONCE` pixels"
+    pixels = x.shape[2] * x.shape[3]
+    if size is None: return most if pixels <= 32 * 32 else max(1, min(most, MOST_AT_ONCE // pixels))
     if isinstance(size, int) and size > 0: return size
     raise LtpaError(f'batch size {size!r}; expected a whole number, at least 1, or None')
 

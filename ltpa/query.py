@@ -32,7 +32,7 @@ __getattr__ = moved(__name__)                        # old names, for one releas
 def encode(
     net: Net,               # A network with attention
     images: Any,            # Pictures, as `predict` takes them
-    batch_size: int | None = None,  # Pictures at a time; None: 100, of more than 71x71 pixels fewer
+    batch_size: int | None = None,  # Pictures at a time; None: 100, of more than 51x51 pixels fewer
 ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
     "Local features, a tuple of [N,C,h,w], and global vectors [N,G], in eval mode, on the network's device"
     if not isinstance(net, AttentionNet):

@@ -8,7 +8,7 @@ __all__ = ['FORMATS', 'MOST_BYTES', 'LAYOUT', 'FREE_PIXELS', 'PIXELS_A_BYTE', 'T
 
 # %% ../nbs/workshop/readers.ipynb #c1a7f003
 import contextlib, functools, io, os, re, stat, struct, warnings, zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from os import PathLike
 from typing import IO, Any, NamedTuple
 import numpy as np
@@ -35,6 +35,7 @@ def _content(path):
             size, data = found.st_size, b''
             if size <= MOST_BYTES:
                 with open(path, 'rb') as f: data = f.read(size + 1)      # asked for more, it would take the room
+    except LtpaError: raise                             # which is a ValueError
     except (FileNotFoundError, NotADirectoryError): raise LtpaError(f'{path}: no such file') from None
     except PermissionError:
         raise LtpaError(f'{path}: permission denied; allow reading it (chmod u+r), or name another file') from None
@@ -203,11 +204,13 @@ def _strips(img):
     rows = max(1, 2**20 // W)
     for r in range(0, H, rows): yield r, img if rows >= H else img.crop((0, r, W, min(H, r + rows)))
 
-def _told(img, white=None):
+def _told(img: Any, white: int | None = None) -> tuple[int | None, int | None, bool]:
     "What Pillow knows of the depth before it decodes: (white, maximum of a PGM, whether colors have 16 bits)"
     tags = getattr(img, 'tag_v2', {})
     if white is None and img.format == 'TIFF' and tags.get(258) == (12,): white = 4095
-    codec, args = (img.tile[0][0], img.tile[0][3]) if getattr(img, 'tile', None) else ('', ())
+    tile: Any = getattr(img, 'tile', None) or [('', (), 0, ())]
+    codec: str = tile[0][0]
+    args: Any = tile[0][3]
     args = (args,) if isinstance(args, str) else args or ('',)
     maximum = args[1] if codec.startswith('ppm') and len(args) > 1 else None
     color = img.mode[0] not in 'IF' and img.format in ('PNG', 'TIFF', 'PPM')
@@ -254,17 +257,20 @@ def as_bits(bits: Any) -> int | None:
     raise LtpaError(f'bits {bits!r}; expected a whole number from 1 to 32, or None')
 
 # %% ../nbs/workshop/readers.ipynb #c1a70010
+def _brightest(img: Any) -> int: return max(top for _, top in img.getextrema()[:3])     # of the colors
+
 def _doubtful_colors(img, name, bits):
     if bits not in (None, 16):
         raise LtpaError(f'{name} has colors of 16 bits, of which the upper 8 are read; bits={bits} cannot be: '
                         'save it with 8 bits a color')
-    high = max(top for _, top in img.getextrema()[:3])
+    high = _brightest(img)
     if bits is None and 0 < high < 128:
         raise LtpaError(f'{name} has colors of 16 bits that use at most {high} of 255; save it with 8 bits a color, '
                         'or read it with bits=16 if it is just dark')
 
 # %% ../nbs/workshop/readers.ipynb #c1a70012
-TURNS = {1: lambda x: x, 2: lambda x: x[:, ::-1], 3: lambda x: x[::-1, ::-1], 4: lambda x: x[::-1],
+TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+         1: lambda x: x, 2: lambda x: x[:, ::-1], 3: lambda x: x[::-1, ::-1], 4: lambda x: x[::-1],
          5: lambda x: x.swapaxes(0, 1), 6: lambda x: np.rot90(x, -1), 7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
          8: np.rot90}                                     # by EXIF's orientation
 
@@ -380,7 +386,7 @@ def gray_range(
         img, (white, maximum, colors) = file.img, file.told
         if img.mode[0] not in 'IF' and not colors: return None
         img.load()
-        if colors: return None, 257 * max(top for _, top in img.getextrema()[:3])
+        if colors: return None, 257 * _brightest(img)
         low, high, used = _range(img, maximum)
     if img.mode == 'F': return None, float(high)
     white = maximum if maximum and maximum < 65535 else white

@@ -95,7 +95,7 @@ channels : str
     largest absolute value, 'all' leaves the channels as they are.
 internal_batch_size : int, optional
     Images that go through the network at a time: it bounds memory, and changes no number. None: 64 up to
-    89x89 pixels, of larger ones fewer.'''
+    64x64 pixels, of larger ones fewer.'''
 
 def _with_help(run, explain):
     "`run` with the name, signature and docstring of a method; `{common}` stands for what all methods take"

@@ -35,7 +35,7 @@ __getattr__ = moved(__name__)                        # old names, for one releas
 def attention_parts(
     net: AttentionNet,      # A network with attention
     images: Any,            # Pictures, as `predict` takes them
-    batch_size: int | None = None,  # Images at a time; None: 250, of more than 45x45 pixels fewer
+    batch_size: int | None = None,  # Images at a time; None: 250, of more than 32x32 pixels fewer
 ) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
     "Attention weights and the scores they were made from: two tuples of float32 [N,h,w], shallow to deep"
     if not hasattr(net, 'scores'):

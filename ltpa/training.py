@@ -48,7 +48,7 @@ def predict(
     device : str, torch.device or None
         Where to compute. None: where the network is.
     batch_size : int, optional
-        Images at a time. None: 500 of 32x32 pixels, of larger ones as many as have so many pixels.
+        Images at a time. None: 500 up to 32x32 pixels, of larger ones as many as are 2**18 pixels.
     precision : str
         'fp32', 'bf16', 'fp16', or 'auto', the fastest that the device has.
 

@@ -218,7 +218,7 @@ OK = np.zeros((3, 8, 8, 3), np.uint8)
     (OK[..., :2], [0, 1, 0], TWO, ('(3, 8, 8, 2)', 'C of 1, 3 or 4')),
     (OK[0, 0], [0], TWO, ('(8, 3)', 'expected images as')),
     (OK[None], [0], TWO, ('(1, 3, 8, 8, 3)', 'expected images as')),
-    (OK[:0], [], TWO, ('(0, 8, 8, 3)', 'expected images as')),
+    (OK[:0], [], TWO, ('(0, 8, 8, 3)', 'at least one picture')),
     (OK, [0, 1, 2], TWO, ('label 2 at row 2', 'expected 0 to 1')),
     (OK, [0, -1, 1], TWO, ('label -1 at row 1', 'expected 0 to 1')),
     (OK, [0, 1], TWO, ('3 images but 2 labels', 'one label per image')),

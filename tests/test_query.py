@@ -228,7 +228,7 @@ def test_alike_needs_both_of_one_group():
     (lambda s: two_objects(0), ('n 0', 'at least 1')),
     (lambda s: two_objects(3, 32), ('size 32', 'at least 64')),
     (lambda s: encode(tiny_net('vgg_gap'), s[1]), ('vgg_gap', 'no l and g', 'vgg_att2_concat_dp')),
-    (lambda s: encode(tiny_net('vgg_att2_concat_dp'), s[1][:0]), ('(0, 3, 32, 32)', '[N,3,H,W]')),
+    (lambda s: encode(tiny_net('vgg_att2_concat_dp'), s[1][:0]), ('(0, 3, 32, 32)', 'at least one picture')),
     (lambda s: encode(tiny_net('vgg_att2_concat_dp'), s[1].float()), ('pixels 0 to', 'floats in 0..1')),
     (lambda s: class_means(random(2, 4), torch.tensor([0, 2])), ('class 1', 'at least one of each')),
     (lambda s: answers([random(12, 4, 4).abs()], s[0].masks), ('1 sets', 'expected two sets')),

@@ -525,9 +525,9 @@ def test_unknown_recipe():
     (lambda: learner(name='vgg_att1_pc', size=16).fit(), ('16x16 pixels', 'multiples of 32')),
     (lambda: learner(name='vgg_trunk', size=32, batch_size=1).fit(), ('batch of one', 'larger batch')),
     (lambda: evaluate(tiny_net(classes=4), pictures(9)), ('knows 4 classes', 'noise has 3')),
-    (lambda: predict(tiny_net(), torch.rand(2, 3, 16, 16)), ('float32', 'uint8')),
-    (lambda: predict(tiny_net(), pictures(9).images[0]), ('(3, 16, 16)', 'expected')),
-    (lambda: predict(tiny_net(), pictures(9).images[:0]), ('empty batch', 'at least one')),
+    (lambda: predict(tiny_net(), 255 * torch.rand(2, 3, 16, 16)), ('pixels', 'floats in 0..1', 'uint8')),
+    (lambda: predict(tiny_net(), pictures(9).images[:, :2]), ('(9, 2, 16, 16)', 'expected')),
+    (lambda: predict(tiny_net(), pictures(9).images[:0]), ('(0, 3, 16, 16)', 'no pixels', 'at least one')),
     (lambda: pointing_hits(torch.zeros(2, 4, 4), torch.ones(3, 8, 8) > 0), ('2 maps but 3 masks', 'one')),
 ], ids=words_id)
 def test_refusals(make, words):
