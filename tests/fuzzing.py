@@ -392,7 +392,7 @@ def odd_tensors(rng, state):
         elif way == 1: state[k] = t[..., None].expand(*t.shape, 2)
         elif way == 2: state[k] = t.to(rng.choice([torch.int64, torch.bool, torch.uint8, torch.float64]))
         elif way == 3 and t.is_floating_point(): state[k] = t.float().to(rng.choice([torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]))
-        elif way == 4 and t.is_floating_point(): state[k] = torch.full_like(t, rng.choice([float('nan'), float('inf'), 1e30]))
+        elif way == 4 and t.is_floating_point(): state[k] = torch.full_like(t.float(), rng.choice([float('nan'), float('inf'), 1e30])).to(t.dtype)
         elif way == 5: state[k] = torch.zeros(rng.choice([(), (0,), (0, 5), (1,)]))
         elif way == 6: state[rng.choice(['x', 'net.', 'opt.', 'opt.a', 'rng.cpu', 'losses', 'rng.cuda', 'a\nb', ''])] = torch.zeros(3)
         else: state[k] = t.reshape(-1)
@@ -575,9 +575,12 @@ def published(rng, folder):
 def command_lines(rng, folder):
     from ltpa.cli import build_parser, main
     root = folder / 'photos'
-    for name in 'cat', 'dog':
-        (root / name).mkdir(parents=True)
-        for k in range(8): fill_one(root / name / f'{k}.png', random.Random(f'{name}{k}'))
+    root.mkdir()
+    if rng.random() < .4: tree(rng, root)
+    else:
+        for name in 'cat', 'dog':
+            (root / name).mkdir()
+            for k in range(8): fill_one(root / name / f'{k}.png', random.Random(f'{name}{k}'))
     weights = trained_on(folder)
     commands = next(a for a in build_parser()._actions if hasattr(a, 'choices') and isinstance(a.choices, dict)).choices
     command = rng.choice(['train', 'train', 'evaluate', 'explain', 'recipes', 'download'])
@@ -589,7 +592,7 @@ def command_lines(rng, folder):
         if a.nargs != 0: args.append(rng.choice([rng.choice(words), *(str(c) for c in list(a.choices or [])[:3])]))
     first = dict(train=rng.choice([['--data', str(root)], [f'{root}/vgg_att1_pc'], [rng.choice(words)], ['nowhere/vgg'], []]),
                  evaluate=[rng.choice([str(weights), rng.choice(words)])] + rng.choice([[], ['--data', str(root)], ['--data', rng.choice(words)]]),
-                 explain=[rng.choice([str(root / 'cat/0.png'), rng.choice(words)])], recipes=[rng.choice(['', 'cifar', 'x', '['])], download=[rng.choice(['x', '', 'cluttered_fashion'])])[command]
+                 explain=[rng.choice([str(next(root.rglob('*.png'), root)), rng.choice(words)])], recipes=[rng.choice(['', 'cifar', 'x', '['])], download=[rng.choice(['x', '', 'cluttered_fashion'])])[command]
     if command == 'train': args += ['--width', '0.0625', '--stop-after', '1', '--out', str(folder / 'run'), '--quiet', '--device', 'cpu']
     if command == 'evaluate' and '--data' not in first + args: args += ['--data', str(root)]
     return lambda: main([command, *first, *args])
