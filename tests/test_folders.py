@@ -77,12 +77,6 @@ def refused(answer, *words):
     one_line(err.strip(), 'ltpa: ', *words)
 
 
-def quiet(call, *args, **kw):
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', DataWarning)
-        return call(*args, **kw)
-
-
 # Classes or parts
 
 @pytest.mark.parametrize('train, test', [('train', 'val'), ('Train', 'VALID'), ('training', 'Validation'), ('TRAINING', 'Test'),
