@@ -13,7 +13,8 @@ import torch
 from safetensors import safe_open
 from .names import MOST_CLASSES, LtpaError, as_class_names, shown
 from .data import ImageSet
-from .weights import opened, read_header
+from .files import ordinary_file
+from .weights import read_header
 
 # %% ../nbs/workshop/arrays.ipynb #0d62e9b5
 MOST_RATIO, ROOM = 100, 2**26           # bytes in memory for each byte of the file, and what is free in any case
@@ -91,11 +92,11 @@ def _class_names(classes, path):
         raise LtpaError(f'{path}: classes of type {shown(str(classes.dtype))} and shape {classes.shape}; '
                         f'expected names, or whole numbers, of shape [K], at most {MOST_CLASSES:,}')
     try:
-        names = [c.decode('utf-8', 'backslashreplace') if isinstance(c, bytes) else str(c)
-                 for c in classes.tolist()]
+        names = [c.decode('utf-8', 'backslashreplace') if isinstance(c, bytes) else
+                 str(c).encode('utf-8', 'backslashreplace').decode() for c in classes.tolist()]
     except (ValueError, SystemError) as e:                            # numbers that stand for no letter
         raise LtpaError(f'{path}: classes hold what is no text ({shown(str(e))}); write it again') from None
-    names = as_class_names([c.encode('utf-8', 'backslashreplace').decode() for c in names], str(path))
+    names = as_class_names(names, str(path))
     first: dict[str, int] = {}
     for k, c in enumerate(names):
         if (twin := first.setdefault(c, k)) != k:
@@ -138,7 +139,7 @@ def load_arrays(path: str | Path, at_least: int = 0) -> ImageSet:
     if path.suffix not in ('.npz', '.safetensors'):
         raise LtpaError(f'{path}: expected a file that ends in .npz or .safetensors')
     name = f'{path.parent.name}/{path.stem}'
-    with opened(path, 'an array file, .npz or .safetensors') as f:
+    with ordinary_file(path, 'an array file, .npz or .safetensors') as f:
         try: arrays, names = (_npz if path.suffix == '.npz' else _safetensors)(f, path)
         except (LtpaError, MemoryError): raise
         except Exception as e:             # a damaged zip raises nearly anything: BadZipFile, zlib.error, …

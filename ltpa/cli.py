@@ -298,7 +298,7 @@ def _own(a):
     names = 'fit', 'val_fraction', 'groups', 'strict', 'skip_broken'
     return {k: getattr(a, k) for k in names if hasattr(a, k)} | dict(layout=a.folders, bits=a.gray_bits)
 
-def _say(key, text, file=None): print(f'{key:>16}  {text}', file=file, flush=True)
+def _say(key, text, file=None): print(row(key, text), file=file, flush=True)
 
 @contextlib.contextmanager
 def _warnings_as_lines()->Iterator[None]:
@@ -307,7 +307,7 @@ def _warnings_as_lines()->Iterator[None]:
     usual, said = warnings.showwarning, set()
     def show(message, category, *where):
         if not issubclass(category, DataWarning): usual(message, category, *where)
-        elif (text := str(message)) not in said: print(f'ltpa: warning: {text}', file=sys.stderr, flush=True)
+        elif (text := str(message)) not in said: print(f'ltpa: warning: {printable(text)}', file=sys.stderr, flush=True)
         said.add(str(message))
     with warnings.catch_warnings():
         warnings.simplefilter('always', DataWarning)

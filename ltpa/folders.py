@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from PIL import Image
 from tqdm import tqdm
+from .text import printable
 from .names import LtpaError, unknown
 from .readers import TURNS, gray_range, opened, read_image
 from .inputs import as_images, fill_square, resize
 from .fits import fit_effect, fitter, uneven
 from .data import ImageSet
-from .walker import SUFFIXES, DataWarning, Item, Walk, by_ending, counted, ending, few, shown, _size
+from .walker import SUFFIXES, DataWarning, Item, Walk, by_ending, counted, ending, few, _size
 from .splits import RULE, Survey, survey
 
 # %% ../nbs/workshop/folders.ipynb #18d45fa5
@@ -139,7 +140,7 @@ def tally(
 )->str:
     "How many pictures of which class"
     n = Counter(data.labels.tolist())
-    names = [f'{shown(c)} {n[k]}' for k, c in enumerate(data.classes)]
+    names = [f'{printable(c)} {n[k]}' for k, c in enumerate(data.classes)]
     if len(names) <= 12: return ', '.join(names)
     return f'{len(names)} classes of {min(n[k] for k in range(len(names)))} to {max(n.values())} pictures: {few(names)}'
 

@@ -17,6 +17,7 @@ import torch
 from .names import DOWNLOADS, LtpaError, as_side, unknown
 from .system import Bar
 from .core import keyed_rng
+from .files import ordinary_file
 from .inputs import as_labels, fill_square, read_image, resize
 from .fits import fitter
 from .data import ClutteredFashion, ImageSet
@@ -29,14 +30,13 @@ CUB = {  # file: the types of what follows the image's number in each line
     'images': [str], 'image_class_labels': [int], 'train_test_split': [('0', '1').index],
     'bounding_boxes': [float] * 4}                                               # left, top, width, height
 
+def _text(path, expected):
+    with ordinary_file(path, expected) as f: return f.read().decode('utf-8', 'replace')
+
 def _table(path, kinds):
     "The lines `id value …` of a text file as {id: values}"
     table = {}
-    try: lines = path.read_text('utf-8', 'replace').splitlines()
-    except OSError as e:
-        raise LtpaError(f'cannot read {path} ({e.strerror}); expected the folder CUB_200_2011 '
-                        'as published') from None
-    for i, line in enumerate(lines, 1):
+    for i, line in enumerate(_text(path, 'the folder CUB_200_2011 as published').splitlines(), 1):
         words = line.split()
         try:
             if len(words) != 1 + len(kinds) or int(words[0]) in table: raise ValueError
@@ -189,16 +189,20 @@ CIFAR = {  # name: label bytes in a record, the files of each split, the file of
     'cifar100': (2, dict(train=['train.bin'], test=['test.bin']), 'fine_label_names.txt')}
 CIFAR_IMAGES = dict(train=50_000, test=10_000)
 
+def _bytes(path, expected):
+    with ordinary_file(path, expected) as f: return f.read()
+
 def _cifar(folder, name, split):
     "One split of CIFAR in its binary form"
     skip, names, meta = CIFAR[name]
-    raw = np.concatenate([np.fromfile(folder / f, np.uint8) for f in names[split]])
+    parts = [_bytes(folder / f, f'a file of {name} as published') for f in names[split]]
+    raw = np.frombuffer(bytearray().join(parts), np.uint8)
     if len(raw) != CIFAR_IMAGES[split] * (skip + 3072):
         raise OSError(f'{len(raw):,} bytes in {", ".join(names[split])}, '
                       f'expected {CIFAR_IMAGES[split]:,} records of {skip + 3072}')
     rows = torch.from_numpy(raw).view(-1, skip + 3072)
     images, labels = rows[:, skip:].reshape(-1, 3, 32, 32), rows[:, skip - 1].long()
-    classes = (folder / meta).read_text('ascii', 'replace').split()
+    classes = _text(folder / meta, f'the class names of {name}').split()
     return ImageSet(images, labels, classes, f'{name}/{split}')
 
 # %% ../nbs/workshop/published.ipynb #fcdb72f0
@@ -269,9 +273,8 @@ def _drawn(name, root, split, seed):
 
 def _lines(path):
     "The lines of a text file that hold something"
-    try: return [line.strip() for line in path.read_text('utf-8', 'replace').splitlines() if line.strip()]
-    except OSError as e:
-        raise LtpaError(f'cannot read {path} ({e.strerror}); expected the lists as published') from None
+    lines = _text(path, 'the lists as published').splitlines()
+    return [line.strip() for line in lines if line.strip()]
 
 def _action40(root, split):
     lists = root / 'ImageSplits'

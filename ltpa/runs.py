@@ -13,11 +13,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 import torch
+from .text import printable
 from .names import LtpaError, Recipe, unknown
 from .core import pick_device, seed_everything
 from .files import fingerprint, provenance, save_result
 from .fits import FITS
-from .walker import SUFFIXES, DataWarning, counted, ending, few, nfc, shown
+from .walker import SUFFIXES, DataWarning, counted, ending, few, nfc
 from .splits import parts_in
 from .folders import Reading, read_folder, tally
 from .published import FOLDER_OPTIONS, kind_of, open_data, _must_be_folder
@@ -182,7 +183,7 @@ def _said(how, sets, reading, recipe, fitted):
     where = reading.survey.where if reading else dict.fromkeys(sets, '')
     for part, key in ('train', 'training'), ('test', 'test'):
         place = f' ({where[part]})' * bool(where[part])
-        yield key, f'{counted(len(sets[part]), "pictures")} of {shown(how["source"])}{place}: {tally(sets[part])}'
+        yield key, f'{counted(len(sets[part]), "pictures")} of {printable(how["source"])}{place}: {tally(sets[part])}'
     facts = dict(reading.facts) if reading else {}
     h, w = picture_size(sets['train'])
     fit = facts.pop('fit', '')
@@ -228,7 +229,7 @@ def _kept_with_weights(p, source, reading, train, folder):
     return kept
 
 def _warn_of(how, reading):
-    for text in reading.warnings: warnings.warn(f'{shown(how["source"])}: {text}', DataWarning, stacklevel=3)
+    for text in reading.warnings: warnings.warn(f'{printable(how["source"])}: {text}', DataWarning, stacklevel=3)
 
 # %% ../nbs/workshop/runs.ipynb #7f37c553
 def run_training(
@@ -475,7 +476,7 @@ def _foreign(data, how, split, given):
 def _judged(how, split, reading, test):
     s = reading.survey
     where = 'all' if split == 'all' else s.where.get(split) or s.where.get('test', '')
-    return f'{counted(len(test), "pictures")} of {shown(how["source"])} ({where or split}): {tally(test)}'
+    return f'{counted(len(test), "pictures")} of {printable(how["source"])} ({where or split}): {tally(test)}'
 
 def _warn_of_sample(how, net, test):
     "Are these new pictures?"
@@ -483,5 +484,5 @@ def _warn_of_sample(how, net, test):
     if not isinstance(sample, list) or not sample: return
     again = len({fingerprint(x) for x in test.images} & set(map(str, sample))) / len(sample)
     if again: warnings.warn(
-        f'{shown(how["source"])}: about {again:.0%} of the pictures that the network was trained on are among those judged; '
+        f'{printable(how["source"])}: about {again:.0%} of the pictures that the network was trained on are among those judged; '
         'what it does with new pictures is less; --split test judges a part', DataWarning, stacklevel=3)

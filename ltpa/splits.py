@@ -17,7 +17,7 @@ from typing import Any
 from .names import LtpaError
 from .files import fingerprint
 from .walker import (
-    PHOTOS, SUFFIXES, Item, Walk, by_ending, counted, ending, equal_files, few, is_hidden, listed, nfc, shown)
+    PHOTOS, SUFFIXES, Item, Walk, by_ending, counted, ending, equal_files, few, is_hidden, listed, nfc)
 
 # %% ../nbs/workshop/splits.ipynb #59110014
 PARTS = dict(train='train', training='train', val='val', valid='val', validation='val', test='test', testing='test')

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from .core import keep_buffers
 from .names import LtpaError, is_number, is_whole, shown
-from .files import fingerprint, provenance, save_result
-from .weights import opened, parsed
+from .files import fingerprint, ordinary_file, provenance, save_result
+from .weights import parsed
 from .recipes import plan
 from .models import load_weights
 from .runs import evaluate_weights, run_training
@@ -47,7 +47,7 @@ def stored(path: str | Path) -> dict:
     """
     path = Path(path)
     if not os.path.lexists(path): return {}
-    with opened(path, 'a JSON file of results') as f: data = f.read()
+    with ordinary_file(path, 'a JSON file of results') as f: data = f.read()
     try: found = parsed(data)
     except ValueError as e:
         raise LtpaError(f'cannot read {path} ({shown(str(e))[1:-1]}); expected JSON: measure again') from None

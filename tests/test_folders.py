@@ -27,6 +27,7 @@ from ltpa.runs import evaluate_weights, fitted_recipe, run_training
 from ltpa.splits import find_groups, is_held_out, survey
 from ltpa.training import Learner
 from ltpa.walker import DataWarning, Item, equal_files, is_run
+from ltpa.weights import read_tensors, write_tensors
 
 TINY = '--quiet --width 0.03125 --early-pools 2 --device cpu'.split()
 SHORT = [*TINY, '--batch-size', 8, '--epochs', 1, '--image-size', 16]
@@ -939,7 +940,9 @@ def test_refused_flags(flag, value, words, ltpa):
     ids=str)
 def test_odd_words_in_a_file_from_a_stranger(source, ltpa):
     fill('set')
-    save_weights(tiny_net('vgg_att2_concat_pc', classes=2), 'w.safetensors', source=source, classes=['cat', 'dog'])
+    save_weights(tiny_net('vgg_att2_concat_pc', classes=2), 'w.safetensors', classes=['cat', 'dog'])
+    state, meta = read_tensors('w.safetensors')
+    write_tensors('w.safetensors', state, meta | dict(source=source))          # `save_weights` would refuse it
     for argv in ['w.safetensors'], ['w.safetensors', '--data', 'set']:
         code, out, err = ltpa('evaluate', *argv)
         assert code == 0 or code == 2 and len(err.strip().splitlines()) == 1 and not out, (code, out, err)
