@@ -195,14 +195,15 @@ def _bytes(path, expected):
 def _cifar(folder, name, split):
     "One split of CIFAR in its binary form"
     skip, names, meta = CIFAR[name]
-    parts = [_bytes(folder / f, f'a file of {name} as published') for f in names[split]]
+    expected = f'it as published: put it there, or remove {folder} and run: ltpa download {name}'
+    parts = [_bytes(folder / f, expected) for f in names[split]]
     raw = np.frombuffer(bytearray().join(parts), np.uint8)
     if len(raw) != CIFAR_IMAGES[split] * (skip + 3072):
         raise OSError(f'{len(raw):,} bytes in {", ".join(names[split])}, '
                       f'expected {CIFAR_IMAGES[split]:,} records of {skip + 3072}')
     rows = torch.from_numpy(raw).view(-1, skip + 3072)
     images, labels = rows[:, skip:].reshape(-1, 3, 32, 32), rows[:, skip - 1].long()
-    classes = _text(folder / meta, f'the class names of {name}').split()
+    classes = _text(folder / meta, expected).split()
     return ImageSet(images, labels, classes, f'{name}/{split}')
 
 # %% ../nbs/workshop/published.ipynb #fcdb72f0

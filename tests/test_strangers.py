@@ -19,6 +19,7 @@ import safetensors.torch
 import torch
 from helpers import differing, one_line, pictures, refuses, tiny_net, words_id
 
+import ltpa.files
 import ltpa.weights
 from ltpa.arrays import load_arrays
 from ltpa.checkpoints import Checkpoint, load_checkpoint, read_checkpoint, save_checkpoint
@@ -293,15 +294,15 @@ def test_no_ordinary_file(read, tmp_path, monkeypatch):
     path.unlink()
     path.write_bytes(b'{}')
     def denied(*args, **kw): raise PermissionError(13, 'Permission denied')
-    monkeypatch.setattr(ltpa.weights, 'open', denied, raising=False)
+    monkeypatch.setattr(ltpa.files, 'open', denied, raising=False)
     with refuses(f'cannot read {path}: permission denied', 'make it readable') as _: read(path)
     with pytest.raises(LtpaError) as e: read(path)
     assert not re.search('again|truncated|remove|fetch', str(e.value))
     def full(*args, **kw): raise MemoryError
-    monkeypatch.setattr(ltpa.weights, 'open', full)
+    monkeypatch.setattr(ltpa.files, 'open', full)
     with refuses(path, 'does not fit into the memory'): read(path)
     def broken(*args, **kw): raise OSError(5, 'Input/output error')
-    monkeypatch.setattr(ltpa.weights, 'open', broken)
+    monkeypatch.setattr(ltpa.files, 'open', broken)
     with refuses(path, 'Input/output error'): read(path)
     if read is not stored:
         with refuses('no such file'): read(tmp_path / 'gone.safetensors')

@@ -179,11 +179,11 @@ def test_transfer_of_a_function_and_of_a_network():
 
 
 def test_parts_of_a_folder(tmp_path):
-    for k in range(10):
+    for k in range(40):
         f = tmp_path / 'set' / ('cat' if k % 2 else 'dog') / f'{k}.png'
-        f.parent.mkdir(parents=True, exist_ok=True); Image.new('RGB', (50, 40), (25 * k, 0, 0)).save(f)
+        f.parent.mkdir(parents=True, exist_ok=True); Image.new('RGB', (50, 40), (6 * k, 0, 0)).save(f)
     (a, y), (b, z) = load_splits(str(tmp_path / 'set'), n=6)
-    assert a.shape == (6, 3, 32, 32) and len(b) == len(z) == 2
+    assert a.shape == (6, 3, 32, 32) and len(b) == len(z) == 6
 
 
 def folder(root, given):
@@ -207,7 +207,8 @@ def test_splits_of_a_small_folder_differ_by_seed(given, tmp_path):
         assert sorted(grays(train) + grays(test)) == [8 * k for k in range(30)], 'every image once'
         assert all(g // 8 % 3 == k for part in (train, test) for g, k in zip(grays(part), part[1].tolist()))
         counts = [p[1].bincount().tolist() for p in (train, test)]
-        assert counts == ([[6] * 3, [4] * 3] if given else [[8] * 3, [2] * 3])
+        assert counts == [p[1].bincount().tolist() for p in splits[0]]
+        assert counts == [[6] * 3, [4] * 3] if given else sum(counts[1]) in range(2, 12)     # about a fifth of 30
     assert len({tuple(sorted(grays(train))) for train, _ in splits}) == 3
     assert grays(load_splits(name, 1)[0]) == grays(splits[1][0])
 
@@ -241,7 +242,7 @@ def test_published_parts_are_kept(tmp_path, monkeypatch):
 
 def test_images_of_a_folder_are_stretched_not_cropped(tmp_path):
     "A red left and a blue right end of a long image are still there."
-    for k in range(4):
+    for k in range(16):
         x = np.zeros((10, 40, 3), np.uint8); x[:, :10, 0] = x[:, 30:, 2] = 255
         f = tmp_path / ('a' if k % 2 else 'b') / f'{k}.png'
         f.parent.mkdir(exist_ok=True); Image.fromarray(x).save(f)
