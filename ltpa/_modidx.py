@@ -461,6 +461,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                              'ltpa.inputs._of_pil': ('workshop/inputs.html#_of_pil', 'ltpa/inputs.py'),
                              'ltpa.inputs._planes': ('workshop/inputs.html#_planes', 'ltpa/inputs.py'),
                              'ltpa.inputs._tensor': ('workshop/inputs.html#_tensor', 'ltpa/inputs.py'),
+                             'ltpa.inputs._trained_bits': ('workshop/inputs.html#_trained_bits', 'ltpa/inputs.py'),
                              'ltpa.inputs._turn_of_pil': ('workshop/inputs.html#_turn_of_pil', 'ltpa/inputs.py'),
                              'ltpa.inputs._white_of_arrays': ('workshop/inputs.html#_white_of_arrays', 'ltpa/inputs.py'),
                              'ltpa.inputs.as_floats': ('workshop/inputs.html#as_floats', 'ltpa/inputs.py'),

@@ -188,6 +188,8 @@ def _add_explain(x):
     x.add_argument('--side', type=int, metavar='N',
                    help='shorter side in pixels at which the network sees the picture; '
                    'default: as in training')
+    x.add_argument('--gray-bits', type=int, metavar='N',
+                   help='bits that deep greys use; default: as in training, or as the file says')
     x.add_argument('--out', metavar='FILE',
                    help='ends in .png, .svg or .pdf; default: IMAGE-attention.png here')
     _add_device(x)
@@ -325,7 +327,7 @@ def _evaluate(a):
 
 def _explain(a):
     from ltpa.maps import explain
-    explain(a.image, a.model, a.side, a.out, a.device)
+    explain(a.image, a.model, a.side, a.out, a.device, a.gray_bits)
 
 def _download(a):
     if a.set is None:

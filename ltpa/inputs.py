@@ -141,16 +141,24 @@ def several(
     if items is not None: return items
     return [*x] if isinstance(x, (np.ndarray, torch.Tensor)) and x.ndim == 4 else [x]
 
+def _trained_bits(net):
+    "The bits that deep greys used in the training of `net`, as far as its file says"
+    info = getattr(net, 'info', None)
+    how = info.get('source') if isinstance(info, dict) else None
+    bits = how.get('bits') if isinstance(how, dict) else None
+    return bits if isinstance(bits, int) else None
+
 def as_pictures(
     x: Any,                    # A path, a PIL picture, an array or a tensor, or a list of these
     name: str = 'pictures',    # What to call them in an error
     net: Any = None,           # The network that will see them
-    bits: int | None = None,   # Of greys deeper than 8 bits, as in `read_image`
+    bits: int | None = None,   # Of greys deeper than 8 bits, as in `read_image`; None: as in the network's training
     stack: bool = False,       # A 3-D array is [N,H,W], many grey pictures
 ) -> torch.Tensor:
     "One or many pictures, all of one size, as RGB [N,3,H,W]: bytes as uint8, floats in 0..1 as they are"
     if _INSIDE.get() and isinstance(x, torch.Tensor) and x.ndim == 4 and x.is_floating_point(): return x
-    net, bits = getattr(net, '_orig_mod', net), as_bits(bits)             # a compiled one keeps it there
+    net = getattr(net, '_orig_mod', net)                                  # a compiled one keeps it there
+    bits = as_bits(_trained_bits(net) if bits is None else bits)
     as_is = net is not None and not getattr(net, 'unit_pixels', False)
     items = _listed(x)
     if items == []: raise LtpaError(f'{name}: none; expected at least one picture')

@@ -577,7 +577,7 @@ def _format(path):
 
 # %% ../nbs/07_maps.ipynb #a2997e99
 def explain(image: Any, model: str = 'cluttered_fashion/vgg_att3_concat_pc', side: int | None = None,
-            out: str | Path | None = None, device: str | torch.device = 'auto')->Path:
+            out: str | Path | None = None, device: str | torch.device = 'auto', bits: int | None = None)->Path:
     """Draw where a network looks in a picture, and print what it says and how concentrated its maps are.
 
     This is the command ``ltpa explain``.
@@ -595,6 +595,8 @@ def explain(image: Any, model: str = 'cluttered_fashion/vgg_att3_concat_pc', sid
         without a file picture-attention.png.
     device : str or torch.device
         Where to compute; 'auto' takes a GPU if there is one.
+    bits : int, optional
+        Of greys deeper than 8 bits, as in `read_image`; None: as in training, or as the file says.
 
     Returns
     -------
@@ -626,8 +628,7 @@ def explain(image: Any, model: str = 'cluttered_fashion/vgg_att3_concat_pc', sid
     if path and out.exists() and path.exists() and out.samefile(path):
         raise LtpaError(f'{out} is the picture itself; name another file with --out')
     net = _open_network(model, pick_device(str(device)))
-    bits = trained_how(net).get('bits')
-    picture = as_pictures(path or image, 'picture', bits=bits if isinstance(bits, int) else None)
+    picture = as_pictures(path or image, 'picture', net, bits)
     v = inspect_image(net, picture, side)
     size = _seen(net, as_images(picture)[0], side, v.seen)
     facts = dict(network=model, picture=f'{image}, {size}' if path else size, says=_verdict(v, class_names(net)))

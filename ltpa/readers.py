@@ -244,7 +244,7 @@ def _white(img, name, bits, told):
     sure = bits or img.mode == 'F' or top != 65535 or high == 0
     if not sure and (img.mode == 'I' and img.format != 'PPM' or high < 2**15):
         raise LtpaError(f'{name} has greys up to {high:g} of 65535, and does not say how many bits it has; '
-                        'read it with bits=12 (or as many as it has), or with bits=16 if it is just dark')
+                        'say it: bits=12 (in a command --gray-bits 12), or as many as it has; bits=16 if it is just dark')
     return top
 
 def _scaled(x, top):

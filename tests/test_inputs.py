@@ -19,6 +19,7 @@ from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from ltpa import query_maps
 from ltpa.adversarial import ATTACKS, answers_and_maps, fgsm, fgsm_answers, input_gradient
+from ltpa.cli import main
 from ltpa.data import ImageSet
 from ltpa.explorer import Gallery, Scene
 from ltpa.faithfulness import (
@@ -733,3 +734,18 @@ def test_one_scale_for_a_folder(tmp_path):
     for files in [dark], [dark, real], [dark, said]:
         with refuses('mine', 'how many bits'): gray_bits(files, 'mine')
     for path, bits in gray_bits([dark, light, said]).items(): assert read_image(path, bits=bits).shape == (3, 64, 64)
+
+
+def test_a_network_reads_deep_greys_as_in_its_training(tmp_path, monkeypatch):
+    "Twelve bits, learned at twelve bits: the same pixels through every door that has the network; a flag says it too."
+    monkeypatch.chdir(tmp_path)
+    deep = (np.arange(40 * 40).reshape(40, 40) * 4095 // 1599).astype(np.uint16)
+    Image.fromarray(deep).save('xray.png')
+    net = tiny_net('vgg_att2_concat_pc')
+    with refuses('xray.png', 'bits=12', '--gray-bits 12'): inspect_image(net, 'xray.png')
+    net.info = dict(source=dict(source='scans', size=40, scale=None, bits=12))
+    want = read_image('xray.png', bits=12)
+    for x in 'xray.png', Image.open('xray.png'), deep: assert as_pictures(x, net=net)[0].equal(want)
+    assert inspect_image(net, 'xray.png').picture.unique().numel() > 150
+    assert main(['explain', 'xray.png', '--device', 'cpu']) == 2
+    assert main(['explain', 'xray.png', '--device', 'cpu', '--gray-bits', '12']) == 0
