@@ -13,7 +13,8 @@ MOST_LINES = 400
 # From the ground up. A module may import only from floors below its own, or from the left of it on the same floor.
 FLOORS = {
     'ground': 'moved text names system core files weights exercises',
-    'sources': 'attention readers inputs fits data arrays walker splits folders downloads published',
+    'pictures': 'attention readers inputs fits data',
+    'sources': 'arrays walker splits folders downloads published',
     'networks': 'registry models resnets interrupts training checkpoints recipes distributed runs',
     'maps': 'maps widgets explorer saliency metrics faithfulness',
     'experiments': 'transfer segmentation adversarial query studies',
@@ -81,7 +82,7 @@ def draw(path):
     edges = {name: others for name, others in graph().items() if name in ORDER}
     at = {name: (1.9 * (k - (len(row.split()) - 1) / 2), 1.7 * floor)
           for floor, row in enumerate(FLOORS.values()) for k, name in enumerate(row.split()) if name in edges}
-    fig, ax = plt.subplots(figsize=(12, 7.5))
+    fig, ax = plt.subplots(figsize=(12, 8.7))
     for floor, name in enumerate(FLOORS):
         ax.axhspan(1.7 * floor - .62, 1.7 * floor + .62, color='#f2efe8' if floor % 2 else '#e6eef5', zorder=0)
         ax.text(-10.4, 1.7 * floor, name, va='center', fontsize=10, color='#555555')
