@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 from .text import printable
-from .names import LtpaError, unknown
+from .names import MOST_SIDE, LtpaError, as_side, is_whole, shown, unknown
 from .readers import TURNS, gray_range, opened, read_image
 from .inputs import as_images, fill_square, resize
 from .fits import fit_effect, fitter, uneven
@@ -101,7 +101,7 @@ def read_folder(
     rule: int = RULE,
 )->Reading:
     "Parts of a folder of pictures, and all that is worth saying about them"
-    square, root = fitter(fit), Path(root)
+    square, root, size = fitter(fit), Path(root), as_side(size)
     name = root.absolute().name                                             # of `.`, too
     if not (isinstance(size, int) and size >= 1):
         raise LtpaError(f'size {size!r}; expected a whole number of pixels, at least 1')
@@ -253,8 +253,8 @@ class MaskedImages:
         "All of each picture, stretched to a square, and its mask: uint8 [N,3,size,size] and bool [N,size,size]"
         k = size if mask_size is None else mask_size
         for side in (size, k):
-            if not (isinstance(side, int) and side >= 1):
-                raise LtpaError(f'size {side!r}; expected a whole number of pixels, at least 1')
+            if not is_whole(side, 1, MOST_SIDE):
+                raise LtpaError(f'size {shown(side)}; expected a whole number of pixels, at least 1, at most {MOST_SIDE}')
         gray = (255 * m.byte().expand(3, -1, -1) for m in self.masks)      # the same in three colours
         small = (resize(m, (k, k), Image.Resampling.BOX)[0] for m in gray)
         return torch.stack([fill_square(x, size) for x in self.images]), torch.stack([m > 127 for m in small])

@@ -54,7 +54,7 @@ def load_cub(
     crop: bool = True,     # To the box around the bird; else the whole photograph
 ) -> ImageSet:
     "CUB-200-2011 as an `ImageSet` [N,3,size,size], in its official split, labels 0 to 199"
-    root = Path(root)
+    root, size = Path(root), as_side(size)
     if split not in ('train', 'test'): raise unknown('split', split, ['train', 'test'])
     tables = {name: _table(root / f'{name}.txt', kinds) for name, kinds in CUB.items()}
     paths, labels, in_train, boxes = tables.values()
@@ -352,7 +352,7 @@ def load_published(
     """
     if name not in LAYOUTS: raise unknown('published set', name, LAYOUTS)
     if split not in ('train', 'test'): raise unknown('split', split, ['train', 'test'])
-    layout, root = LAYOUTS[name], Path(root or data_root() / name)
+    layout, root, size = LAYOUTS[name], Path(root or data_root() / name), as_side(size)
     if not (root / layout.folder).is_dir():
         raise LtpaError(f'{name}: no folder {root / layout.folder}; '
                         + (f'fetch it by fetch_published({name!r})' if layout.md5 else 'unpack there what is')
