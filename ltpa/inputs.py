@@ -57,7 +57,8 @@ def _tensor(x, name, what, expected):
 def _planes(x, name, stack, as_is):
     "A tensor of one picture or many as [N,C,H,W], C of 1, 3 or 4 (`as_is`: of floats, any), in any type"
     given = tuple(x.shape)
-    if x.layout != torch.strided or x.is_complex() or x.is_quantized or x.is_meta:
+    eighths = x.is_floating_point() and x.element_size() < 2              # torch can hardly compute with them
+    if x.layout != torch.strided or x.is_complex() or x.is_quantized or x.is_meta or eighths:
         raise LtpaError(f'{name}: a tensor that is {x.dtype} or not dense; expected uint8, uint16 or floats in 0..1')
     gray = x.ndim == (3 if stack else 2)
     if gray: x = x[:, None] if stack else x[None, None]

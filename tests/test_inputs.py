@@ -749,3 +749,10 @@ def test_a_network_reads_deep_greys_as_in_its_training(tmp_path, monkeypatch):
     assert inspect_image(net, 'xray.png').picture.unique().numel() > 150
     assert main(['explain', 'xray.png', '--device', 'cpu']) == 2
     assert main(['explain', 'xray.png', '--device', 'cpu', '--gray-bits', '12']) == 0
+
+
+@pytest.mark.parametrize('dtype', [torch.float8_e4m3fn, torch.float8_e5m2, torch.complex64])
+def test_numbers_that_torch_can_hardly_compute_with(dtype):
+    x = torch.zeros(2, 3, 32, 32).to(dtype)
+    for take in (as_pictures, as_images, as_floats, lambda x: predict(tiny_net('vgg_gap'), x), lambda x: ImageSet(x, [0, 1], ['a', 'b'])):
+        with refuses(str(dtype), 'expected uint8, uint16 or floats'): take(x)
