@@ -104,7 +104,7 @@ def _source_of(p, scale, own, stored, ckpt):
     odd = [FLAGS.get(k, '--strict') for k in given if kind != 'folder' and not (kind == 'arrays' and k == 'fit')]
     if odd: raise LtpaError(f'{", ".join(odd)}: for a folder of pictures only; {p.source} is none')
     if kind not in ('folder', 'arrays'): return source
-    if stored is None: return source | given | (dict(rule=2) if kind == 'folder' else {})
+    if stored is None: return source | dict(fit='middle') | given | (dict(rule=2) if kind == 'folder' else {})
     then = dict(fit='middle') | _given({k: stored[k] for k in FLAGS if k in stored})
     for k, v in given.items():
         if k in FLAGS and v != then.get(k): raise LtpaError(

@@ -1,4 +1,5 @@
 """Bad and odd inputs at random: every entry refuses them in a line or takes them (see fuzzing.py)."""
+import mmap
 import os
 import time
 
@@ -26,7 +27,10 @@ def test_two_thousand_inputs_in_five_minutes():
     assert time.monotonic() - start < 300
 
 
-def hog(): return len(b'x' * (fuzzing.MOST_MEMORY + 2**26))
+def hog():
+    n = fuzzing.MOST_MEMORY + 2**26
+    memory = mmap.mmap(-1, n)                      # new for sure: what other tests have freed may lie ready
+    memory[::4096] = b'x' * len(range(0, n, 4096))
 def wait(): time.sleep(60)
 def die(): os._exit(9)
 def raises(error):
