@@ -57,7 +57,7 @@ def test_a_refusal_is_no_finding(monkeypatch):
 def test_a_child_that_ends_or_hangs_is_found_and_the_rest_goes_on(call, what, monkeypatch, capsys):
     def planted(rng, folder): return call if rng.random() < .5 else lambda: None
     monkeypatch.setitem(KINDS, 'planted', planted)
-    found = run(6, kinds=['planted'], workers=1, start='fork', patience=3)
+    found = run(6, kinds=['planted'], workers=1, start='fork', patience=1.5)
     bad = [k for k in range(6) if fuzzing.random.Random(f'planted:{k}').random() < .5]
     assert 0 < len(bad) < 6 and [f[1] for f in found] == bad and all(what in f[2] for f in found)
 
