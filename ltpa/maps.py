@@ -22,8 +22,8 @@ from .core import pick_device
 from .files import write_atomic
 from .attention import entropy
 from .readers import read_image
-from .inputs import as_images, as_labels, as_pictures, resize, several
-from .fits import FITS, pad_square, trained_fit, trained_how
+from .inputs import as_images, as_labels, as_pictures, resize, several, trained_how
+from .fits import FITS, pad_square, trained_fit
 from .models import Net, list_pretrained, load_pretrained, load_weights
 from .training import Callback, predict
 from .text import LABEL, literal, printable, row

@@ -53,3 +53,14 @@ def server(monkeypatch):
     yield server
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture
+def ltpa(capsys):
+    "Runs the command in this process: exit code, output, errors."
+    from ltpa.cli import main                     # not above: test_repo.py comes first
+    def run(*argv):
+        try: code = main([str(a) for a in argv])
+        except SystemExit as e: code = e.code
+        return code, *capsys.readouterr()
+    return run

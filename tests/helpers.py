@@ -1,4 +1,6 @@
 """What several test files need: refusals, small networks and sets, comparisons of bits."""
+import io
+import tarfile
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from random import Random
@@ -103,3 +105,14 @@ class Answer(BaseHTTPRequestHandler):
         if s.hold: s.hold.wait(30)
 
     def log_message(self, *args): pass
+
+
+def tar(path, *members, **options):
+    "A tar of members (name, content, attributes); compressed unless its name ends in .tar."
+    with tarfile.open(path, 'w' if path.suffix == '.tar' else 'w:gz', **options) as t:
+        for name, content, *more in members:
+            m = tarfile.TarInfo(name)
+            m.size = len(content)
+            for k, v in (more[0] if more else {}).items(): setattr(m, k, v)
+            t.addfile(m, io.BytesIO(content))
+    return path

@@ -22,7 +22,6 @@ from ltpa.names import DOWNLOADS, USUAL_MODEL
 from ltpa.data import ClutteredFashion
 from ltpa.weights import read_tensors
 from ltpa.models import load_weights, save_weights
-from ltpa.cli import main
 from ltpa.training import Callback
 from ltpa.checkpoints import read_checkpoint
 
@@ -36,16 +35,6 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv('LTPA_DATA', raising=False)
     return tmp_path
-
-
-@pytest.fixture
-def ltpa(capsys):
-    "Runs the command in this process: exit code, output, errors."
-    def run(*argv):
-        try: code = main([str(a) for a in argv])
-        except SystemExit as e: code = e.code
-        return code, *capsys.readouterr()
-    return run
 
 
 def arrays(folder, n=28, size=16, classes=3, **changes):

@@ -13,7 +13,7 @@ import time
 import zipfile
 
 import pytest
-from helpers import Server, refuses
+from helpers import Server, refuses, tar
 
 from ltpa import downloads
 from ltpa.names import LtpaError
@@ -206,17 +206,6 @@ def test_sizes_to_read():
 
 CONTENT = {'set/a.txt': b'one', 'set/deep/er/b.txt': b'', 'set/deep/c.bin': BODY, 'notes.txt': b'beside'}
 SUFFIXES = ['tar', 'tar.gz', 'tgz', 'zip', 'TGZ']
-
-
-def tar(path, *members, **options):
-    "A tar of members (name, content, attributes); compressed unless its name ends in .tar."
-    with tarfile.open(path, 'w' if path.suffix == '.tar' else 'w:gz', **options) as t:
-        for name, content, *more in members:
-            m = tarfile.TarInfo(name)
-            m.size = len(content)
-            for k, v in (more[0] if more else {}).items(): setattr(m, k, v)
-            t.addfile(m, io.BytesIO(content))
-    return path
 
 
 def packed(path, content=CONTENT):

@@ -17,7 +17,6 @@ from PIL import Image
 
 from ltpa import explorer, folders, maps, splits, walker
 from ltpa.checkpoints import read_checkpoint, save_checkpoint
-from ltpa.cli import main
 from ltpa.fits import FITS, fitter, pad_square, trained_fit
 from ltpa.folders import load_folder, load_pairs, read_folder, tally
 from ltpa.inputs import fill_square, fit_square, resize
@@ -38,16 +37,6 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv('LTPA_DATA', raising=False)
     return tmp_path
-
-
-@pytest.fixture
-def ltpa(capsys):
-    "Runs the command in this process: exit code, output, errors."
-    def run(*argv):
-        try: code = main([str(a) for a in argv])
-        except SystemExit as e: code = e.code
-        return code, *capsys.readouterr()
-    return run
 
 
 def picture(key, size=(20, 16)):

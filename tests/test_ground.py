@@ -25,7 +25,7 @@ from random import Random
 
 import numpy as np
 import pytest
-from helpers import one_line, pictures, refuses
+from helpers import one_line, pictures, refuses, tar
 
 from ltpa import downloads, files, system
 from ltpa.names import LtpaError
@@ -617,16 +617,6 @@ def test_many_at_once_lose_nothing(tmp_path):
 
 
 # Archives
-
-def tar(path, *members, **options):
-    with tarfile.open(path, 'w' if path.suffix == '.tar' else 'w:gz', **options) as t:
-        for name, content, *more in members:
-            m = tarfile.TarInfo(name)
-            m.size = len(content)
-            for k, v in (more[0] if more else {}).items(): setattr(m, k, v)
-            t.addfile(m, io.BytesIO(content))
-    return path
-
 
 def block(name, size, kind):
     "A header of a tar that announces whatever size, and its checksum."
