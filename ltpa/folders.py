@@ -103,8 +103,6 @@ def read_folder(
     "Parts of a folder of pictures, and all that is worth saying about them"
     square, root, size = fitter(fit), Path(root), as_side(size)
     name = root.absolute().name                                             # of `.`, too
-    if not (isinstance(size, int) and size >= 1):
-        raise LtpaError(f'size {size!r}; expected a whole number of pixels, at least 1')
     if not (bits is None or isinstance(bits, int) and 8 < bits <= 32):
         raise LtpaError(f'gray bits {bits!r}; expected a whole number from 9 to 32')
     s = survey(root, layout, val_fraction, groups, strict, rule, divide='all' not in splits)
