@@ -56,7 +56,7 @@ def fit_effect(
     "What a fit does to the pictures of a set, in a line"
     if not far: return fit
     what = dict(middle='lose more than a tenth of their area; --fit whole keeps all',
-                whole='are padded to a square', stretch='are stretched by more than a tenth')[fit]
+                whole='are padded by more than a tenth', stretch='are stretched by more than a tenth')[fit]
     return f'{fit}: {far} of {of} pictures {what}'
 
 # %% ../nbs/workshop/fits.ipynb #f1750010
