@@ -171,6 +171,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                           'ltpa.cli._print_row': ('workshop/cli.html#_print_row', 'ltpa/cli.py'),
                           'ltpa.cli._recipes': ('workshop/cli.html#_recipes', 'ltpa/cli.py'),
                           'ltpa.cli._say': ('workshop/cli.html#_say', 'ltpa/cli.py'),
+                          'ltpa.cli._start': ('workshop/cli.html#_start', 'ltpa/cli.py'),
                           'ltpa.cli._target': ('workshop/cli.html#_target', 'ltpa/cli.py'),
                           'ltpa.cli._train': ('workshop/cli.html#_train', 'ltpa/cli.py'),
                           'ltpa.cli._warnings_as_lines': ('workshop/cli.html#_warnings_as_lines', 'ltpa/cli.py'),

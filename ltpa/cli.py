@@ -127,6 +127,11 @@ def _add_data(g):
                    help='cluttered_fashion only: side of the object over side of the picture, 0 to 1; '
                    'default: 0.5 to 0.8')
 
+def _start(text):
+    "`text` as a number if it is one: what cannot be is said by `admissible`"
+    try: return float(text)
+    except ValueError: return text
+
 def _add_network(g):
     vgg, resnet = NARROW['vgg'], NARROW['resnet']
     g.add_argument('--width', type=float,
@@ -139,7 +144,8 @@ def _add_network(g):
     for k, values in SWITCHES.items():
         usual = f'default: {values[0]}'
         if k == 'early_pools': usual = f'early pools kept; default: 0, the paper\'s, at size paper, else {vgg[k]}'
-        g.add_argument('--' + k.replace('_', '-'), type=type(values[0]), choices=values, help=usual)
+        if k == 'u': g.add_argument('--u', type=_start, metavar='small|msr|SD', help='deviation of u at the start; ' + usual)
+        else: g.add_argument('--' + k.replace('_', '-'), type=type(values[0]), choices=values, help=usual)
     g.add_argument('--norm', metavar='softmax|sigmoid', help='normalisation of the scores')
     g.add_argument('--temperature', type=float,
                    help=f'divides the scores; default: 1, but {COOL["temperature"]:g} for dp except at size paper')

@@ -150,7 +150,9 @@ def admissible(settings: dict[str, Any]) -> None:
     need('norm', lambda v: isinstance(v, str), "'softmax' or 'sigmoid'")
     need('temperature', lambda v: is_number(v) and 1e-6 <= v <= 1e6, 'a number above 0, from 1e-6 to 1e6')
     for k in SWITCHES:
-        need(k, lambda v: v in SWITCHES[k], f'one of {", ".join(map(repr, SWITCHES[k]))}')
+        or_number = ", or a number above 0, at most 10" if k == 'u' else ''
+        need(k, lambda v: v in SWITCHES[k] or or_number and is_number(v) and 0 < v <= 10,
+             f'one of {", ".join(map(repr, SWITCHES[k]))}{or_number}')
 
 def switches(name: str) -> list[str]:
     """Keywords that `create_model` knows for a network, beside `num_classes` and `width`.

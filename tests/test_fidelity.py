@@ -109,6 +109,15 @@ def test_a_loud_u():
     assert all(1.2 < b.get_parameter(k).std() < 1.6 and a.get_parameter(k).std() < .02 for k in us)
 
 
+def test_where_u_starts_can_be_a_number():
+    a, b = net(width=1 / 2), net(width=1 / 2, u=.3)
+    us = [f'attention.{k}.u.weight' for k in range(3)]
+    assert differing(a.state_dict(), b.state_dict()) == us and b.config['u'] == .3
+    assert all(.25 < b.get_parameter(k).std() < .35 for k in us)
+    for bad in 0, -.1, 11, float('nan'), 'loud', True, None:
+        with refuses(f'u {bad!r}; expected', 'a number above 0, at most 10'): net(u=bad)
+
+
 def test_gains_between_0_and_1():
     a, b = net(), net(bn_gain='uniform')
     norms = torch.nn.BatchNorm1d, torch.nn.BatchNorm2d
