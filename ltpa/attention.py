@@ -366,7 +366,7 @@ class Attention(nn.Module):
         "Compatibilities [B,P], as in the equations"
         g = self.project(g)
         if self.score == 'uniform':
-            equal = l.new_zeros(len(l), l[0, 0].numel())
+            equal = l.new_zeros(l.shape[0], l[0, 0].numel())
             return with_zero_grad(wide(equal), g)
         u = self.u.weight[0] if self.score == 'pc' else None
         if self.up is not None:
@@ -379,25 +379,25 @@ class Attention(nn.Module):
 
     def forward(self, l: torch.Tensor, g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         "Attended descriptor [B,C] and map [B,H,W] of `l` [B,C,H,W] for `g` [B,g_channels]"
-        if l.ndim != 4 or l.shape[1] != self.channels or g.shape != (len(l), self.g_channels):
+        if l.ndim != 4 or l.shape[1] != self.channels or g.shape != (l.shape[0], self.g_channels):
             raise LtpaError(f'local features of shape {tuple(l.shape)}, global vector {tuple(g.shape)}; '
                             f'expected [B,C,H,W] and [B,G] with C={self.channels} and G={self.g_channels}')
         if self.norm == 'softmax' and self.score != 'uniform':                 # the same, in one pass less
             g = self.project(g)
-            q = g if self.score == 'dp' else with_zero_grad(self.u.weight.expand(len(l), -1), g, self.u.bias)
+            q = g if self.score == 'dp' else with_zero_grad(self.u.weight.expand(l.shape[0], -1), g, self.u.bias)
             exact = in_float32(l)
             if exact: q = wide(q)                                              # before anything rounds it
             if self.up is not None:                                            # <Wl, q> = <l, Wᵀq>
                 W = wide(self.up.weight) if exact else self.up.weight
                 with unrounded(l): q = with_zero_grad(q @ W, self.up.bias)
             ga, a = soft_attention(l, q / self.temperature)
-            return ga, a.view(len(l), *l.shape[2:])
-        a = normalize(self.scores(l, g), self.norm, self.temperature).view(len(l), *l.shape[2:])
+            return ga, a.view(l.shape[0], *l.shape[2:])
+        a = normalize(self.scores(l, g), self.norm, self.temperature).view(l.shape[0], *l.shape[2:])
         return self.pool(l, a), a
 
     def pool(self, l: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
         "Attended descriptor [B,C] of `l` for any map [B,H,W]: this level's own or another"
-        if a.shape != (len(l), *l.shape[2:]):
+        if a.shape != (l.shape[0], *l.shape[2:]):
             raise LtpaError(f'a map of shape {tuple(a.shape)} for local features {tuple(l.shape)}; '
                             'expected [B,H,W] of the same batch, height and width')
         a = a.flatten(1)

@@ -176,8 +176,8 @@ def _add_device(p):
     p.add_argument('--device', default='auto', help='auto, cpu, mps, cuda or cuda:N; default auto')
 
 def _add_evaluate(e):
-    e.add_argument('path', metavar='CHECKPOINT',
-                   help='weights.safetensors or checkpoint.safetensors of a run')
+    e.add_argument('path', metavar='RUN|WEIGHTS|SET/MODEL',
+                   help='the folder of a run, its weights or checkpoint, or a bundled network')
     e.add_argument('--data', metavar='SET',
                    help='another set (a name or a path) with the same classes; a folder without test/ or val/ is '
                    'judged in full')
@@ -190,7 +190,7 @@ def _add_evaluate(e):
 def _add_explain(x):
     x.add_argument('image', metavar='IMAGE', help='a picture of any size')
     x.add_argument('--model', metavar='SET/MODEL|WEIGHTS', default='cluttered_fashion/vgg_att3_concat_pc',
-                   help='a bundled network, or the weights or checkpoint of a run; default %(default)s')
+                   help='a bundled network, or the folder of a run, its weights or checkpoint; default %(default)s')
     x.add_argument('--side', type=int, metavar='N',
                    help='shorter side in pixels at which the network sees the picture; '
                    'default: as in training')

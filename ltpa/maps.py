@@ -24,7 +24,7 @@ from .attention import entropy
 from .readers import read_image
 from .inputs import as_images, as_labels, as_pictures, resize, several, trained_how
 from .fits import FITS, pad_square, trained_fit
-from .models import Net, list_pretrained, load_pretrained, load_weights
+from .models import Net, load_weights, weights_file
 from .training import Callback, predict
 from .text import LABEL, literal, printable, row
 from .moved import moved
@@ -587,7 +587,7 @@ def explain(image: Any, model: str = 'cluttered_fashion/vgg_att3_concat_pc', sid
     image : str, Path, PIL.Image.Image, torch.Tensor or numpy.ndarray
         An image file, or a picture as `inspect_image` takes it.
     model : str
-        A bundled network, SET/MODEL as in `list_pretrained`, or a .safetensors file of weights.
+        A bundled network, SET/MODEL as in `list_pretrained`, a .safetensors file of weights, or the folder of a run.
     side : int, optional
         Shorter side in pixels for the network; None: as in training.
     out : str or Path, optional
@@ -627,7 +627,7 @@ def explain(image: Any, model: str = 'cluttered_fashion/vgg_att3_concat_pc', sid
     _format(out)
     if path and out.exists() and path.exists() and out.samefile(path):
         raise LtpaError(f'{out} is the picture itself; name another file with --out')
-    net = _open_network(model, pick_device(str(device)))
+    net = load_weights(weights_file(model), pick_device(str(device)))
     picture = as_pictures(path or image, 'picture', net, bits)
     v = inspect_image(net, picture, side)
     size = _seen(net, as_images(picture)[0], side, v.seen)
@@ -648,9 +648,3 @@ def _seen(net, picture, side, seen):
     ends = ['top and bottom'] * (h < H) + ['left and right'] * (w < W)
     cut = f', {1 - h * w / (H * W):.0%} cut off at {", ".join(ends)}' * bool(ends)
     return f'{W}x{H} pixels, its middle seen as {size}{cut}'
-
-def _open_network(model, device):
-    "A bundled network by name, or any by its file"
-    if model in list_pretrained(): return load_pretrained(model, device)
-    if Path(model).suffix == '.safetensors' or Path(model).exists(): return load_weights(model, device)
-    raise LtpaError(f'{unknown("network", model, list_pretrained())}; or name a .safetensors file')

@@ -6,7 +6,7 @@
 __all__ = ['TRUNK', 'TAPS', 'FIRST_POOL', 'COMBINE', 'STARTS', 'YUV', 'block', 'Trunk', 'scaled', 'scale_grad', 'GlobalVector',
            'Output', 'Net', 'Head', 'AttentionNet', 'VGGAttention', 'VGG', 'VGGTrunk', 'VGGGAP', 'VGGPAN',
            'create_model', 'yuv_lcn', 'fit_normalization', 'gmac', 'save_weights', 'load_weights', 'init_from',
-           'list_pretrained', 'load_pretrained']
+           'list_pretrained', 'load_pretrained', 'weights_file']
 
 # %% ../nbs/03_models.ipynb #0de8d572
 import inspect
@@ -156,14 +156,14 @@ class Net(nn.Module):
         if torch.promote_types(x.dtype, own := self.mean.dtype) != own:
             raise LtpaError(f'input {x.dtype}; expected {own}, as the network is; '
                             f'convert it: x.to({own})')
-        if not len(x):
+        if not x.shape[0]:
             raise LtpaError(f'input of shape {tuple(x.shape)} is an empty batch; '
                             'expected at least one image')
         H, W = x.shape[2:]
         if H % self.stride or W % self.stride or not H or not W:
             raise LtpaError(f'input of {H}x{W} pixels; the pools of this network divide it by {self.stride}: '
                             f'height and width must be multiples of {self.stride}; resize or crop')
-        if not self.training or len(x) > 1: return
+        if not self.training or x.shape[0] > 1: return
         last_is_one = self.ends_in_one and H == W == self.stride
         if last_is_one or any(isinstance(m, nn.BatchNorm1d) for m in self.modules()):
             raise LtpaError('a batch of one cannot be trained on: BatchNorm needs at least two images; '
@@ -215,7 +215,7 @@ class AttentionNet(Net):
 
     def scores(self, l, g):
         "Compatibilities, a tuple of [B,h,w], of local features with global vectors, also with another picture's"
-        return tuple(att.scores(x, g).view(len(x), *x.shape[2:]) for att, x in zip(self.attention, l))
+        return tuple(att.scores(x, g).view(x.shape[0], *x.shape[2:]) for att, x in zip(self.attention, l))
 
     def forward_attention(self, l, g):
         "`Output` for local features and global vectors, also with another picture's"
@@ -657,4 +657,18 @@ def load_pretrained(
     ['t-shirt', 'trouser', 'pullover']
     """
     if name not in list_pretrained(): raise unknown('pretrained network', name, list_pretrained())
-    return load_weights(ASSETS / 'weights' / f'{name}.safetensors', device)
+    return load_weights(weights_file(name), device)
+
+def weights_file(
+    name: str | Path,  # A bundled network, SET/MODEL; a file of weights or a checkpoint; or the folder of a run
+) -> Path:
+    "The file with the weights of a network, whichever way it is named"
+    if str(name) in list_pretrained(): return ASSETS / 'weights' / f'{name}.safetensors'
+    path = Path(name)
+    if path.is_dir():
+        found = [f for k in ('weights', 'checkpoint') if (f := path / f'{k}.safetensors').exists()]
+        if found: return found[0]
+        raise LtpaError(f'{path} holds neither weights.safetensors nor checkpoint.safetensors; expected the folder of a run, '
+                        'as `ltpa train` leaves it')
+    if path.suffix == '.safetensors' or path.exists(): return path
+    raise LtpaError(f'{unknown("network", str(name), list_pretrained())}; or name a .safetensors file, or the folder of a run')

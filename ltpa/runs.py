@@ -22,7 +22,7 @@ from .walker import SUFFIXES, DataWarning, counted, ending, few, nfc
 from .splits import parts_in
 from .folders import Reading, read_folder, tally
 from .published import FOLDER_OPTIONS, kind_of, open_data, _must_be_folder
-from .models import Net, create_model, fit_normalization, gmac, init_from, load_weights, save_weights
+from .models import Net, create_model, fit_normalization, gmac, init_from, load_weights, save_weights, weights_file
 from .training import Callback, Learner, Stop, evaluate
 from .checkpoints import Checkpoint, load_checkpoint, read_checkpoint, save_checkpoint
 from .recipes import Plan, plan
@@ -396,7 +396,7 @@ def evaluate_weights(
     Parameters
     ----------
     path : str or Path
-        Weights or a checkpoint of a run.
+        Weights or a checkpoint of a run, its folder, or a bundled network, SET/MODEL.
     device : str or torch.device
         Where to compute: 'auto', 'cpu', 'mps', 'cuda' or 'cuda:N'.
     data : str, Path or None
@@ -435,7 +435,7 @@ def evaluate_weights(
     >>> row['model'], row['images'], 0 <= row['accuracy'] <= 1
     ('vgg_gap', 4000, True)
     """
-    place = pick_device(str(device))
+    place, path = pick_device(str(device)), weights_file(path)
     net = load_weights(path, place)
     how = _dict(net.info, 'source')
     if not isinstance(how.get('source'), str): how = {}
