@@ -9,7 +9,7 @@ _GROUPS = {
     'attention': {'attention': 'Attention attention_pool dp_scores entropy normalize pc_scores'},
     'data': {'data': 'ClutteredFashion ImageSet Loader', 'readers': 'read_image', 'arrays': 'load_arrays',
              'folders': 'load_folder load_pairs', 'published': 'load_object_discovery open_data', 'downloads': 'download'},
-    'models': {'models': 'create_model list_pretrained load_pretrained load_weights save_weights'},
+    'models': {'models': 'create_model list_pretrained load_pretrained load_weights save_weights', 'backbones': 'attach'},
     'training': {'training': 'Callback Learner evaluate predict', 'checkpoints': 'Checkpoint load_checkpoint',
                  'recipes': 'plan', 'runs': 'run_training'},
     'maps': {'maps': 'effective_cells explain inspect_image show_attention upsample', 'explorer': 'Explorer'},
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .published import load_object_discovery, open_data
     from .downloads import download
     from .models import create_model, list_pretrained, load_pretrained, load_weights, save_weights
+    from .backbones import attach
     from .training import Callback, Learner, evaluate, predict
     from .checkpoints import Checkpoint, load_checkpoint
     from .recipes import plan

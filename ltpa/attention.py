@@ -272,7 +272,8 @@ def soft_attention(
     "Attended descriptor [B,C] and softmax weights [B,P] for the scores ⟨q, l_i⟩"
     exact = in_float32(l)
     q = q.to(wide(l[:0]).dtype if exact else l.dtype)
-    with unrounded(l): return SoftAttention.apply(l, q, exact)
+    run = SoftAttention.apply if torch.is_grad_enabled() else SoftAttention.forward        # torch.compile wants it plain there
+    with unrounded(l): return run(l, q, exact)
 
 # %% ../nbs/01_attention.ipynb #da8d8e59
 class _WithZeroGrad(torch.autograd.Function):
@@ -289,6 +290,7 @@ def with_zero_grad(
     *others: torch.Tensor,  # Tensors that `c` does not depend on
 ) -> torch.Tensor:
     "`c` itself; backwards, `others` get a gradient of exactly zero"
+    if not torch.is_grad_enabled(): return c                        # nothing to hand back; and here torch.compile needs it plain
     return _WithZeroGrad.apply(c, *others)
 
 # %% ../nbs/01_attention.ipynb #341cb492
@@ -382,7 +384,7 @@ class Attention(nn.Module):
         if l.ndim != 4 or l.shape[1] != self.channels or g.shape != (l.shape[0], self.g_channels):
             raise LtpaError(f'local features of shape {tuple(l.shape)}, global vector {tuple(g.shape)}; '
                             f'expected [B,C,H,W] and [B,G] with C={self.channels} and G={self.g_channels}')
-        if self.norm == 'softmax' and self.score != 'uniform':                 # the same, in one pass less
+        if self.norm == 'softmax' and self.score in ('pc', 'dp'):              # the same, in one pass less
             g = self.project(g)
             q = g if self.score == 'dp' else with_zero_grad(self.u.weight.expand(l.shape[0], -1), g, self.u.bias)
             exact = in_float32(l)

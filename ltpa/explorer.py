@@ -156,6 +156,7 @@ def receptive_field(
     size: tuple[int, int],   # (H, W) of the picture in pixels
 )->tuple[int, int, int, int]:
     "The pixels that the features of a cell depend on: rows top to bottom-1, columns left to right-1"
+    if not hasattr(net, 'trunk'): return 0, size[0], 0, size[1]          # a backbone of somebody's: all, as far as we know
     width, step, start = field_steps(net, level)
     def within(k, n):
         first = start + k * step
@@ -192,7 +193,7 @@ def _integrated_gradients(attr, net, x, target):
 
 @_captum
 def _grad_cam(attr, net, x, target):
-    m = attr.LayerGradCam(net.logits, net.trunk.stages[-1]).attribute(x, target, relu_attributions=True)
+    m = attr.LayerGradCam(net.logits, net.get_submodule(net.stage_names[-1])).attribute(x, target, relu_attributions=True)
     return attr.LayerAttribution.interpolate(m, tuple(x.shape[2:]), 'bilinear')[:, 0]
 
 @_captum

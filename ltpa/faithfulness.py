@@ -67,13 +67,13 @@ def post_hoc_maps(
     "Captum's methods as explainers, small settings; CAM and Grad-CAM (of every stage) at their layer's size"
     chosen = SETTINGS | (settings or {})
     for name in chosen.keys() - set(CAPTUM): raise unknown('method', name, CAPTUM)
-    stages = len(getattr(getattr(net, 'trunk', None), 'stages', ()))
+    stages = getattr(net, 'stage_names', [])
     made: dict[str, Callable[..., torch.Tensor]] = {}
     for name, f in captum_suite(net).items():
         f = functools.partial(f, **chosen.get(name, {}))
         if name == 'grad_cam':
-            for s in range(1, stages):
-                made[f'grad_cam, stage {s}'] = _at_layer(functools.partial(f, layer=f'trunk.stages.{s - 1}'))
+            for s, layer in enumerate(stages[:-1], 1):
+                made[f'grad_cam, stage {s}'] = _at_layer(functools.partial(f, layer=layer))
         made[name] = _at_layer(f) if name in ('grad_cam', 'cam') else f
     return made
 
@@ -498,7 +498,7 @@ def ssim(
 # %% ../nbs/10_faithfulness.ipynb #9c8ecb54
 def parts_from_top(net: torch.nn.Module)->list[str]:
     "Names of the parts of a network of ours that hold parameters: classifier first, the trunk stage by stage"
-    part = re.compile(r'(?!trunk$)\w+|trunk\.(?!stages$)\w+|trunk\.stages\.\d+')
+    part = re.compile(r'(?!trunk$|backbone$)\w+|trunk\.(?!stages$)\w+|trunk\.stages\.\d+|backbone\.\w+')
     return [name for name, m in net.named_modules() if part.fullmatch(name) and [*m.parameters()]][::-1]
 
 def randomized(

@@ -24,7 +24,8 @@ from .attention import entropy
 from .readers import read_image
 from .inputs import as_images, as_labels, as_pictures, resize, several, trained_how
 from .fits import FITS, pad_square, trained_fit
-from .models import Net, load_weights, weights_file
+from .weights import weights_file
+from .models import Net, load_weights
 from .training import Callback, predict
 from .text import LABEL, literal, printable, row
 from .moved import moved
@@ -266,7 +267,8 @@ def trained_side(net)->int:
     how = trained_how(net)
     size, name = how.get('size'), how.get('source')
     if isinstance(size, int) and size > 0: return size
-    return (SETS[name].get('side') if isinstance(name, str) and name in SETS else None) or max(32, net.stride)
+    of_set = SETS[name].get('side') if isinstance(name, str) and name in SETS else None
+    return of_set or getattr(net, 'side', None) or max(32, net.stride)
 
 def fit_side(
     image: torch.Tensor,   # uint8 [3,H,W]

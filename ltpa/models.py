@@ -6,7 +6,7 @@
 __all__ = ['TRUNK', 'TAPS', 'FIRST_POOL', 'COMBINE', 'STARTS', 'YUV', 'block', 'Trunk', 'scaled', 'scale_grad', 'GlobalVector',
            'Output', 'Net', 'Head', 'AttentionNet', 'VGGAttention', 'VGG', 'VGGTrunk', 'VGGGAP', 'VGGPAN',
            'create_model', 'yuv_lcn', 'fit_normalization', 'gmac', 'save_weights', 'load_weights', 'init_from',
-           'list_pretrained', 'load_pretrained', 'weights_file']
+           'load_pretrained']
 
 # %% ../nbs/03_models.ipynb #0de8d572
 import inspect
@@ -19,9 +19,9 @@ from .names import COMMON, MODELS, PRESETS, SWITCHES, LtpaError, admissible, sho
 from .core import eval_mode
 from .attention import Attention
 from .inputs import as_pictures, to_floats
-from .data import ASSETS
-from .weights import check_state, described, load_state, read_tensors, write_tensors
-from .registry import CLASSES, complete, model_class
+from .weights import (
+    check_state, described, list_pretrained, load_state, read_tensors, weights_file, write_tensors)
+from .registry import CLASSES, complete, model_class, rebuilt
 from .moved import moved
 
 # %% ../nbs/03_models.ipynb #d4272fc5
@@ -123,6 +123,8 @@ class Net(nn.Module):
     config: dict[str, Any]    # what `create_model` was told
     info: dict[str, Any]      # what was stored with loaded weights
     num_classes: int
+    side: int | None = None   # of the pictures that it is meant for, where a file does not say it
+    keeps_weights = False     # its parts have been trained: nothing initializes them anew
     mean: torch.Tensor        # of the colors, [1,3,1,1]
     std: torch.Tensor
 
@@ -144,6 +146,11 @@ class Net(nn.Module):
         return Output(self.classify(descriptors), tuple(maps), tuple(descriptors))
 
     def logits(self, x): return self(x).logits
+
+    @property
+    def stage_names(self)->list[str]:
+        "Names of the layers that class maps take features from, shallow to deep"
+        return [f'trunk.stages.{k}' for k, _ in enumerate(getattr(getattr(self, 'trunk', None), 'stages', ()))]
 
     def normalize(self, x):
         if self.color == 'yuv_lcn': x = yuv_lcn(x)
@@ -535,7 +542,7 @@ def save_weights(
     """
     state = {}
     for k, v in net.state_dict().items():
-        state[k] = v.half() if v.ndim > 1 and k not in ('mean', 'std') else v
+        state[k] = v.half() if v.ndim > 1 and v.is_floating_point() and k not in ('mean', 'std') else v
     meta = dict(info, kind='weights', model=net.name, config=net.config)
     described(meta, path, 'change it or leave it out')       # what could not be read again is not written
     return write_tensors(path, state, meta)
@@ -591,7 +598,7 @@ def _built(name, config, path):
     if config is None or not {'name', 'preset', 'pretrained'}.isdisjoint(config):
         raise LtpaError(f'{path}: its network is {shown(name)} with {shown(config)}; expected a model and its '
                         'settings: make or fetch it again')
-    try: return create_model(name, **config)
+    try: return rebuilt(config) if 'backbone' in config else create_model(name, **config)
     except LtpaError as e: raise LtpaError(f'{path}: {e}') from None
 
 def init_from(
@@ -606,23 +613,6 @@ def init_from(
     return net
 
 # %% ../nbs/03_models.ipynb #39e536fb
-def list_pretrained() -> list[str]:
-    """Names of the bundled networks, as `load_pretrained` knows them.
-
-    Returns
-    -------
-    list of str
-        SET/MODEL: what it was trained on, and the name in `list_models`.
-
-    Examples
-    --------
-    >>> from ltpa import list_pretrained
-    >>> 'cluttered_fashion/vgg_att3_concat_pc' in list_pretrained()
-    True
-    """
-    root = ASSETS / 'weights'
-    return sorted(str(p.relative_to(root).with_suffix('').as_posix()) for p in root.rglob('*.safetensors'))
-
 def load_pretrained(
     name: str,
     device: str | torch.device = 'cpu',
@@ -658,17 +648,3 @@ def load_pretrained(
     """
     if name not in list_pretrained(): raise unknown('pretrained network', name, list_pretrained())
     return load_weights(weights_file(name), device)
-
-def weights_file(
-    name: str | Path,  # A bundled network, SET/MODEL; a file of weights or a checkpoint; or the folder of a run
-) -> Path:
-    "The file with the weights of a network, whichever way it is named"
-    if str(name) in list_pretrained(): return ASSETS / 'weights' / f'{name}.safetensors'
-    path = Path(name)
-    if path.is_dir():
-        found = [f for k in ('weights', 'checkpoint') if (f := path / f'{k}.safetensors').exists()]
-        if found: return found[0]
-        raise LtpaError(f'{path} holds neither weights.safetensors nor checkpoint.safetensors; expected the folder of a run, '
-                        'as `ltpa train` leaves it')
-    if path.suffix == '.safetensors' or path.exists(): return path
-    raise LtpaError(f'{unknown("network", str(name), list_pretrained())}; or name a .safetensors file, or the folder of a run')

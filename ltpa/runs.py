@@ -22,7 +22,8 @@ from .walker import SUFFIXES, DataWarning, counted, ending, few, nfc
 from .splits import parts_in
 from .folders import Reading, read_folder, tally
 from .published import FOLDER_OPTIONS, kind_of, open_data, _must_be_folder
-from .models import Net, create_model, fit_normalization, gmac, init_from, load_weights, save_weights, weights_file
+from .weights import weights_file
+from .models import Net, create_model, fit_normalization, gmac, init_from, load_weights, save_weights
 from .training import Callback, Learner, Stop, evaluate
 from .checkpoints import Checkpoint, load_checkpoint, read_checkpoint, save_checkpoint
 from .recipes import Plan, plan

@@ -388,12 +388,12 @@ def get_layer(
     raise unknown('layer', name, names)
 
 def last_stage(net: Any)->str:
-    "Name of the last stage of the trunk: the deepest tap of our networks"
-    stages = getattr(getattr(net, 'trunk', None), 'stages', None)
-    if stages is None: raise LtpaError(
-        f'{type(net).__name__} has no trunk.stages; name a layer: layer=… , '
+    "Name of the last stage of our networks: their deepest tap"
+    stages = getattr(net, 'stage_names', None)
+    if not stages: raise LtpaError(
+        f'{type(net).__name__} has no stage_names; name a layer: layer=… , '
         f'one of {", ".join(n for n, _ in net.named_children())} or a part of one')
-    return f'trunk.stages.{len(stages) - 1}'
+    return stages[-1]
 
 # %% ../nbs/09_saliency.ipynb #eda11045
 @contextlib.contextmanager

@@ -231,8 +231,7 @@ def class_maps(
     levels: dict[str, Any]
     if hasattr(net, 'linear'): levels = {'CAM': cam(net, x, labels)}
     else:
-        names = [f'trunk.stages.{k}' for k, _ in net.get_submodule('trunk.stages').named_children()]
-        stages = [grad_cam(net, x, labels, layer=name) for name in names]
+        stages = [grad_cam(net, x, labels, layer=name) for name in net.stage_names]
         levels = {'Grad-CAM': stages[-1], 'Grad-CAM, product of stages': stages,
                   'gradient': gradient(net, x, labels, channels='abs')}
     return {f'{name}, {net.name}': blend(m, size) for name, m in levels.items()}
