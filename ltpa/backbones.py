@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['RELATIVES', 'MOST_TAPS', 'ScoredAttention', 'Gate', 'QueryKey', 'Spatial', 'OnBackbone', 'AttachedNet', 'HeadNet',
-           'Ours', 'Prepared', 'prepared', 'attach', 'classes_of', 'described_taps', 'load_attached', 'rebuilt']
+           'Ours', 'Prepared', 'prepared', 'attach', 'classes_of', 'described_taps', 'load_attached', 'rebuilt',
+           'backbone_features', 'fit_heads']
 
 # %% ../nbs/15_backbones.ipynb #15a00003
 import contextlib, copy, inspect
@@ -13,11 +14,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 import torch
 import torch.nn as nn
-from .names import COOL, LtpaError, admissible, as_side, is_number, shown, unknown
+import torch.nn.functional as F
+from .names import COOL, LtpaError, Recipe, admissible, as_side, get_recipe, is_number, shown, unknown
+from .core import eval_mode
+from .inputs import as_pictures, batch_of, to_floats
 from .attention import SCORES, Attention, with_zero_grad
 from .weights import check_state, load_state, read_tensors, weights_file
 from .registry import CLASSES
-from .models import COMBINE, AttentionNet, Head, Net, create_model
+from .models import COMBINE, AttentionNet, Head, Net, Output, create_model
+from .training import make_optimizer, seeded
 from .zoo import input_of, named, open_backbone
 from .taps import Taps, Trial, shadow, stride_of, taps_on, tried, vector, without_classifier
 
@@ -88,6 +93,16 @@ class OnBackbone(Net):
     @property
     def stage_names(self) -> list[str]: return [f'backbone.{t}' for t in self.tap_names]
 
+    def forward_features(self, x):
+        "Local features of pictures [B,3,H,W], a tuple of [B,C,h,w], shallow to deep, and the global vector [B,G]"
+        self._admit(x)
+        l, g = self.parts(self.normalize(x))
+        return tuple(l), g
+
+    def of_features(self, l, g) -> Output:
+        "`Output` for what `forward_features` gave"
+        raise NotImplementedError
+
     def parts(self, x):
         g = vector(self.backbone(x))
         return [grid(l, x.shape[2:]) for grid, l in zip(self.grids, self.taps.take())], g
@@ -116,6 +131,8 @@ class AttachedNet(OnBackbone, AttentionNet):
         self.attention = nn.ModuleList(made)
         self.head = Head(levels, num_classes, combine, True, head, share=dropout)
 
+    def of_features(self, l, g): return self.forward_attention(l, g)
+
 class HeadNet(OnBackbone):
     "The control: the same backbone, and a linear layer on what its own pooling gives"
     def __init__(self, prepared, num_classes, own, frozen, name, config):
@@ -124,6 +141,7 @@ class HeadNet(OnBackbone):
         self.head = own or nn.Linear(prepared.trial.g_channels, num_classes)
 
     def features(self, x): return (), (self.parts(x)[1],)
+    def of_features(self, l, g): return Output(self.classify((g,)), (), (g,))
     def classify(self, descriptors): return self.head(descriptors[0])
 
 CLASSES.update(AttachedNet=AttachedNet, HeadNet=HeadNet)
@@ -353,18 +371,65 @@ def load_attached(
     return net
 
 def rebuilt(config: dict[str, Any], backbone: nn.Module | None = None, scores: Any = None) -> OnBackbone:
-    "The network with this `config`, with fresh weights; what has no name must be given"
+    "The network with this `config`, with fresh weights unless it says `pretrained`; what has no name must be given"
     if not isinstance(config, dict) or 'backbone' not in config: raise LtpaError('it holds no network with attached attention')
-    known = set(inspect.signature(attach).parameters) - {'pretrained', 'verbose', 'backbone'} | {'backbone_config', 'backbone'}
+    known = set(inspect.signature(attach).parameters) - {'verbose'} | {'backbone_config'}
     if odd := set(config) - known: raise LtpaError(f'unknown setting {sorted(odd)[0]!r} of an attached network')
-    of = {k: v for k, v in config.items() if k not in ('backbone', 'backbone_config', 'scores')}
+    of = {k: v for k, v in config.items() if k not in ('backbone', 'backbone_config', 'scores', 'pretrained')}
     name = config.get('backbone')
     if backbone is None:
         if not isinstance(name, str): raise LtpaError('its backbone is your own and has no name; give it: '
                                                       'ltpa.backbones.load_attached(path, backbone)')
         home, _, short = name.partition('/')
         if home == 'ltpa': backbone = create_model(short, **(config.get('backbone_config') or {}))
-        else: backbone = open_backbone(name, pretrained=False)
+        else: backbone = open_backbone(name, config.get('pretrained', False))
     if scores is None and (scores := config.get('scores')) is None:
         raise LtpaError('its scores are your own and have no name; give them: ltpa.backbones.load_attached(path, backbone, scores)')
     return attach(backbone, scores=scores, verbose=False, **of)
+
+# %% ../nbs/15_backbones.ipynb #15a00018
+def backbone_features(
+    net: OnBackbone,                 # With a frozen backbone
+    images: Any,                     # Pictures, as `predict` takes them
+    flip: bool = False,              # Of each its mirror image, too, behind all others
+    batch_size: int | None = None,   # Pictures at a time
+) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+    "What a frozen backbone makes of pictures, once for all epochs: local features, a tuple of [N,C,h,w], and g [N,G]"
+    x = as_pictures(images, 'images', net)
+    parts = []
+    with eval_mode(net), torch.no_grad():
+        for mirrored in (False, True)[:1 + flip]:
+            for part in x.split(batch_of(x, batch_size, 64)):
+                part = to_floats(part, net)
+                parts.append(OnBackbone.forward_features(net, part.flip(3) if mirrored else part))
+    l, g = zip(*parts)
+    return tuple(torch.cat(level) for level in zip(*l)), torch.cat(g)
+
+def fit_heads(
+    net: OnBackbone,                       # With a frozen backbone; its attention and classifier learn
+    features: tuple[Any, torch.Tensor],    # From `backbone_features` of a network on the same backbone with the same taps
+    labels: torch.Tensor,                  # One a picture [N]; features of mirror images come behind, in the same order
+    recipe: Recipe | str = 'heads',
+    seed: int = 0,                         # Of order and Dropout
+) -> list[float]:
+    "Train what sits on a frozen backbone, on features that were computed once; the loss of each step"
+    r = get_recipe(recipe) if isinstance(recipe, str) else recipe
+    if not net.frozen: raise LtpaError(f'{net.name} trains its backbone, so that features change; expected one made with frozen=True')
+    l, g = features
+    N, twice = len(labels), len(g) // len(labels)
+    opt = make_optimizer(r, net.parameters())
+    steps, losses = max(1, N // r.batch_size), []
+    with seeded(seed), torch.enable_grad():
+        net.train()
+        for epoch in range(r.epochs):
+            order = torch.randperm(N).split(min(r.batch_size, N))[:steps]
+            for k, rows in enumerate(order):
+                for group in opt.param_groups: group['lr'] = r.lr_at(epoch * steps + k, steps)
+                i = rows + N * torch.randint(twice, (len(rows),))           # the picture or its mirror image
+                loss = F.cross_entropy(net.of_features([a[i] for a in l], g[i]).logits, labels[rows], label_smoothing=r.label_smoothing)
+                opt.zero_grad()
+                loss.backward()
+                opt.step()
+                losses.append(loss.item())
+        net.eval()
+    return losses

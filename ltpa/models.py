@@ -390,7 +390,8 @@ def create_model(
         state.
     **kw : Any
         Single switches, which win over the preset: `switches(name)` lists them (`early_pools`, `dropout`,
-        `norm`, `temperature`, `project`, `head`, ...).
+        `norm`, `temperature`, `project`, `head`, ...). With `backbone`: the settings of `ltpa.backbones.attach`, as
+        they stand in the `config` of a network that it made.
 
     Returns
     -------
@@ -418,6 +419,7 @@ def create_model(
     >>> create_model('vgg_att3_concat_pc', pretrained=True).config['width']
     0.25
     """
+    if 'backbone' in kw: return rebuilt(kw if num_classes is None else kw | dict(num_classes=num_classes))
     if preset is not None and preset not in PRESETS: raise unknown('preset', preset, PRESETS)
     known = switches(name)
     kind, fixed = model_class(name), MODELS[name][1]
@@ -598,7 +600,7 @@ def _built(name, config, path):
     if config is None or not {'name', 'preset', 'pretrained'}.isdisjoint(config):
         raise LtpaError(f'{path}: its network is {shown(name)} with {shown(config)}; expected a model and its '
                         'settings: make or fetch it again')
-    try: return rebuilt(config) if 'backbone' in config else create_model(name, **config)
+    try: return create_model(name, **config)
     except LtpaError as e: raise LtpaError(f'{path}: {e}') from None
 
 def init_from(

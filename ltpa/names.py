@@ -334,7 +334,9 @@ RECIPES = {r.name: r for r in (
     Recipe('svhn', epochs=300, schedule='halve', lr=.01, flip=False),
     Recipe('cub', epochs=320, schedule='cub', lr=.01),
     Recipe('resnet', epochs=200, batch_size=64, schedule='resnet', nesterov=True, crop=4),
-    Recipe('fast', epochs=6, batch_size=64, optimizer='muon', lr=.008, weight_decay=.05))}
+    Recipe('fast', epochs=6, batch_size=64, optimizer='muon', lr=.008, weight_decay=.05),
+    Recipe('heads', epochs=20, batch_size=64, optimizer='adamw', lr=.003, weight_decay=.05, label_smoothing=.1),
+    Recipe('tune', epochs=20, batch_size=32, optimizer='adamw', lr=.0003, weight_decay=.05, label_smoothing=.1))}
 
 # %% ../nbs/workshop/names.ipynb #ad042e0c
 def get_recipe(name: str, **changes: Any) -> Recipe:

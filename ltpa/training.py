@@ -191,7 +191,7 @@ class Stop(Exception):
 # %% ../nbs/05_training.ipynb #987cb1d4
 def make_optimizer(recipe:Recipe, params:Iterable[torch.nn.Parameter])->Any:
     "The recipe's optimiser, fused into one kernel where that is safe"
-    r, params = recipe, list(params)
+    r, params = recipe, [p for p in params if p.requires_grad]        # what is frozen needs no running means
     device = params[0].device
     fused = device.type in ('cpu', 'cuda') or None                    # None: torch chooses
     if r.optimizer == 'muon': return Muon(params, r.lr, r.momentum, r.weight_decay, fused)
