@@ -741,6 +741,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                               'ltpa.readers.opened': ('workshop/readers.html#opened', 'ltpa/readers.py'),
                               'ltpa.readers.read_image': ('workshop/readers.html#read_image', 'ltpa/readers.py')},
             'ltpa.recipes': { 'ltpa.recipes.Plan': ('recipes.html#plan', 'ltpa/recipes.py'),
+                              'ltpa.recipes._on_backbone': ('recipes.html#_on_backbone', 'ltpa/recipes.py'),
                               'ltpa.recipes._recipe': ('recipes.html#_recipe', 'ltpa/recipes.py'),
                               'ltpa.recipes.plan': ('recipes.html#plan', 'ltpa/recipes.py'),
                               'ltpa.recipes.recipe_table': ('recipes.html#recipe_table', 'ltpa/recipes.py')},

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['MODELS', 'MOST_CLASSES', 'MOST_DEPTH', 'MOST_SIDE', 'MOST_LETTERS', 'SWITCHES', 'COMMON', 'ATTENTION', 'TAKES',
            'PRESETS', 'DOWNLOADS', 'PRECISIONS', 'STEPS', 'CHOICES', 'RECIPES', 'NARROW', 'SIZES', 'COOL', 'SETS',
-           'USUAL_MODEL', 'BATCH_NORMS', 'LtpaError', 'shown', 'unknown', 'list_models', 'is_number', 'is_whole',
-           'as_side', 'as_class_names', 'admissible', 'switches', 'Recipe', 'get_recipe', 'default_size']
+           'USUAL_MODEL', 'ATTACHED', 'ON_BACKBONE', 'BATCH_NORMS', 'LtpaError', 'shown', 'unknown', 'list_models',
+           'is_number', 'is_whole', 'as_side', 'as_class_names', 'admissible', 'switches', 'Recipe', 'get_recipe',
+           'default_size']
 
 # %% ../nbs/workshop/names.ipynb #adbf2d5a
 import difflib, math, re
@@ -396,6 +397,8 @@ SETS: dict[str, dict[str, Any]] = {
     'stl10': dict(images=5_000, classes=10, side=96)}
 
 USUAL_MODEL = 'vgg_att2_concat_pc'           # of `ltpa train --data FOLDER`
+ATTACHED = 'attached'                        # the model of a run with a backbone: SET/attached
+ON_BACKBONE = 'backbone frozen pretrained taps scores combine norm temperature head dropout'.split()
 
 BATCH_NORMS = 'sync', 'local'
 

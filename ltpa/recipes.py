@@ -9,8 +9,8 @@ __all__ = ['PAPER', 'Plan', 'plan', 'recipe_table']
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 from .names import (
-    COOL, DOWNLOADS, PRESETS, SETS, SIZES, LtpaError, Recipe, admissible, as_side, default_size, get_recipe,
-    switches, unknown)
+    ATTACHED, COOL, DOWNLOADS, PRESETS, SETS, SIZES, ON_BACKBONE, LtpaError, Recipe, admissible, as_side, default_size, get_recipe,
+    shown, switches, unknown)
 
 # %% ../nbs/06_recipes.ipynb #0dfda3b8
 PAPER: dict[str, dict[str, tuple[float, float | None]]] = {     # error in %, and its standard deviation
@@ -96,12 +96,14 @@ def plan(
     if not source:
         raise LtpaError(f'{target!r} is not SET/MODEL, e.g. cluttered_fashion/vgg_att3_concat_pc; '
                         'SET may be a path')
-    known = switches(model)
+    known = ON_BACKBONE if model == ATTACHED else switches(model)
     if size is None: size = default_size(source)
     if size not in SIZES: raise unknown('size', size, SIZES)
     if preset is not None and preset not in PRESETS: raise unknown('preset', preset, PRESETS)
     if image_size is not None: as_side(image_size, 'image size')
     admissible(dict(net))
+    if model == ATTACHED: return _on_backbone(source, size, preset, recipe, dict(net), dict(changes), image_size)
+    if 'backbone' in net: raise LtpaError(f'{target} with backbone {shown(net["backbone"])}; expected SET/{ATTACHED} with a backbone')
     of_net = SETS.get(source, {}).get('net', {})
     if 'layout' in of_net: image_size = image_size or SETS[source]['side']
     if size == 'small' and source in DOWNLOADS: source = 'cluttered_fashion'
@@ -113,6 +115,15 @@ def plan(
     return Plan(source, model, size, kw | dict(net), r, image_size)
 
 # %% ../nbs/06_recipes.ipynb #6d4e9a84
+def _on_backbone(source, size, preset, recipe, net, changes, image_size):
+    "The plan of attached attention: the set as it is, and a recipe for heads or for all"
+    for k in net:
+        if k not in ON_BACKBONE: raise unknown('setting of an attached network', k, ON_BACKBONE)
+    if 'backbone' not in net: raise LtpaError(f'{source}/{ATTACHED} needs a backbone: name one by --backbone, e.g. efficientnet_lite0')
+    if preset is not None: raise LtpaError(f'preset {preset}: of the paper\'s networks only; leave it out')
+    r = get_recipe(recipe or ('heads' if net.get('frozen') else 'tune'), **changes)
+    return Plan(source, ATTACHED, size, net, r, image_size)
+
 def _recipe(source, family, size, preset, name, changes):
     "The recipe of a run: the one that was named, or what size, set, model and preset make it"
     of_set = SETS.get(source, {})
