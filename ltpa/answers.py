@@ -76,14 +76,14 @@ OURS = '-attention', '-overlay'      # how the names of our pictures end
 
 def _below(folder, walk):
     "The pictures in a folder and its folders; what looks like a picture and is an empty folder is odd"
-    before = len(walk.closed)
+    closed, entered = len(walk.closed), len(walk.entered)
     items = walk.pictures(folder, folder.name, 0)
     stems = {i.path.stem for i in items}
     def ours(path): return any(path.stem.removesuffix(end) in stems for end in OURS if path.stem.endswith(end))
     own = [i for i in items if ours(i.path)]
     walk.left['figures of ours'] += len(own)
-    found = [Found(i.path) for i in items if not ours(i.path)] + walk.closed[before:]
-    found += [Found(f, 'is a folder without a picture') for f in walk.entered
+    found = [Found(i.path) for i in items if not ours(i.path)] + walk.closed[closed:]
+    found += [Found(f, 'is a folder without a picture') for f in walk.entered[entered:]
               if ending(f.name) in SUFFIXES and not any(i.path.is_relative_to(f) for i in items)]
     return sorted(found, key=lambda f: natural(f.file)) or [Found(folder, f'holds no pictures ({", ".join(SUFFIXES)})')]
 

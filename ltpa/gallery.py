@@ -229,7 +229,7 @@ main { display: grid; gap: 1rem; }
 article { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .8rem; display: grid; gap: .8rem; grid-template-columns: minmax(0, 1fr) 17rem; }
 article > * { min-width: 0; }
 .figure { overflow-x: auto; align-self: start; border-radius: .3rem; } .figure img { display: block; width: 100%; height: auto; border-radius: .3rem; }
-.answer { display: grid; grid-template-columns: minmax(0, 1fr) auto; gap: .1rem .6rem; margin: 0; } .answer dt { overflow-wrap: anywhere; } .answer dd { margin: 0; text-align: right; font-variant-numeric: tabular-nums; }
+.answer { max-width: 34rem; display: grid; grid-template-columns: minmax(0, 1fr) auto; gap: .1rem .6rem; margin: 0; } .answer dt { overflow-wrap: anywhere; } .answer dd { margin: 0; text-align: right; font-variant-numeric: tabular-nums; }
 .answer i { grid-column: 1 / -1; height: .3rem; border-radius: .2rem; background: var(--bar); margin-bottom: .3rem; }
 table { border-collapse: collapse; width: 100%; } td { border-top: 1px solid var(--line); padding: .3rem .6rem .3rem 0; vertical-align: top; overflow-wrap: anywhere; }
 @media (max-width: 1000px) { article { grid-template-columns: minmax(0, 1fr); } }
