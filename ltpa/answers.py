@@ -62,6 +62,7 @@ class _Walk(Walk):
         super().__init__()
         self.entered: list[Path] = []
         self.closed: list[Found] = []
+        self.own = 0                     # figures of ours
 
     def names(self, folder):
         if is_gallery(folder): return []
@@ -80,9 +81,9 @@ def _below(folder, walk):
     items = walk.pictures(folder, folder.name, 0)
     stems = {i.path.stem for i in items}
     def ours(path): return any(path.stem.removesuffix(end) in stems for end in OURS if path.stem.endswith(end))
-    own = [i for i in items if ours(i.path)]
-    walk.left['figures of ours'] += len(own)
-    found = [Found(i.path) for i in items if not ours(i.path)] + walk.closed[closed:]
+    found = [Found(i.path) for i in items if not ours(i.path)]
+    walk.own += len(items) - len(found)
+    found += walk.closed[closed:]
     found += [Found(f, 'is a folder without a picture') for f in walk.entered[entered:]
               if ending(f.name) in SUFFIXES and not any(i.path.is_relative_to(f) for i in items)]
     return sorted(found, key=lambda f: natural(f.file)) or [Found(folder, f'holds no pictures ({", ".join(SUFFIXES)})')]
@@ -113,8 +114,8 @@ def find_pictures(
 
 def _left(walk):
     photos = any(e in PHOTOS for e in walk.left)
-    return '; '.join(filter(None, (by_ending(+walk.left) + ' (convert photographs to .png or .jpg)' * photos,
-                                   counted(walk.hidden, 'hidden files') if walk.hidden else '')))
+    said = [by_ending(walk.left) + ' (convert photographs to .png or .jpg)' * photos] * bool(walk.left)
+    return '; '.join(said + [counted(n, what) for n, what in ((walk.hidden, 'hidden files'), (walk.own, 'earlier figures')) if n])
 
 # %% ../nbs/workshop/answers.ipynb #a750000b
 def look_at(
