@@ -175,7 +175,10 @@ def watched(
             yield item
 
 def _tell(line):
-    with contextlib.suppress(OSError, ValueError): Bar.write(f'ltpa: {printable(line)}', file=sys.stderr)     # above the bar
+    line = f'ltpa: {printable(line)}'
+    with contextlib.suppress(OSError, ValueError):
+        if sys.stderr.isatty(): Bar.write(line, file=sys.stderr)         # above the bar
+        else: print(line, file=sys.stderr, flush=True)
 
 def through(
     pictures: Sequence[Found],

@@ -369,7 +369,7 @@ def _explain(a):
 def _predict(a):
     from ltpa.answers import predict_many
     top = 1 if a.top is None else a.top
-    return bool(predict_many(a.image, a.model, a.side, a.device, a.gray_bits, top, a.csv, a.json, a.quiet)['broken'])
+    return int(bool(predict_many(a.image, a.model, a.side, a.device, a.gray_bits, top, a.csv, a.json, a.quiet)['broken']))
 
 def _download(a):
     if a.set is None:

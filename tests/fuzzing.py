@@ -636,7 +636,7 @@ def finding(name, seed):
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
                 warnings.simplefilter('ignore')
                 code = call()
-            if name == 'command_lines' and code not in (0, 2): odd = f'exit code {code!r}'
+            if name == 'command_lines' and repr(code) not in ('0', '1', '2'): odd = f'exit code {code!r}'
         except LtpaError as e:
             text = str(e)
             if len(text.splitlines()) != 1 or not text.isprintable() or len(text) > 4100: odd = f'a message that is no line: {text[:300]!r}'
