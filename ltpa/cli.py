@@ -59,7 +59,7 @@ EXAMPLES = dict(
   # a folder: figures, tables and a page in attention/; overlays and raw maps as well
   ltpa explain photos --overlay --maps
   # Captum's methods beside the attention
-  ltpa explain photos/*.jpg more/ --methods grad_cam,integrated_gradients --out both""",
+  ltpa explain a/*.jpg b --methods grad_cam,integrated_gradients --out both""",
     predict="""\
   # what a bundled network says of each picture in a folder
   ltpa predict photos
