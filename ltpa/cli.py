@@ -56,7 +56,7 @@ EXAMPLES = dict(
   ltpa explain photo.jpg --out attention.pdf --side 96
   # by a network of your own
   ltpa explain photo.jpg --model weights.safetensors
-  # a folder: figures, tables and a page in attention/; overlays and raw maps as well
+  # a folder: figures, tables, a page in attention/; overlays and raw maps, too
   ltpa explain photos --overlay --maps
   # Captum's methods beside the attention
   ltpa explain a/*.jpg b --methods grad_cam,integrated_gradients --out both""",
