@@ -537,7 +537,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                               'ltpa.gallery._e': ('workshop/gallery.html#_e', 'ltpa/gallery.py'),
                               'ltpa.gallery._fitting': ('workshop/gallery.html#_fitting', 'ltpa/gallery.py'),
                               'ltpa.gallery._font': ('workshop/gallery.html#_font', 'ltpa/gallery.py'),
-                              'ltpa.gallery._has_maps': ('workshop/gallery.html#_has_maps', 'ltpa/gallery.py'),
                               'ltpa.gallery._key': ('workshop/gallery.html#_key', 'ltpa/gallery.py'),
                               'ltpa.gallery._link': ('workshop/gallery.html#_link', 'ltpa/gallery.py'),
                               'ltpa.gallery._npy': ('workshop/gallery.html#_npy', 'ltpa/gallery.py'),

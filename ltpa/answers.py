@@ -9,7 +9,7 @@ __all__ = ['MARK', 'OURS', 'EVERY', 'Found', 'Finding', 'natural', 'is_gallery',
 # %% ../nbs/workshop/answers.ipynb #a7500004
 import contextlib, csv, glob, io, json, math, os, re, sys, time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 import torch
@@ -19,10 +19,11 @@ from .system import Bar
 from .core import pick_device
 from .files import write_atomic
 from .walker import PHOTOS, SUFFIXES, Walk, by_ending, counted, ending, is_hidden
+from .readers import as_bits
 from .inputs import as_pictures
 from .weights import weights_file
 from .models import load_weights
-from .maps import Inspection, View, class_names, effective_cells, fit_side, inspected, seen_by, sums_to_one
+from .maps import Inspection, View, class_names, effective_cells, inspected, seen_by, sums_to_one
 
 # %% ../nbs/workshop/answers.ipynb #a7500007
 class Found(NamedTuple):
@@ -216,13 +217,15 @@ class Job(NamedTuple):
     top: int
     side: int | None
     bits: int | None
+    levels: int            # Of attention
 
 def new_job(model: Any, device: Any, side: int | None, bits: int | None, top: int)->Job:
     "A network, opened, and what to ask of it; what is wrong for all pictures is refused"
     if not is_whole(top, 1, 100_000): raise LtpaError(f'top {shown(top)}; expected a whole number of classes, at least 1')
     net = load_weights(weights_file(model), pick_device(str(device)))
-    if side is not None: fit_side(torch.zeros(3, 8, 8, dtype=torch.uint8), side, net.stride)
-    return Job(net, str(model), unique_names(class_names(net)), min(top, net.num_classes), side, bits)
+    as_bits(bits)
+    look = inspected(net, *seen_by(net, torch.zeros(3, 8, 8, dtype=torch.uint8), side))           # refuses what it would always refuse
+    return Job(net, str(model), unique_names(class_names(net)), min(top, net.num_classes), side, bits, len(look.maps))
 
 def document(
     job: Job,

@@ -22,8 +22,8 @@ from .walker import counted, nfc
 from .inputs import to_floats
 from .fits import trained_fit
 from .maps import (
-    COLORMAP, FORMATS, SCALE, Inspection, View, combine, draw_grid, inspected, no_maps, overlay, panels_of, save_figure,
-    seen_by, seen_pixels, shade, spread, to_original, upsample, verdict)
+    COLORMAP, FORMATS, SCALE, Inspection, View, combine, draw_grid, no_maps, overlay, panels_of, save_figure, seen_pixels,
+    shade, spread, to_original, upsample, verdict)
 from .explorer import strength
 from .saliency import captum_suite
 from .answers import (
@@ -442,8 +442,8 @@ def explain_many(images: Any, model: str = USUAL_NETWORK, side: int | None = Non
     found, out = find_pictures(images), check_folder(Path(out))
     job = new_job(model, device, side, bits, top)
     chosen = as_methods(job.net, methods) if methods else {}
-    if not chosen and not _has_maps(job.net): raise no_maps(job.net)
-    kinds = [f'-{k}.npy' for k in ('combined', *(f'level{k}' for k in range(1, 9)), *chosen)]
+    if not chosen and not job.levels: raise no_maps(job.net)
+    kinds = [f'-{k}.npy' for k in ('combined', *(f'level{k + 1}' for k in range(job.levels)), *chosen)]
     names = places(found.pictures, out, ['-attention.png', '-overlay.png', *kinds])
     records, broken = list[dict[str, Any]](), dict[str, str]()
     def work(f):
@@ -484,7 +484,3 @@ def explain_command(images: Sequence[str], model: str, side: int | None, out: st
         return 0
     return int(bool(explain_many(found, model, side, 'attention' if out is None else out, device, bits, maps, overlay, methods,
                                  3 if top is None else top, quiet)['broken']))
-
-def _has_maps(net):
-    "Whether a network has attention, which only an answer tells"
-    return bool(inspected(net, *seen_by(net, torch.zeros(3, 8, 8, dtype=torch.uint8))).maps)
