@@ -53,8 +53,9 @@ def is_gallery(
     folder: Path,
 )->bool:
     "Whether `ltpa explain` has written its page there"
+    path = folder / 'index.html'
     try:
-        with open(folder / 'index.html', 'rb') as f: return MARK.encode() in f.read(500)
+        with open(path, 'rb') if path.is_file() else io.BytesIO() as f: return MARK.encode() in f.read(500)     # a pipe would wait
     except OSError: return False
 
 class _Walk(Walk):

@@ -341,7 +341,7 @@ def explain(image: Any, model: str = USUAL_NETWORK, side: int | None = None,
     >>> from ltpa import explain
     >>> Image.effect_noise((40, 60), 50).save('noise.png')
     >>> figure = explain('noise.png')
-             network  cluttered_fashion/vgg_att3_concat_pc
+             network  ...
              picture  noise.png, 40x60 pixels, its middle seen as 32x32, 33% cut off at top and bottom
                 says  ...
              written  noise-attention.png
@@ -433,7 +433,7 @@ def explain_many(images: Any, model: str = USUAL_NETWORK, side: int | None = Non
     >>> from ltpa import explain_many
     >>> for k in range(2): Image.effect_noise((40, 60), 50).save(f'noise{k}.png')
     >>> answers = explain_many(['noise0.png', 'noise1.png'])
-             network  cluttered_fashion/vgg_att3_concat_pc
+             network  ...
             pictures  2
              written  attention/index.html, answers.csv, answers.json, 2 figures
     >>> [picture['figure'] for picture in answers['pictures']]
