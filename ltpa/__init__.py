@@ -12,7 +12,8 @@ _GROUPS = {
     'models': {'models': 'create_model list_pretrained load_pretrained load_weights save_weights', 'backbones': 'attach'},
     'training': {'training': 'Callback Learner evaluate predict', 'checkpoints': 'Checkpoint load_checkpoint',
                  'recipes': 'plan', 'runs': 'run_training'},
-    'maps': {'maps': 'effective_cells explain inspect_image show_attention upsample', 'explorer': 'Explorer'},
+    'maps': {'maps': 'effective_cells inspect_image show_attention to_original upsample', 'answers': 'predict_many',
+             'gallery': 'explain explain_many', 'explorer': 'Explorer'},
     'saliency': {'saliency': 'captum_suite grad_cam integrated_gradients'},
     'faithfulness': {'metrics': 'energy_in_mask iou max_box_acc_v2 otsu pointing_game pxap',
                      'faithfulness': 'evaluate_explainers perturbation_curves randomization'},
@@ -39,7 +40,9 @@ if TYPE_CHECKING:
     from .checkpoints import Checkpoint, load_checkpoint
     from .recipes import plan
     from .runs import run_training
-    from .maps import effective_cells, explain, inspect_image, show_attention, upsample
+    from .maps import effective_cells, inspect_image, show_attention, to_original, upsample
+    from .answers import predict_many
+    from .gallery import explain, explain_many
     from .explorer import Explorer
     from .saliency import captum_suite, grad_cam, integrated_gradients
     from .metrics import energy_in_mask, iou, max_box_acc_v2, otsu, pointing_game, pxap

@@ -13,7 +13,7 @@ from typing import Any
 from . import __version__
 from .text import MOST, forgiving, printable, row
 from .names import (
-    BATCH_NORMS, CHOICES, COOL, DOWNLOADS, NARROW, PRESETS, RECIPES, SIZES, SWITCHES, USUAL_MODEL,
+    BATCH_NORMS, CHOICES, COOL, DOWNLOADS, NARROW, PRESETS, RECIPES, SIZES, SWITCHES, USUAL_MODEL, USUAL_NETWORK,
     LtpaError, Recipe, list_models, unknown)
 from .system import reason, way_out
 from .interrupts import interrupt, on_signals
@@ -55,7 +55,18 @@ EXAMPLES = dict(
   # seen larger, written elsewhere
   ltpa explain photo.jpg --out attention.pdf --side 96
   # by a network of your own
-  ltpa explain photo.jpg --model weights.safetensors""",
+  ltpa explain photo.jpg --model weights.safetensors
+  # a folder: figures, tables, a page in attention/; overlays and raw maps, too
+  ltpa explain photos --overlay --maps
+  # Captum's methods beside the attention
+  ltpa explain a/*.jpg b --methods grad_cam,integrated_gradients --out both""",
+    predict="""\
+  # what a bundled network says of each picture in a folder
+  ltpa predict photos
+  # the three likeliest classes as a table, by a network of your own
+  ltpa predict photos --top 3 --csv answers.csv --model weights.safetensors
+  # all probabilities, for a program
+  ltpa predict photos --json""",
     recipes="""\
   # every row of the paper's tables, and what it costs
   ltpa recipes
@@ -187,18 +198,37 @@ def _add_evaluate(e):
     _add_device(e)
     e.add_argument('--json', action='store_true', help='print the scores as JSON')
 
-def _add_explain(x):
-    x.add_argument('image', metavar='IMAGE', help='a picture of any size')
-    x.add_argument('--model', metavar='SET/MODEL|WEIGHTS', default='cluttered_fashion/vgg_att3_concat_pc',
+def _add_asked(x, top):
+    "Pictures, and how a network is asked about them"
+    x.add_argument('image', metavar='IMAGE', nargs='+',
+                   help='pictures of any size, folders of pictures (with all that is in them), or patterns like "photos/*.jpg"')
+    x.add_argument('--model', metavar='SET/MODEL|WEIGHTS', default=USUAL_NETWORK,
                    help='a bundled network, or the folder of a run, its weights or checkpoint; default %(default)s')
     x.add_argument('--side', type=int, metavar='N',
-                   help='shorter side in pixels at which the network sees the picture; '
-                   'default: as in training')
+                   help='shorter side in pixels at which the network sees the picture, of which it then sees more than the '
+                   'middle square; default: as in training')
     x.add_argument('--gray-bits', type=int, metavar='N',
                    help='bits that deep greys use; default: as in training, or as the file says')
-    x.add_argument('--out', metavar='FILE',
-                   help='ends in .png, .svg or .pdf; default: IMAGE-attention.png here')
+    x.add_argument('--top', type=int, metavar='K', help=f'name the K likeliest classes; default {top}')
     _add_device(x)
+    x.add_argument('--quiet', action='store_true', help='no progress')
+
+def _add_explain(x):
+    _add_asked(x, '3, of a single picture 1')
+    x.add_argument('--out', metavar='FILE|FOLDER',
+                   help='of one picture, a file that ends in .png, .svg or .pdf; default: IMAGE-attention.png here. '
+                   'Of several, a folder; default: attention')
+    x.add_argument('--maps', action='store_true',
+                   help='write raw maps, .npy: levels as the network gives them, all of them combined (and methods) in the '
+                   'original pixels, 0 where nothing was seen')
+    x.add_argument('--overlay', action='store_true',
+                   help='write each picture at its own size, with the map over the part that was seen')
+    x.add_argument('--methods', metavar='NAME,…', help='Captum\'s methods beside the attention, e.g. grad_cam,integrated_gradients')
+
+def _add_predict(x):
+    _add_asked(x, 1)
+    x.add_argument('--csv', metavar='FILE', help='write a table, with the part that was seen and what could not be read; - prints it')
+    x.add_argument('--json', action='store_true', help='print one JSON document, with the probability of each class')
 
 def _add_recipes(r):
     r.add_argument('pattern', nargs='?', default='', help='only recipes that contain this, e.g. cifar10/')
@@ -228,7 +258,8 @@ def build_parser()->argparse.ArgumentParser:
                               formatter_class=raw)
     _add_train(new('train', 'train a network; writes checkpoint, weights and result.json to a run folder'))
     _add_evaluate(new('evaluate', 'evaluate weights or a checkpoint on the test part of its set'))
-    _add_explain(new('explain', 'draw where a network looks in a picture, and say what it sees'))
+    _add_explain(new('explain', 'draw where a network looks in pictures, and say what it sees; exit code 1 if some could not be read'))
+    _add_predict(new('predict', 'say what a network sees in pictures; exit code 1 if some could not be read'))
     _add_recipes(new('recipes', 'list every row of the paper\'s Tables 1 and 2: its recipe, its cost, '
                      'the paper\'s error'))
     _add_download(new('download', 'fetch a data set into the folder named by LTPA_DATA (default: data); '
@@ -332,8 +363,13 @@ def _evaluate(a):
     else: _print_row(row)
 
 def _explain(a):
-    from ltpa.maps import explain
-    explain(a.image, a.model, a.side, a.out, a.device, a.gray_bits)
+    from ltpa.gallery import explain_command
+    return explain_command(a.image, a.model, a.side, a.out, a.device, a.gray_bits, a.maps, a.overlay, a.methods or (), a.top, a.quiet)
+
+def _predict(a):
+    from ltpa.answers import predict_many
+    top = 1 if a.top is None else a.top
+    return int(bool(predict_many(a.image, a.model, a.side, a.device, a.gray_bits, top, a.csv, a.json, a.quiet)['broken']))
 
 def _download(a):
     if a.set is None:
@@ -367,4 +403,4 @@ def _recipes(a):
           'PMAC: of the\ntraining, forward and backward, in millions of billions. '
           f'Run one: ltpa train RECIPE --size {a.size}')
 
-COMMANDS = dict(train=_train, evaluate=_evaluate, explain=_explain, recipes=_recipes, download=_download)
+COMMANDS = dict(train=_train, evaluate=_evaluate, explain=_explain, predict=_predict, recipes=_recipes, download=_download)

@@ -39,7 +39,8 @@ OLD = {    # module: {where its names are now: the names; 'old=new' where they a
     'folders': {
         'arrays': 'load_arrays'},
     'maps': {
-        'maps': 'COLOURS=COLORMAP Look=Inspection look=inspect_image draw_looks=draw_inspections'},
+        'maps': 'COLOURS=COLORMAP Look=Inspection look=inspect_image draw_looks=draw_inspections',
+        'gallery': 'explain'},
     'models': {
         'names': 'MODELS SWITCHES COMMON PRESETS switches list_models',
         'models': 'measure=fit_normalization start_from=init_from',

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['MODELS', 'MOST_CLASSES', 'MOST_DEPTH', 'MOST_SIDE', 'MOST_LETTERS', 'SWITCHES', 'COMMON', 'ATTENTION', 'TAKES',
            'PRESETS', 'DOWNLOADS', 'PRECISIONS', 'STEPS', 'CHOICES', 'RECIPES', 'NARROW', 'SIZES', 'COOL', 'SETS',
-           'USUAL_MODEL', 'ATTACHED', 'ON_BACKBONE', 'BATCH_NORMS', 'LtpaError', 'shown', 'unknown', 'list_models',
-           'is_number', 'is_whole', 'as_side', 'as_class_names', 'admissible', 'switches', 'Recipe', 'get_recipe',
-           'default_size']
+           'USUAL_MODEL', 'ATTACHED', 'ON_BACKBONE', 'USUAL_NETWORK', 'BATCH_NORMS', 'LtpaError', 'shown', 'unknown',
+           'list_models', 'is_number', 'is_whole', 'as_side', 'as_class_names', 'admissible', 'switches', 'Recipe',
+           'get_recipe', 'default_size']
 
 # %% ../nbs/workshop/names.ipynb #adbf2d5a
 import difflib, math, re
@@ -399,6 +399,7 @@ SETS: dict[str, dict[str, Any]] = {
 USUAL_MODEL = 'vgg_att2_concat_pc'           # of `ltpa train --data FOLDER`
 ATTACHED = 'attached'                        # the model of a run with a backbone: SET/attached
 ON_BACKBONE = 'backbone frozen pretrained taps scores combine norm temperature head dropout'.split()
+USUAL_NETWORK = 'cluttered_fashion/vgg_att3_concat_pc'       # bundled; of `ltpa explain` and `ltpa predict`
 
 BATCH_NORMS = 'sync', 'local'
 

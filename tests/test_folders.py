@@ -603,17 +603,15 @@ def test_the_fit_is_said_and_kept_and_used_by_whoever_looks_later(fit, ltpa):
     assert trained_fit(net) == fit and trained_fit(load_weights('run/checkpoint.safetensors')) == fit
     image = torch.from_numpy(np.array(Image.open('set/left/00.png'))).permute(2, 0, 1)
     look = maps.inspect_image(net, image)
-    assert look.seen == ((32, 128) if fit == 'middle' else (32, 32))
-    if fit != 'middle':
-        seen = explorer.Scene(net, image).x if hasattr(net, 'attention') else None
-        assert seen is None or (seen[0] * 255).round().byte().equal(FITS[fit](image, 32)), 'as in training'
+    seen = (explorer.Scene(net, image).x[0] * 255).round().byte()
+    assert look.seen == (32, 32) and seen.equal(FITS[fit](image, 32)), 'as in training'
     figure = maps.show_attention(net, image)
     assert figure.axes[0].get_title() == 'picture'
-    assert (look.picture.shape[1] == look.picture.shape[2]) == (fit == 'whole'), 'drawn on what was seen'
+    assert (look.picture.shape[1] == look.picture.shape[2]) == (fit != 'stretch'), 'drawn on what was seen'
     again = json.loads(ltpa('evaluate', 'run/weights.safetensors', '--json')[1])
     assert again['accuracy'] == json.loads(Path('run/result.json').read_text())['rows'][0]['accuracy']
     text = ltpa('explain', 'set/left/00.png', '--model', 'run/weights.safetensors')[1]
-    assert dict(middle='its middle seen as 128x32', whole='padded to a square', stretch='stretched')[fit] in text
+    assert dict(middle='its middle seen as 32x32', whole='padded to a square', stretch='stretched')[fit] in text
 
 
 def test_explain_says_what_was_cut_off(ltpa):

@@ -26,7 +26,8 @@ from ltpa.faithfulness import (
     CONTROLS, evaluate_explainers, infidelity, interventions, learned_maps, perturbation_curves, post_hoc_maps,
     predicted, randomization, sensitivity)
 from ltpa.inputs import as_floats, as_images, as_pictures, batch_of, inside, several
-from ltpa.maps import Film, explain, inspect_image, overlay, show_attention
+from ltpa.gallery import explain
+from ltpa.maps import Film, inspect_image, overlay, show_attention
 from ltpa.names import LtpaError
 from ltpa.query import encode
 from ltpa.readers import FORMATS, gray_bits, gray_range, read_image

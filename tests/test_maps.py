@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from helpers import MODELS, differing, one_line, pictures, refuses, tiny_net, words_id
 from PIL import Image
 
-from ltpa import show_attention
+from ltpa import explain, show_attention, to_original
 from ltpa.maps import (
-    Film, as_weights, combine, effective_cells, explain, fit_side, inspect_image, overlay, save_figure, shade,
-    show_film, trained_side, upsample)
+    Film, as_weights, combine, effective_cells, fit_side, inspect_image, overlay, save_figure, seen_by, shade, show_film,
+    trained_side, upsample)
 from ltpa.models import save_weights
 from ltpa.cli import main
 from ltpa.names import get_recipe
@@ -149,17 +149,19 @@ def test_no_silent_nan(use, value, words):
     (64, 96, 64, (64, 96), (64, 96)), (20, 20, 32, (20, 20), (32, 32)), (100, 100, 100, (96, 96), (96, 96)),
     (33, 32, 32, (32, 32), (32, 32)), (400, 799, 32, (400, 400), (32, 32)), (8, 500, 32, (8, 496), (32, 1984))])
 def test_fit_side(H, W, side, cut, seen):
-    part, small = fit_side(photo(H, W), side, 32)
-    assert part.shape[1:] == small.shape[1:] if seen == cut else True
-    assert tuple(small.shape[1:]) == seen and max(abs(a - b) for a, b in zip(part.shape[1:], cut)) <= 1
-    assert abs(part.shape[1] / part.shape[2] - seen[0] / seen[1]) < .05
+    view = fit_side(photo(H, W), side, 32)
+    left, top, right, bottom = view.box
+    part = bottom - top, right - left
+    assert tuple(view.seen.shape[1:]) == seen and max(abs(a - b) for a, b in zip(part, cut)) <= 1
+    assert abs(part[0] / part[1] - seen[0] / seen[1]) < .05 and view.frame == view.box
+    assert abs(left + right - W) <= 1 and abs(top + bottom - H) <= 1
 
 
 def test_the_middle_is_kept():
     image = torch.zeros(3, 32, 96, dtype=torch.uint8)
     image[:, 16, 48] = 255
-    part, _ = fit_side(image[:, :, :90], 32, 32)
-    assert part.shape == (3, 32, 64) and part[0].nonzero().tolist() == [[16, 48 - 13]]
+    view = fit_side(image[:, :, :90], 32, 32)
+    assert view.box == (13, 0, 77, 32) and view.seen[0].nonzero().tolist() == [[16, 48 - 13]]
 
 
 @pytest.mark.parametrize('side, words', [

@@ -126,7 +126,7 @@ def test_no_code_page_ends_a_command(page, terminal, tmp_path, monkeypatch):
     with pytest.raises(SystemExit) as e: main(['--help'])
     assert e.value.code == 0 and b'ltpa' in out.bytes
     out, err = terminal(page)
-    with pytest.raises(SystemExit) as e: main(['explain', 'a', '猫\x1b[2J\n'])
+    with pytest.raises(SystemExit) as e: main(['recipes', 'a', '猫\x1b[2J\n'])
     assert e.value.code == 2 and b'\x1b' not in err.bytes and len(err.bytes.splitlines()) == 1
 
 

@@ -16,7 +16,7 @@ FLOORS = {
     'pictures': 'attention readers inputs fits data',
     'sources': 'arrays walker splits folders downloads published',
     'networks': 'registry models zoo taps resnets interrupts training backbones checkpoints recipes distributed runs',
-    'maps': 'maps widgets explorer saliency metrics faithfulness',
+    'maps': 'maps widgets explorer saliency answers gallery metrics faithfulness',
     'experiments': 'transfer segmentation adversarial query studies',
     'roof': 'cli scaling __main__'}
 ORDER = [name for floor in FLOORS.values() for name in floor.split()]

@@ -189,6 +189,10 @@ MUTANTS = [  # (name, old text, new text, tests): the old text stands once in al
     ("enlarged smoothly up to 2", "NEAREST if scale > 1 else", "NEAREST if scale > 2 else",
      "test_maps.py::test_pictures_are_enlarged_without_new_colors"),
     ("rounding of sides 1e-6 → .1", "int(n * zoom + 1e-6)", "int(n * zoom + .1)", "test_maps.py::test_fit_side"),
+    ("middle of a pixel", "pixels.double() + .5 - low", "pixels.double() - low",
+     "test_gallery.py::test_without_a_crop_the_way_back_is_bilinear_enlarging"),
+    ("warned of less than a half → a fifth", "if seen < .5 else", "if seen < .2 else",
+     "test_gallery.py::test_what_makes_an_answer_doubtful_is_said"),
     ("strongest hundredth → tenth", "quantile(.99)", "quantile(.9)",
      "test_explorer.py::test_the_strongest_hundredth_is_as_dark_as_can_be"),
 ]
