@@ -35,6 +35,8 @@ EXAMPLES = dict(
   ltpa train --data scans --fit whole --groups 'patient[0-9]+'
   # the same, with the usual model
   ltpa train --data my_photos --image-size 64
+  # labels from a spreadsheet: file,label and, where wanted, split and group
+  ltpa train --data labels.csv
   # the paper's network and schedule (needs a GPU)
   ltpa train cifar100/vgg_att3_concat_pc --size paper
   # as the authors' code has it
@@ -76,9 +78,9 @@ def _add_train(t):
     models, sets = ', '.join(list_models()), ', '.join(DOWNLOADS)
     t.add_argument('target', metavar='SET/MODEL', nargs='?',
                    help=f'what to train on what. SET: cluttered_fashion, {sets}, a folder with CLASS/IMAGE, '
-                   f'or a folder with train.npz and test.npz. MODEL: {models}')
-    t.add_argument('--data', metavar='FOLDER',
-                   help=f'in place of SET/MODEL: a set or a folder, with the model {USUAL_MODEL}')
+                   f'a .csv with the columns file,label, or a folder with train.npz and test.npz. MODEL: {models}')
+    t.add_argument('--data', metavar='FOLDER|CSV',
+                   help=f'in place of SET/MODEL: a set, a folder or a .csv with file,label, with the model {USUAL_MODEL}')
     t.add_argument('--size', metavar='|'.join(SIZES),
                    help='small (minutes on a CPU, bundled pictures stand in for the paper\'s sets), '
                    'cifar (tens of minutes) or paper (hours on a GPU); default: by the set')
@@ -154,6 +156,9 @@ def _add_reading(g):
     "How a folder of pictures is read"
     g.add_argument('--folders', choices=('classes', 'splits'),
                    help='what the folders in FOLDER are: classes, or train, val and test; default: by their names')
+    g.add_argument('--labels', metavar='CSV',
+                   help='a table with the columns file,label, and split and group if wanted, whose paths begin in FOLDER; '
+                   'the folders in it then mean nothing')
     g.add_argument('--skip-broken', action='store_true', help='go on without pictures that cannot be read')
     g.add_argument('--gray-bits', type=int, metavar='N',
                    help='bits that deep greys use, 9 to 32; default: as declared, else as the whole set needs')
@@ -303,7 +308,7 @@ def _target(a):
 
 def _own(a):
     "What was said about pictures of one's own"
-    names = 'fit', 'val_fraction', 'groups', 'strict', 'skip_broken'
+    names = 'fit', 'val_fraction', 'groups', 'strict', 'skip_broken', 'labels'
     return {k: getattr(a, k) for k in names if hasattr(a, k)} | dict(layout=a.folders, bits=a.gray_bits)
 
 def _say(key, text, file=None): print(row(key, text), file=file, flush=True)
