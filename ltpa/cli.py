@@ -97,7 +97,9 @@ def _add_train(t):
     t.add_argument('--download', action='store_true', help='fetch the set if it is missing')
     t.add_argument('--stop-after', type=int, metavar='STEPS',
                    help='end early, to try a recipe; --resume goes on')
-    t.add_argument('--quiet', action='store_true', help='no progress bar')
+    t.add_argument('--quiet', action='store_true', help='no progress bar, and no line a pass where the output is no terminal')
+    t.add_argument('--tensorboard', action=argparse.BooleanOptionalAction,
+                   help='write events for TensorBoard into the run folder; default: if it is installed')
     t.add_argument('--batch-norm', choices=BATCH_NORMS, default='sync',
                    help='under torchrun: statistics of the whole batch, or of each process\'s part; '
                    'default sync')
@@ -174,7 +176,8 @@ def _add_recipe(g):
         if f.type is bool: kind = dict(action=argparse.BooleanOptionalAction)
         usual = [f'{getattr(RECIPES[r], f.name)} ({r})' for r in ('paper', 'fast')]
         if f.name in (own := SIZES['cifar']['changes']): usual.append(f'{own[f.name]} (size cifar)')
-        g.add_argument('--' + f.name.replace('_', '-'), help=f'default: {", ".join(usual)}', **kind)
+        what = 'let all classes weigh alike in the loss, however rare; ' if f.name == 'balance' else ''
+        g.add_argument('--' + f.name.replace('_', '-'), help=f'{what}default: {", ".join(usual)}', **kind)
 
 # %% ../nbs/workshop/cli.ipynb #268ebffb
 def _add_device(p):
@@ -280,24 +283,38 @@ def _train(a):
     net = given(('width', 'dropout', 'norm', 'temperature', 'depth', *SWITCHES))
     changes = given(f.name for f in fields(Recipe) if f.name != 'name')
     target = _target(a)
-    plan(target, a.size, a.preset, a.recipe, net, changes, a.image_size)    # names are wrong before torch is here
+    p = plan(target, a.size, a.preset, a.recipe, net, changes, a.image_size)    # names are wrong before torch is here
     from ltpa.core import keep_buffers
     from ltpa.distributed import get_rank
-    from ltpa.runs import StopAfter, run_training
+    from ltpa.history import EpochLines
+    from ltpa.runs import StopAfter, run_folder, run_training
     from ltpa.training import Progress
     import torch
     if a.device == 'cpu' or not torch.cuda.is_available(): keep_buffers()        # this process is ours
     callbacks: list[Any] = []
-    if not a.quiet and get_rank() == 0: callbacks.append(Progress())
+    if not a.quiet and get_rank() == 0:
+        callbacks.append(Progress())
+        if not (sys.stdout.isatty() and sys.stderr.isatty()): callbacks.append(EpochLines(_say))
     if a.stop_after is not None: callbacks.append(StopAfter(a.stop_after))
     with _warnings_as_lines():
         result = run_training(
             target, a.out, a.size, a.seed, a.device, a.resume, a.download, a.image_size, a.scale, a.recipe,
             net=net, changes=changes, callbacks=callbacks, preset=a.preset, init=a.init, batch_norm=a.batch_norm,
-            own=_own(a), say=_say)
+            own=_own(a), say=_say, tensorboard=a.tensorboard)
     if result is None: return                                                    # another process says it
     _print_row(result['rows'][0])
+    _print_classes(result['classes'])
     print(row('seconds', f'{result["provenance"]["seconds"]}'))
+    _print_next(run_folder(p.source, p.model, a.seed, a.out))
+
+def _print_next(folder):
+    "What a run has left, and what to do with it"
+    from ltpa.report import next_commands
+    from ltpa.runs import RUN_FILES
+    there = [name for name in RUN_FILES if os.path.exists(folder / name)]
+    print(row('written', f'{folder}: {", ".join(there)}'))
+    for _, command in next_commands(folder): print(row('next', command))
+    if 'report.html' in there: print(row('next', f'open {folder / "report.html"} in a browser'))
 
 def _target(a):
     "SET/MODEL, from either way to say it"
@@ -329,12 +346,13 @@ def _warnings_as_lines()->Iterator[None]:
 
 # %% ../nbs/workshop/cli.ipynb #09933bf0
 def _evaluate(a):
-    from ltpa.runs import evaluate_weights
+    from ltpa.runs import judge_weights
     judged = lambda key, text: _say(key, text, sys.stderr if a.json else None)
     with _warnings_as_lines():
-        _, row = evaluate_weights(a.path, a.device, a.data, split=a.split, own=_own(a), say=judged)
-    if a.json: print(json.dumps(row))
-    else: _print_row(row)
+        _, scores, by_class, _ = judge_weights(a.path, a.device, a.data, split=a.split, own=_own(a), say=judged)
+    if a.json: return print(json.dumps(scores | by_class))
+    _print_row(scores)
+    _print_classes(by_class['classes'])
 
 def _explain(a):
     from ltpa.maps import explain
@@ -351,6 +369,10 @@ def _download(a):
         from ltpa.published import open_data
         for split in 'train', 'test':
             print(f'{a.set}/{split}: {len(open_data(a.set, split)):,} images in {printable(folder)}')
+
+def _print_classes(table):
+    from ltpa.scores import lines_of
+    for line in lines_of(table): print(row('recall', line))
 
 def _print_row(facts):
     for k, v in facts.items(): print(row(k, v))

@@ -528,6 +528,8 @@ def merge(old: Sequence[dict], new: Sequence[dict], keys: Sequence[str] | Callab
     ltpa.names.LtpaError: stored rows have data 'f703', new ones '1855'; expected the same: measure all anew
     """
     was, now = ({k: r[k] for k in agree if k in r} for r in records or ({}, {}))
+    if all(isinstance(r.get('recipe'), dict) for r in (was, now)):           # recipes got fields later
+        now['recipe'] = {k: v for k, v in now['recipe'].items() if k in was['recipe'] or v}
     if odd := _difference(was, json.loads(json.dumps(now))):
         raise LtpaError(f'stored rows have {odd[0]} {shown(odd[1])}, new ones {shown(odd[2])}; '
                         'expected the same: measure all anew')
