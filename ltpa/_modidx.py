@@ -740,7 +740,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                              'ltpa.report._part': ('workshop/report.html#_part', 'ltpa/report.py'),
                              'ltpa.report._percent': ('workshop/report.html#_percent', 'ltpa/report.py'),
                              'ltpa.report._pictures': ('workshop/report.html#_pictures', 'ltpa/report.py'),
-                             'ltpa.report._png': ('workshop/report.html#_png', 'ltpa/report.py'),
                              'ltpa.report._seconds': ('workshop/report.html#_seconds', 'ltpa/report.py'),
                              'ltpa.report._section': ('workshop/report.html#_section', 'ltpa/report.py'),
                              'ltpa.report._t': ('workshop/report.html#_t', 'ltpa/report.py'),

@@ -98,6 +98,8 @@ def _add_train(t):
     t.add_argument('--stop-after', type=int, metavar='STEPS',
                    help='end early, to try a recipe; --resume goes on')
     t.add_argument('--quiet', action='store_true', help='no progress bar, and no line a pass where the output is no terminal')
+    t.add_argument('--report', action=argparse.BooleanOptionalAction, default=True,
+                   help='write report.html and its figures into the run folder; default: yes')
     t.add_argument('--tensorboard', action=argparse.BooleanOptionalAction,
                    help='write events for TensorBoard into the run folder; default: if it is installed')
     t.add_argument('--batch-norm', choices=BATCH_NORMS, default='sync',
@@ -300,7 +302,7 @@ def _train(a):
         result = run_training(
             target, a.out, a.size, a.seed, a.device, a.resume, a.download, a.image_size, a.scale, a.recipe,
             net=net, changes=changes, callbacks=callbacks, preset=a.preset, init=a.init, batch_norm=a.batch_norm,
-            own=_own(a), say=_say, tensorboard=a.tensorboard)
+            own=_own(a), say=_say, report=a.report, tensorboard=a.tensorboard)
     if result is None: return                                                    # another process says it
     _print_row(result['rows'][0])
     _print_classes(result['classes'])

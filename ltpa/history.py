@@ -27,8 +27,8 @@ def epoch_row(
     first, last = (epoch - 1) * n, min(epoch * n, learn.step)
     before = learn.step - len(learn.losses)                       # steps whose losses are not known
     losses = learn.losses[max(0, first - before):max(0, last - before)]
-    loss = torch.stack(losses).float().mean().item() if losses else None
-    return dict(epoch=epoch, steps=last, loss=loss, learning_rate=learn.recipe.lr_at(last - 1, n))
+    loss = round(torch.stack(losses).float().mean().item(), 6) if losses else None
+    return dict(epoch=epoch, steps=last, loss=loss, learning_rate=float(f'{learn.recipe.lr_at(last - 1, n):.6g}'))
 
 def duration(
     seconds: float,

@@ -29,10 +29,13 @@ from .maps import combine, save_figure, seen_by, _colored
 # %% ../nbs/workshop/report.ipynb #4e904707
 INK, NIGHT, BLUE, ORANGE = '#1f2933', '#e4e7eb', '#3b76b5', '#d9622b'
 
-def _figure(width, height):
-    "A figure outside of pyplot, which keeps none of it and needs no display"
+def _figure(width, height, **how):
+    "A figure outside of pyplot, which keeps none of it and needs no display; and its axes"
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    return Figure(figsize=(width, height), layout='constrained')
+    fig = Figure(figsize=(width, height), **how)
+    FigureCanvasAgg(fig)
+    return fig, fig.subplots()
 
 def _inked(ax, ink):
     ax.set_facecolor('none')
@@ -46,8 +49,7 @@ def draw_curve(
     ink: str = INK,
 )->Any:
     "The loss of each pass, above that of the steps; and the learning rate"
-    fig = _figure(7.2, 3)
-    ax = fig.subplots()
+    fig, ax = _figure(7.2, 3, layout='constrained')
     each = max(1, len(losses) // 400)                                   # a few hundred points, each a mean
     if losses and rows:
         y = np.asarray(losses)[:len(losses) // each * each].reshape(-1, each).mean(1)
@@ -90,26 +92,27 @@ def draw_confusion(
     rgba[..., :3], rgba[..., 3] = to_rgb(ORANGE), .85 * share
     rgba[range(K), range(K), :3] = to_rgb(BLUE)
     named = K <= MOST_NAMED
-    side = 1.1 + .55 * K if K <= MOST_COUNTED else 3.2 + .115 * min(K, MOST_NAMED)
-    longest = max(len(printable(n, LABEL)) for n in names) * (.07 if K <= 30 else .055) if named else .3
-    fig = _figure(side + longest, side + longest)
-    ax = fig.subplots()
+    side = .55 * max(2, K) if K <= MOST_COUNTED else 2 + .115 * K if named else 9         # of the square, in inches
+    fig, ax = _figure(side, side)
     ax.imshow(rgba, interpolation='none', aspect='equal')
     ax.set(xlabel='what was said', ylabel='what it is')
     _inked(ax, ink)
     if named:
-        size = 9 if K <= MOST_COUNTED else 8 if K <= 30 else 6
-        labels = [printable(n, LABEL) for n in names]
-        ax.set_xticks(range(K), labels, rotation=90 if K > 4 or longest > .5 else 0, fontsize=size)
+        labels, size = [printable(n, LABEL) for n in names], 9 if K <= MOST_COUNTED else 8 if K <= 30 else 6
+        ax.set_xticks(range(K), labels, rotation=90, fontsize=size)
         ax.set_yticks(range(K), labels, fontsize=size)
-        ax.set_xticks(np.arange(-.5, K), minor=True)
-        ax.set_yticks(np.arange(-.5, K), minor=True)
-        ax.grid(which='minor', color=ink, alpha=.18, lw=.4)
-        ax.tick_params(which='minor', length=0)
+        between = np.arange(.5, K - 1)
+        for lines in ax.hlines, ax.vlines: lines(between, -.5, K - .5, color=ink, alpha=.18, lw=.4)
     if K <= MOST_COUNTED:
         for (i, j), n in np.ndenumerate(counts):
             if n: ax.text(j, i, f'{n:,}', ha='center', va='center', fontsize=9, color=ink)
-    return literal(fig)
+    literal(fig)
+    draws = fig.canvas.get_renderer()
+    longest = max((t.get_window_extent(draws).width / fig.dpi for t in ax.get_yticklabels()), default=0.)
+    left, whole = longest + .45, side + longest + .55               # room for the names, and for what the axes are
+    fig.set_size_inches(whole, whole)
+    ax.set_position((left / whole, left / whole, side / whole, side / whole))
+    return fig
 
 # %% ../nbs/workshop/report.ipynb #4e90470e
 MOST_ERRORS = 12
@@ -173,21 +176,26 @@ def draw_errors(
     from matplotlib.figure import Figure
     wide = len(cards[0].pictures)
     across = max(1, 4 // wide)
-    lines, cell, head = math.ceil(len(cards) / across), 1.7, .62
-    width, height = cell * wide * across, (cell + head) * lines
-    fig = Figure(figsize=(width, height))
+    lines, side, gap, head = math.ceil(len(cards) / across), 256, 14, 84             # in pixels, 150 an inch
+    H, W = lines * (side + gap + head), across * wide * (side + gap) + gap
+    sheet = np.full((H, W, 3), 255, np.uint8)
+    fig = Figure(figsize=(W / 150, H / 150))
+    ax = fig.add_axes((0, 0, 1, 1))
+    ax.set_axis_off()
+    def write(x, y, text, size, **how): ax.text(x, y, text, fontsize=size, color=INK, va='top', linespacing=1.15, **how)
     for n, card in enumerate(cards):
         row, column = divmod(n, across)
-        left, top = column * wide * cell / width, 1 - row * (cell + head) / height
-        letters = int(17 * wide * .92)
-        text = (f'{printable(card.said, LABEL)}, {card.sure:.0%}'[:letters], f'but is {printable(card.truth, LABEL)}, {card.doubt:.0%}'[:letters],
-                _tail(card.file, letters))
-        fig.text(left + .06 / width, top - .05 / height, '\n'.join(text), fontsize=7.5, va='top', linespacing=1.15, color=INK)
+        left, top = gap + column * wide * (side + gap), row * (side + gap + head) + 6
+        letters = int(20 * wide)
+        write(left, top, '\n'.join([f'{printable(card.said, LABEL)}, {card.sure:.0%}'[:letters],
+                                    f'but is {printable(card.truth, LABEL)}, {card.doubt:.0%}'[:letters], _tail(card.file, letters)]), 7.5)
         for k, (title, rgb) in enumerate(card.pictures):
-            ax = fig.add_axes((left + (k * cell + .05) / width, top - (cell + head - .05) / height, (cell - .1) / width, (cell - .15) / height))
-            ax.imshow(rgb, interpolation='none')
-            ax.set_axis_off()
-            if wide > 1: ax.set_title(title, fontsize=7, pad=1.5, color=INK, loc='right' if k == 0 else 'center')
+            small = Image.fromarray(rgb)
+            small.thumbnail((side, side))
+            x = left + k * (side + gap)
+            sheet[top + head - 8:top + head - 8 + small.height, x:x + small.width] = np.asarray(small)
+            if k: write(x + side, top + head - 26, title, 7, ha='right')
+    ax.imshow(sheet, interpolation='none', aspect='auto')
     return literal(fig)
 
 # %% ../nbs/workshop/report.ipynb #4e904712
@@ -215,7 +223,7 @@ th:first-child,td:first-child{text-align:left;white-space:normal;min-width:8rem}
 thead th{position:sticky;top:0;background:var(--card);color:var(--soft);font-weight:600}
 tr:last-child td{border-bottom:0}
 figure{margin:0} img{display:block;max-width:100%;height:auto}
-.natural{overflow:auto} .natural img{max-width:none}
+.natural,.wide{overflow:auto} .natural img{max-width:none} .wide img{min-width:30rem}
 .cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,var(--wide)),1fr));gap:1rem}
 .card{background:var(--card);border-radius:.5rem;padding:.75rem}
 .card div{display:flex;gap:.4rem;margin-top:.5rem}
@@ -223,6 +231,7 @@ figure{margin:0} img{display:block;max-width:100%;height:auto}
 figcaption{color:var(--soft);font-size:.75rem;text-align:center}
 pre{background:var(--card);border-radius:.5rem;padding:.75rem 1rem;overflow:auto;font-size:.85rem;line-height:1.6}
 code{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
+@media(max-width:30rem){th,td{padding:.3rem .4rem;font-size:.8rem} th:first-child,td:first-child{min-width:6rem}}
 .two{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr));gap:2rem}
 """
 
@@ -230,22 +239,18 @@ def _t(text, most=None): return html.escape(printable(text, most)).encode('utf-8
 
 def _uri(data, kind): return f'data:image/{kind};base64,{base64.b64encode(data).decode()}'
 
-def _png(fig):
-    out = io.BytesIO()
-    fig.savefig(out, format='png', dpi=120, transparent=True, metadata=dict(Software=None))
-    return out.getvalue()
-
 def _jpeg(rgb):
     out = io.BytesIO()
     Image.fromarray(rgb).save(out, 'JPEG', quality=82)
     return out.getvalue()
 
-def _by_day_and_night(draw, alt):
-    "A figure in both inks; the browser takes the one that can be read"
-    day, night = draw(INK), draw(NIGHT)
-    width = round(day.get_figwidth() * 96)
-    return (f'<picture><source media="(prefers-color-scheme: dark)" srcset="{_uri(_png(night), "png")}">'
-            f'<img src="{_uri(_png(day), "png")}" width="{width}" alt="{_t(alt)}"></picture>')
+def _by_day_and_night(path, night, alt):
+    "A figure in both inks, by day that of a file; the browser takes the one that can be read"
+    out = io.BytesIO()
+    night.savefig(out, format='png', dpi=120, transparent=True, metadata=dict(Software=None))
+    width = round(night.get_figwidth() * 96)
+    return (f'<picture><source media="(prefers-color-scheme: dark)" srcset="{_uri(out.getvalue(), "png")}">'
+            f'<img src="{_uri(path.read_bytes(), "png")}" width="{width}" alt="{_t(alt)}"></picture>')
 
 def _pairs(items): return '<dl>' + ''.join(f'<dt>{_t(k)}</dt><dd>{_t(v)}</dd>' for k, v in items) + '</dl>'
 
@@ -313,7 +318,7 @@ def write_report(
     trained: torch.Tensor,                  # Labels of what it was trained on
     said: Sequence[tuple[str, str]] = (),   # What was said before the training
     warned: Sequence[str] = (),             # What it was warned of
-    kept: Sequence[str] = (),               # Other files of the run that the page names
+    kept: Sequence[str] = (),               # Files of a run, of which the page names those that are there
 )->list[str]:
     "Write `curve.png`, `confusion.png`, `errors.png` and `report.html` into a run folder; their names"
     folder, row, record = Path(folder), result['rows'][0], result['provenance']
@@ -325,7 +330,8 @@ def write_report(
         for name, fig in figures.items():
             if fig: save_figure(fig, folder / name)
             else: (folder / name).unlink(missing_ok=True)                     # of the run before it went on
-        page = _page(folder, result, row, record, rows, losses, cards, counts, said, warned, kept)
+        beside = [name for name in kept if name != 'report.html' and (folder / name).exists()]
+        page = _page(folder, result, row, record, rows, losses, cards, counts, said, warned, beside)
     write_atomic(folder / 'report.html', page.encode())
     return [*(name for name, fig in figures.items() if fig), 'report.html']
 
@@ -346,9 +352,9 @@ def _page(folder, result, row, record, rows, losses, cards, counts, said, warned
     there = [n for n in counts if n]
     uneven = max(there) > UNEVEN * min(there)
     warned = [*warned] + [f'the largest class has {max(there):,} pictures to train on, the smallest {min(there):,}; look at the balanced accuracy'] * uneven
-    confusion = ('<figure class="natural">' + _by_day_and_night(lambda ink: draw_confusion(result, ink), 'Confusion matrix') + '</figure>' if K <= MOST_DRAWN
+    confusion = (f'<figure{" class=natural" * (K > 30)}>' + _by_day_and_night(folder / 'confusion.png', draw_confusion(result, NIGHT), 'Confusion matrix') + '</figure>' if K <= MOST_DRAWN
                  else f'<p>{K:,} classes are too many for a picture; result.json has the counts.</p>')
-    curve = _by_day_and_night(lambda ink: draw_curve(rows, losses, ink), 'Loss and learning rate') if rows else '<p>No history.csv.</p>'
+    curve = _by_day_and_night(folder / 'curve.png', draw_curve(rows, losses, NIGHT), 'Loss and learning rate') if rows else '<p>No history.csv.</p>'
     errors = (f'<p>{counted(wrong, "errors")} in all; the {len(cards)} of which the network was most sure. Bright is where it looked.</p>' + _cards(cards)
               if cards else '<p>None.</p>')
     recipe = [(k.replace('_', ' '), v) for k, v in record['recipe'].items()]
@@ -361,9 +367,9 @@ def _page(folder, result, row, record, rows, losses, cards, counts, said, warned
         '<div class="tiles">' + ''.join(f'<div class="tile"><b>{_t(v)}</b><span>{_t(k)}</span></div>' for v, k in tiles) + '</div>',
         ''.join(f'<p class="warn">{_t(w)}</p>' for w in warned),
         _section('What was trained on what', _pairs(said)),
-        _section('Loss', f'<figure>{curve}</figure>'),
+        _section('Loss', f'<figure class="wide">{curve}</figure>'),
         _section('By class', _table(result, counts), '<p class="soft">Recall: the share of its test pictures that are found. '
-                 'Precision: the share of what is said to be it that is.</p>'),
+                 'Precision: of the pictures that are said to be it, the share that is.</p>'),
         _section('What is taken for what', confusion, _taken_for(result)),
         _section('The most confident errors', errors),
         _section('How to go on', _commands(folder, source['source'], own, uneven, record['recipe'].get('balance'))),

@@ -423,7 +423,7 @@ def trained(target: str, size: str | None = None, seed: int = 0, root: str | Pat
     if not train: return None
     print('training', folder.name, flush=True)
     for leftover in 'checkpoint', 'weights': (folder / f'{leftover}.safetensors').unlink(missing_ok=True)
-    run_training(target, folder, size, seed, device, **case)
+    run_training(target, folder, size, seed, device, report=False, **case)
     return folder
 
 def trained_net(target: str, size: str | None = None, seed: int = 0, root: str | Path = 'runs/studies',

@@ -95,7 +95,8 @@ def read_labels(
     rows, aside = read_table(path, ['file', 'label'], ['split', 'group'])
     columns = [k for k in ('label', 'split', 'group') if rows and k in rows[0][1]]
     said: dict[str, dict[str, tuple[int, str]]] = {k: {} for k in columns}
-    paths, again = {}, 0
+    paths: dict[str, Path] = {}
+    again = 0
     for number, cells in rows:
         if empty := next((k for k, v in cells.items() if not v), None):
             raise LtpaError(f'{path}, row {number}: {shown(cells["file"]) if cells["file"] else "a row"} has an empty {empty}; '
@@ -129,4 +130,5 @@ def read_labels(
     notes = [f'{counted(again, "rows")} that name a picture again'] * bool(again)
     if aside: notes.append(f'of {Path(path).name} the columns {few(aside)}')
     items.sort(key=lambda i: (i.label, nfc(i.name).split('/')))
-    return Labels(items, classes, *({n: v for n, (_, v) in said.get(k, {}).items()} for k in ('split', 'group')), notes)
+    split, group = ({n: v for n, (_, v) in said.get(k, {}).items()} for k in ('split', 'group'))
+    return Labels(items, classes, split, group, notes)

@@ -28,7 +28,7 @@ from ltpa.training import Learner
 from ltpa.walker import DataWarning, Item, equal_files, is_run
 from ltpa.weights import read_tensors, write_tensors
 
-TINY = '--quiet --width 0.03125 --early-pools 2 --device cpu'.split()
+TINY = '--quiet --no-report --no-tensorboard --width 0.03125 --early-pools 2 --device cpu'.split()
 SHORT = [*TINY, '--batch-size', 8, '--epochs', 1, '--image-size', 16]
 
 
