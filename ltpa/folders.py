@@ -133,7 +133,7 @@ def read_folder(
     how = s.how | dict(bits=bits, skip_broken=skip_broken) | ({} if callable(fit) else dict(fit=fit))
     said = list(s.warnings)
     if broken: said.append(f'left out, since broken: {counted(len(broken), "pictures")}: {few(broken, 20)}')
-    facts = {'labels': f'from {printable(s.table)}' if s.table else '', 'left out': '; '.join([by_ending(s.left)] * bool(s.left)
+    facts = {'labels': f'from {printable(s.table)}' if s.table and s.table != root else '', 'left out': '; '.join([by_ending(s.left)] * bool(s.left)
                                    + [counted(s.hidden, 'hidden files')] * bool(s.hidden) + s.notes),
              'fit': '' if callable(fit) else fit_effect(fit, sum(x > .1 for x in sides), len(sides)), 'greys': gray}
     return Reading(sets, s, how, broken, {k: v for k, v in facts.items() if v}, said)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['INK', 'NIGHT', 'BLUE', 'ORANGE', 'MOST_COUNTED', 'MOST_NAMED', 'MOST_DRAWN', 'MOST_ERRORS', 'STYLE', 'UNEVEN',
-           'draw_curve', 'draw_confusion', 'Tested', 'Card', 'confident_errors', 'draw_errors', 'next_commands',
+           'draw_curve', 'draw_confusion', 'Answers', 'Card', 'confident_errors', 'draw_errors', 'next_commands',
            'write_report']
 
 # %% ../nbs/workshop/report.ipynb #4e904704
@@ -117,7 +117,7 @@ def draw_confusion(
 # %% ../nbs/workshop/report.ipynb #4e90470e
 MOST_ERRORS = 12
 
-class Tested(NamedTuple):
+class Answers(NamedTuple):
     "A network and its answers on a set"
     net: Net
     data: Any                 # With `images`, or `render`, and `labels` and `classes`
@@ -134,7 +134,7 @@ class Card(NamedTuple):
     pictures: list[tuple[str, np.ndarray]]     # (title, uint8 [H,W,3]): the picture, and under its maps
 
 def confident_errors(
-    tested: Tested,
+    tested: Answers,
     most: int = MOST_ERRORS,   # How many
 )->list[Card]:
     "Errors, the one first of which the network was most sure"
@@ -314,7 +314,7 @@ def _no_word_of_glyphs()->Iterator[None]:
 def write_report(
     folder: str | Path,                     # A run's, with `history.csv`
     result: dict[str, Any],                 # As in its `result.json`, with `classes` and `confusion`
-    tested: Tested,                         # Its answers
+    tested: Answers,                         # Its answers
     trained: torch.Tensor,                  # Labels of what it was trained on
     said: Sequence[tuple[str, str]] = (),   # What was said before the training
     warned: Sequence[str] = (),             # What it was warned of

@@ -31,7 +31,7 @@ from .distributed import (
     Distributed, all_or_none, get_rank, get_world_size, local_main_process_first, process_group)
 from .scores import by_class
 from .history import History, TensorBoard, tensorboard_writer
-from .report import Tested, write_report
+from .report import Answers, write_report
 
 # %% ../nbs/workshop/runs.ipynb #d5442677
 RUN_FILES = 'report.html', 'result.json', 'history.csv', *RUN_PICTURES, 'weights.safetensors', 'checkpoint.safetensors'
@@ -467,7 +467,7 @@ def evaluate_weights(
     return tested.net, row
 
 def judge_weights(path, device='auto', data=None, precision=None, split=None, own: Mapping[str, Any] = {},
-                  say=None)->tuple[Tested, dict[str, Any], dict[str, Any], Reading | None]:
+                  say=None)->tuple[Answers, dict[str, Any], dict[str, Any], Reading | None]:
     "As `evaluate_weights`: the answers, the row, the scores by class, and what was read"
     place, path = pick_device(str(device)), weights_file(path)
     net = load_weights(path, place)
@@ -492,7 +492,7 @@ def judge_weights(path, device='auto', data=None, precision=None, split=None, ow
         _warn_of(how, reading)
         if new: _warn_of_sample(how, net, test)
         if say: say('judged', _judged(how, split, reading, test))
-    return Tested(net, test, logits, reading.files(split) if reading else ()), row, scores, reading
+    return Answers(net, test, logits, reading.files(split) if reading else ()), row, scores, reading
 
 def _same_place(a, b):
     try: return os.path.samefile(a, b)

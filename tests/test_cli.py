@@ -170,7 +170,8 @@ def test_bundled_set(ltpa, here, monkeypatch):
     monkeypatch.setattr('ltpa.published.ClutteredFashion', lambda *a, **kw: ClutteredFashion(*a, **kw, n=40))
     target = 'cluttered_fashion/vgg_att2_concat_pc'
     code, out, err = ltpa('train', target, '--scale', .5, '--out', 'run', *TINY)
-    first = result(here / 'run')['rows'][0]
+    made = result(here / 'run')
+    first = made | made['rows'][0]
     assert (code, err) == (0, '') and {'pointing_1', 'pointing_2'} <= set(first)
     again = json.loads(ltpa('evaluate', 'run/weights.safetensors', '--json', '--device', 'cpu')[1])
     assert again == {k: first[k] for k in again}, 'the scale is part of the record'
