@@ -23,7 +23,8 @@ from .tables import is_table
 from .splits import parts_in
 from .folders import Reading, read_folder, tally
 from .published import FOLDER_OPTIONS, kind_of, open_data, _must_be_folder
-from .models import Net, create_model, fit_normalization, gmac, init_from, load_weights, save_weights, weights_file
+from .weights import weights_file
+from .models import Net, create_model, fit_normalization, gmac, init_from, load_weights, save_weights
 from .training import Callback, Learner, Stop, evaluated
 from .checkpoints import Checkpoint, load_checkpoint, read_checkpoint, save_checkpoint
 from .recipes import Plan, plan
