@@ -157,7 +157,7 @@ def _pictures(tested, i):
     long = max(part.shape[1:])
     scale = min(max(long, 256), 384) / long
     part = resize(part, tuple(max(1, round(n * scale)) for n in part.shape[1:]),      # type: ignore[arg-type]
-                  Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
+                  Image.Resampling.LANCZOS if scale <= 1 else Image.Resampling.NEAREST)
     _, maps = predict(tested.net, small)
     drawn = [('picture', part.permute(1, 2, 0).numpy())]
     drawn += [(f'level {k}', _colored(part, m)) for k, m in enumerate(maps, 1)]
