@@ -7,11 +7,11 @@ __all__ = ['ADAMW', 'COUNTS', 'Checkpoint', 'learned', 'save_checkpoint', 'read_
 
 # %% ../nbs/workshop/checkpoints.ipynb #fe0449f0
 import warnings
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 import torch
-from .names import LtpaError, is_number, is_whole, shown
+from .names import LtpaError, Recipe, is_number, is_whole, shown
 from .weights import FORMAT, check_state, described, load_state, read_tensors, write_tensors
 from .training import Callback, Learner, check_loss, diverged, random_states
 
@@ -198,7 +198,7 @@ def load_checkpoint(learn: Learner, path: str | Path) -> Learner:
     data = learn.loader.data
     for what, theirs, ours in (
             ('model', meta.get('model'), learn.net.name), ('settings', meta.get('config'), learn.net.config),
-            ('seed', meta.get('seed'), learn.seed), ('recipe', meta.get('recipe'), asdict(learn.recipe)),
+            ('seed', meta.get('seed'), learn.seed), ('recipe', _of_today(meta.get('recipe')), asdict(learn.recipe)),
             ('data', meta.get('fingerprint'), data.fingerprint)):
         if theirs != ours:
             raise LtpaError(f'{path} was made with another {what}: {_difference(theirs, ours)}; '
@@ -224,6 +224,11 @@ def load_checkpoint(learn: Learner, path: str | Path) -> Learner:
     learn.rng, learn.step = part('rng.'), meta['step']
     learn.losses = list(state['losses'].to(learn.device))
     return learn
+
+def _of_today(recipe):
+    "A recipe as a file has it, with the fields that recipes got later"
+    usual = {f.name: f.default for f in fields(Recipe) if f.default is not MISSING}
+    return usual | recipe if isinstance(recipe, dict) and set(recipe) <= {*usual, 'name', 'epochs'} else recipe
 
 def _say_threads(learn, meta, path):
     "Warn where another number of threads will not come to the same bits"

@@ -35,6 +35,8 @@ EXAMPLES = dict(
   ltpa train --data scans --fit whole --groups 'patient[0-9]+'
   # the same, with the usual model
   ltpa train --data my_photos --image-size 64
+  # labels from a spreadsheet: file,label and, where wanted, split and group
+  ltpa train --data labels.csv
   # the paper's network and schedule (needs a GPU)
   ltpa train cifar100/vgg_att3_concat_pc --size paper
   # as the authors' code has it
@@ -87,9 +89,9 @@ def _add_train(t):
     models, sets = ', '.join(list_models()), ', '.join(DOWNLOADS)
     t.add_argument('target', metavar='SET/MODEL', nargs='?',
                    help=f'what to train on what. SET: cluttered_fashion, {sets}, a folder with CLASS/IMAGE, '
-                   f'or a folder with train.npz and test.npz. MODEL: {models}')
-    t.add_argument('--data', metavar='FOLDER',
-                   help=f'in place of SET/MODEL: a set or a folder, with the model {USUAL_MODEL}')
+                   f'a .csv with the columns file,label, or a folder with train.npz and test.npz. MODEL: {models}')
+    t.add_argument('--data', metavar='FOLDER|CSV',
+                   help=f'in place of SET/MODEL: a set, a folder or a .csv with file,label, with the model {USUAL_MODEL}')
     t.add_argument('--size', metavar='|'.join(SIZES),
                    help='small (minutes on a CPU, bundled pictures stand in for the paper\'s sets), '
                    'cifar (tens of minutes) or paper (hours on a GPU); default: by the set')
@@ -106,7 +108,11 @@ def _add_train(t):
     t.add_argument('--download', action='store_true', help='fetch the set if it is missing')
     t.add_argument('--stop-after', type=int, metavar='STEPS',
                    help='end early, to try a recipe; --resume goes on')
-    t.add_argument('--quiet', action='store_true', help='no progress bar')
+    t.add_argument('--quiet', action='store_true', help='no progress bar, and no line a pass where the output is no terminal')
+    t.add_argument('--report', action=argparse.BooleanOptionalAction, default=True,
+                   help='write report.html and its figures into the run folder; default: yes')
+    t.add_argument('--tensorboard', action=argparse.BooleanOptionalAction,
+                   help='write events for TensorBoard into the run folder; default: if it is installed')
     t.add_argument('--batch-norm', choices=BATCH_NORMS, default='sync',
                    help='under torchrun: statistics of the whole batch, or of each process\'s part; '
                    'default sync')
@@ -165,6 +171,9 @@ def _add_reading(g):
     "How a folder of pictures is read"
     g.add_argument('--folders', choices=('classes', 'splits'),
                    help='what the folders in FOLDER are: classes, or train, val and test; default: by their names')
+    g.add_argument('--labels', metavar='CSV',
+                   help='a table with the columns file,label, and split and group if wanted, whose paths begin in FOLDER; '
+                   'the folders in it then mean nothing')
     g.add_argument('--skip-broken', action='store_true', help='go on without pictures that cannot be read')
     g.add_argument('--gray-bits', type=int, metavar='N',
                    help='bits that deep greys use, 9 to 32; default: as declared, else as the whole set needs')
@@ -180,7 +189,8 @@ def _add_recipe(g):
         if f.type is bool: kind = dict(action=argparse.BooleanOptionalAction)
         usual = [f'{getattr(RECIPES[r], f.name)} ({r})' for r in ('paper', 'fast')]
         if f.name in (own := SIZES['cifar']['changes']): usual.append(f'{own[f.name]} (size cifar)')
-        g.add_argument('--' + f.name.replace('_', '-'), help=f'default: {", ".join(usual)}', **kind)
+        what = 'let all classes weigh alike in the loss, however rare; ' if f.name == 'balance' else ''
+        g.add_argument('--' + f.name.replace('_', '-'), help=f'{what}default: {", ".join(usual)}', **kind)
 
 # %% ../nbs/workshop/cli.ipynb #268ebffb
 def _add_device(p):
@@ -306,24 +316,38 @@ def _train(a):
     net = given(('width', 'dropout', 'norm', 'temperature', 'depth', *SWITCHES))
     changes = given(f.name for f in fields(Recipe) if f.name != 'name')
     target = _target(a)
-    plan(target, a.size, a.preset, a.recipe, net, changes, a.image_size)    # names are wrong before torch is here
+    p = plan(target, a.size, a.preset, a.recipe, net, changes, a.image_size)    # names are wrong before torch is here
     from ltpa.core import keep_buffers
     from ltpa.distributed import get_rank
-    from ltpa.runs import StopAfter, run_training
+    from ltpa.history import EpochLines
+    from ltpa.runs import StopAfter, run_folder, run_training
     from ltpa.training import Progress
     import torch
     if a.device == 'cpu' or not torch.cuda.is_available(): keep_buffers()        # this process is ours
     callbacks: list[Any] = []
-    if not a.quiet and get_rank() == 0: callbacks.append(Progress())
+    if not a.quiet and get_rank() == 0:
+        callbacks.append(Progress())
+        if not (sys.stdout.isatty() and sys.stderr.isatty()): callbacks.append(EpochLines(_say))
     if a.stop_after is not None: callbacks.append(StopAfter(a.stop_after))
     with _warnings_as_lines():
         result = run_training(
             target, a.out, a.size, a.seed, a.device, a.resume, a.download, a.image_size, a.scale, a.recipe,
             net=net, changes=changes, callbacks=callbacks, preset=a.preset, init=a.init, batch_norm=a.batch_norm,
-            own=_own(a), say=_say)
+            own=_own(a), say=_say, report=a.report, tensorboard=a.tensorboard)
     if result is None: return                                                    # another process says it
     _print_row(result['rows'][0])
+    _print_classes(result['classes'])
     print(row('seconds', f'{result["provenance"]["seconds"]}'))
+    _print_next(run_folder(p.source, p.model, a.seed, a.out))
+
+def _print_next(folder):
+    "What a run has left, and what to do with it"
+    from ltpa.report import next_commands
+    from ltpa.runs import RUN_FILES
+    there = [name for name in RUN_FILES if os.path.exists(folder / name)]
+    print(row('written', f'{folder}: {", ".join(there)}'))
+    for _, command in next_commands(folder): print(row('next', command))
+    if 'report.html' in there: print(row('next', f'open {folder / "report.html"} in a browser'))
 
 def _target(a):
     "SET/MODEL, from either way to say it"
@@ -334,7 +358,7 @@ def _target(a):
 
 def _own(a):
     "What was said about pictures of one's own"
-    names = 'fit', 'val_fraction', 'groups', 'strict', 'skip_broken'
+    names = 'fit', 'val_fraction', 'groups', 'strict', 'skip_broken', 'labels'
     return {k: getattr(a, k) for k in names if hasattr(a, k)} | dict(layout=a.folders, bits=a.gray_bits)
 
 def _say(key, text, file=None): print(row(key, text), file=file, flush=True)
@@ -355,12 +379,13 @@ def _warnings_as_lines()->Iterator[None]:
 
 # %% ../nbs/workshop/cli.ipynb #09933bf0
 def _evaluate(a):
-    from ltpa.runs import evaluate_weights
+    from ltpa.runs import judge_weights
     judged = lambda key, text: _say(key, text, sys.stderr if a.json else None)
     with _warnings_as_lines():
-        _, row = evaluate_weights(a.path, a.device, a.data, split=a.split, own=_own(a), say=judged)
-    if a.json: print(json.dumps(row))
-    else: _print_row(row)
+        _, scores, by_class, _ = judge_weights(a.path, a.device, a.data, split=a.split, own=_own(a), say=judged)
+    if a.json: return print(json.dumps(scores | by_class))
+    _print_row(scores)
+    _print_classes(by_class['classes'])
 
 def _explain(a):
     from ltpa.gallery import explain_command
@@ -382,6 +407,10 @@ def _download(a):
         from ltpa.published import open_data
         for split in 'train', 'test':
             print(f'{a.set}/{split}: {len(open_data(a.set, split)):,} images in {printable(folder)}')
+
+def _print_classes(table):
+    from ltpa.scores import lines_of
+    for line in lines_of(table): print(row('recall', line))
 
 def _print_row(facts):
     for k, v in facts.items(): print(row(k, v))

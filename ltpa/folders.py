@@ -23,6 +23,7 @@ from .readers import TURNS, gray_range, opened, read_image
 from .inputs import as_images, fill_square, resize
 from .fits import fit_effect, fitter, uneven
 from .data import ImageSet
+from .tables import is_table
 from .walker import SUFFIXES, DataWarning, Item, Walk, by_ending, counted, ending, few, _size
 from .splits import RULE, Survey, survey
 
@@ -80,11 +81,15 @@ class Reading:
     facts: dict[str, str]        # In a few words each
     warnings: list[str]          # Each a line
 
-def _kept(items, good, labels):
+    def files(self, split: str)->list[Item]:
+        "The files of the pictures of `sets[split]`, one each"
+        return [i for i in self.survey.pick(split) if i.name not in self.broken]
+
+def _kept(items, good, labels, root):
     "The items that were read; a class of which none is left is refused"
     left = [i for i in items if i.name in good]
     if lost := {i.label for i in items} - {i.label for i in left}: raise LtpaError(
-        f'{items[0].path.parent.parent}: all pictures of {few([labels[k] for k in sorted(lost)])} are broken; replace them')
+        f'{root}: all pictures of {few([labels[k] for k in sorted(lost)])} are broken; replace them')
     return left
 
 def read_folder(
@@ -99,13 +104,14 @@ def read_folder(
     skip_broken: bool = False,
     bits: int | None = None,
     rule: int = RULE,
+    labels: str | Path | None = None,
 )->Reading:
     "Parts of a folder of pictures, and all that is worth saying about them"
     square, root, size = fitter(fit), Path(root), as_side(size)
-    name = root.absolute().name                                             # of `.`, too
+    name = root.stem if is_table(root) else root.absolute().name            # of `.`, too
     if not (bits is None or isinstance(bits, int) and 8 < bits <= 32):
         raise LtpaError(f'gray bits {bits!r}; expected a whole number from 9 to 32')
-    s = survey(root, layout, val_fraction, groups, strict, rule, divide='all' not in splits)
+    s = survey(root, layout, val_fraction, groups, strict, rule, 'all' not in splits, labels)
     picked = {k: s.pick(k) for k in splits}
     every = {i.name: i for items in s.parts.values() for i in items}
     wanted = {i.name: i for items in picked.values() for i in items}
@@ -121,13 +127,13 @@ def read_folder(
         raise broken_files(root, broken, '; or leave out what is broken by --skip-broken (skip_broken=True)')
     sets = {}
     for k, items in picked.items():
-        left = _kept(items, good, s.classes)
+        left = _kept(items, good, s.classes, root)
         sets[k] = ImageSet(torch.stack([good[i.name] for i in left]), torch.tensor([i.label for i in left]),
                            s.classes, f'{name}/{k}')
     how = s.how | dict(bits=bits, skip_broken=skip_broken) | ({} if callable(fit) else dict(fit=fit))
     said = list(s.warnings)
     if broken: said.append(f'left out, since broken: {counted(len(broken), "pictures")}: {few(broken, 20)}')
-    facts = {'left out': '; '.join([by_ending(s.left)] * bool(s.left)
+    facts = {'labels': f'from {printable(s.table)}' if s.table and s.table != root else '', 'left out': '; '.join([by_ending(s.left)] * bool(s.left)
                                    + [counted(s.hidden, 'hidden files')] * bool(s.hidden) + s.notes),
              'fit': '' if callable(fit) else fit_effect(fit, sum(x > .1 for x in sides), len(sides)), 'greys': gray}
     return Reading(sets, s, how, broken, {k: v for k, v in facts.items() if v}, said)
@@ -147,18 +153,22 @@ def load_folder(
     root: str | Path, split: str = 'train', size: int = 32,
     fit: str | Callable[[torch.Tensor, int], torch.Tensor] = 'middle', layout: str | None = None,
     val_fraction: float | None = None, groups: str | Path | None = None, strict: bool = False,
-    skip_broken: bool = False, bits: int | None = None, rule: int = RULE,
+    skip_broken: bool = False, bits: int | None = None, rule: int = RULE, labels: str | Path | None = None,
 ) -> ImageSet:
-    """A part of a folder of images as an `ImageSet`.
+    """A part of a folder of images, or of a table of labels, as an `ImageSet`.
 
     Folders called train, val (valid, validation) and test, in any case, give the parts; without `test`, `val` is what
     is tested on. Where only classes lie in the folder, a picture is held out to test on if the hash of its path says
     so. So it stays on its side when other pictures join or go.
 
+    A table is a `.csv` in UTF-8 with the columns `file` and `label` and, where wanted, `split` (train, val or test) and
+    `group`, which stays on one side. What it does not name is left aside.
+
     Parameters
     ----------
     root : str or Path
-        Holds `class/image`, or `train/class/image` and `val/class/image` or `test/class/image`.
+        Holds `class/image`, or `train/class/image` and `val/class/image` or `test/class/image`. Or a table of labels,
+        whose paths begin in its own folder.
     split : str
         'train', 'test', 'val', or 'all', which is everything.
     size : int
@@ -182,16 +192,19 @@ def load_folder(
         The bits of deep greys that are in use, from 9 to 32. None: as declared, else as the whole set needs them.
     rule : int
         How pictures are held out: 2, or 1 as in the first version: a fifth of each class by rank.
+    labels : str, Path or None
+        A table of labels whose paths begin in `root`; the folders' names then mean nothing.
 
     Returns
     -------
     ImageSet
-        Images uint8 [N,3,size,size]; the folders' names are the classes.
+        Images uint8 [N,3,size,size]; the folders' names, or the labels of the table, are the classes.
 
     Raises
     ------
     LtpaError
-        A folder is missing, empty or can be read in two ways, parts have different classes, or images cannot be read.
+        A folder is missing, empty or can be read in two ways, parts have different classes, images cannot be read, or a
+        table is none, contradicts itself or names what is not there.
 
     Warns
     -----
@@ -211,7 +224,7 @@ def load_folder(
     (['cat', 'dog'], torch.Size([17, 3, 32, 32]), 3)
     """
     if split not in (known := ('train', 'test', 'val', 'all')): raise unknown('split', split, known)
-    reading = read_folder(root, [split], size, fit, layout, val_fraction, groups, strict, skip_broken, bits, rule)
+    reading = read_folder(root, [split], size, fit, layout, val_fraction, groups, strict, skip_broken, bits, rule, labels)
     for text in reading.warnings: warnings.warn(f'{root}: {text}', DataWarning, stacklevel=2)
     return reading.sets[split]
 

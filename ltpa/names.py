@@ -267,6 +267,8 @@ class Recipe:
         'auto' (the fastest that the device has), 'bf16', 'fp16' or 'fp32'.
     compile : bool
         Compile the network; for GPUs, and for trainings of an hour or more.
+    balance : bool
+        Weigh each picture in the loss by how rare its class is, with a mean of 1 over the training set.
 
     Raises
     ------
@@ -301,6 +303,7 @@ class Recipe:
     clip: float = 0.
     precision: str = 'auto'
     compile: bool = False
+    balance: bool = False
 
     def __post_init__(self):
         def need(ok, what, name):
@@ -309,7 +312,7 @@ class Recipe:
         for n, most in dict(epochs=100_000, batch_size=1_000_000).items():
             need(is_whole(getattr(self, n), 1, most), f'a whole number, at least 1 and at most {most:,}', n)
         need(is_whole(self.crop, 0, MOST_SIDE), f'a whole number, at least 0 and at most {MOST_SIDE}', 'crop')
-        for n in 'nesterov', 'flip', 'compile': need(getattr(self, n) in (True, False), 'True or False', n)
+        for n in 'nesterov', 'flip', 'compile', 'balance': need(getattr(self, n) in (True, False), 'True or False', n)
         number = lambda n: is_number(getattr(self, n))
         need(number('lr') and 0 < self.lr < 3.4e38, 'a number above 0 that float32 can hold', 'lr')
         for n in 'momentum', 'dampening', 'label_smoothing', 'warmup':

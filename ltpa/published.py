@@ -22,6 +22,7 @@ from .inputs import as_labels, fill_square, read_image, resize
 from .fits import fitter
 from .data import ClutteredFashion, ImageSet
 from .arrays import load_arrays
+from .tables import is_table
 from .folders import SUFFIXES, MaskedImages, load_folder, _load_pairs
 from .downloads import data_root, download, download_size, fetch, is_here, unpack, _array_files
 
@@ -105,7 +106,7 @@ def open_data(
     name : str or Path
         'cluttered_fashion'; or 'cifar10', 'cifar100', 'svhn', 'stl10' or 'cub', in the folder that LTPA_DATA
         names, else in `data`; or the path of a folder, with class folders (see `load_folder`) or with `train`
-        and `test` as `.npz` or `.safetensors` (see `load_arrays`).
+        and `test` as `.npz` or `.safetensors` (see `load_arrays`); or that of a `.csv` with labels (see `load_folder`).
     split : str
         'train' or 'test'; of a folder also 'val' and 'all'.
     size : int or None
@@ -154,7 +155,7 @@ def open_data(
     path = data_root() / name if name in DOWNLOADS else Path(name)
     return _resized(_from_arrays(path, split, _array_files(path)), size, fitter(fit))
 
-FOLDER_OPTIONS = 'layout', 'val_fraction', 'groups', 'strict', 'skip_broken', 'bits', 'rule'
+FOLDER_OPTIONS = 'layout', 'val_fraction', 'groups', 'strict', 'skip_broken', 'bits', 'rule', 'labels'
 
 def _only_for(name, kw, other, known):
     if odd := [k for k in kw if not known(k)]:
@@ -169,10 +170,10 @@ def _from_arrays(folder, split, ending):
     return data
 
 def _must_be_folder(path, name):
-    if path.is_dir(): return
+    if path.is_dir() or is_table(path) and path.exists(): return
     if path.exists():
         raise LtpaError(f'{path} is a file; expected a folder with train{path.suffix} and test{path.suffix}, '
-                        'or with CLASS/IMAGE')
+                        'or with CLASS/IMAGE, or a .csv with file,label')
     if os.sep in str(name) or path.suffix: raise LtpaError(f'{name}: no such file or folder')
     raise unknown('data set', name, ['cluttered_fashion', *DOWNLOADS])
 

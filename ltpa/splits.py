@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
-from .names import LtpaError
+from .names import LtpaError, shown
 from .files import fingerprint
 from .walker import (
     PHOTOS, SUFFIXES, Item, Walk, by_ending, counted, ending, equal_files, few, is_hidden, listed, nfc)
+from .tables import is_table, read_labels
 
 # %% ../nbs/workshop/splits.ipynb #59110014
 PARTS = dict(train='train', training='train', val='val', valid='val', validation='val', test='test', testing='test')
@@ -172,6 +173,8 @@ class Survey:
     notes: list[str] = field(default_factory=list)      # What is worth saying
     warnings: list[str] = field(default_factory=list)   # What is worth a warning
     val_is_test: bool = False        # There is a val/, and no test/
+    table: Path | None = None        # Where labels come from a table, that
+    groups: dict[str, str] = field(default_factory=dict)      # What it says is to stay together, by the pictures' names
 
     def pick(self, split: str)->list[Item]:
         "The pictures of 'train', 'test', 'val' or of 'all' parts"
@@ -179,24 +182,34 @@ class Survey:
         if split == 'all': return sorted(every, key=lambda i: (i.label, nfc(i.name).split('/')))
         if split == 'val' and self.val_is_test: split = 'test'
         if split in self.parts: return self.parts[split]
-        have = ', '.join(filter(None, self.parts)) or 'classes alone'
-        raise LtpaError(f'{self.root} has no {split} part; it has: {have}; expected {self.root}/{split}/CLASS/IMAGE')
+        have = ', '.join(filter(None, self.parts)) or 'no parts' * bool(self.table) or 'classes alone'
+        want = f'rows with the split {split}' if self.table else f'{self.root}/{split}/CLASS/IMAGE'
+        raise LtpaError(f'{self.root} has no {split} part; it has: {have}; expected {want}')
 
 # %% ../nbs/workshop/splits.ipynb #59110023
 def survey(
     root: str | Path, layout: str | None = None, val_fraction: float | None = None, groups: str | Path | None = None,
-    strict: bool = False, rule: int = RULE, divide: bool = True,
+    strict: bool = False, rule: int = RULE, divide: bool = True, labels: str | Path | None = None,
 )->Survey:
-    "Look at the names in a folder of pictures, decide what is what, and say so; nothing is decoded"
+    "Look at the names in a folder of pictures, or in a table of labels, decide what is what, and say so; nothing is decoded"
     root = Path(root)
-    said: list[str] = []
-    warned: list[str] = []
     if layout not in (None, *LAYOUTS_OF_FOLDERS):
         raise LtpaError(f'layout {layout!r}; expected classes (CLASS/IMAGE) or splits (train/CLASS/IMAGE and so on)')
     if not (val_fraction is None or isinstance(val_fraction, (int, float)) and 0 < val_fraction < 1):
         raise LtpaError(f'val fraction {val_fraction!r}; expected a number between 0 and 1, e.g. 0.2')
     if rule not in (1, RULE): raise LtpaError(f'rule {rule!r} of which pictures to hold out; expected 1 or {RULE}: is the '
                                               'file from a newer version of ltpa?')
+    if is_table(root) or labels is not None: s = _in_table(root, labels, layout, groups, rule)
+    else: s = _in_folder(root, layout, rule)
+    if divide:
+        _divide(s, val_fraction, groups, strict)
+        _copies(s, strict)
+    return s
+
+def _in_folder(root, layout, rule):
+    "What lies in folders, before it is divided"
+    said: list[str] = []
+    warned: list[str] = []
     if not os.path.isdir(root): raise LtpaError(f'{root}: no such folder; expected {root}/CLASS/IMAGE')
     old = rule == 1
     walk = Walk(every=old)
@@ -211,14 +224,39 @@ def survey(
     if photos := Counter({e: n for e, n in walk.left.items() if e in PHOTOS}):
         warned.append(f'left out, since they are not read: {by_ending(photos)}; convert them to .png or .jpg')
     where = {k: f'{folders[k].name}/' if k and folders[k] != root else '' for k in items}
-    s = Survey(root, classes, items, where, dict(rule=rule, layout=layout), walk.left, walk.hidden, said, warned)
-    if divide:
-        _divide(s, val_fraction, groups, strict)
-        _copies(s, strict)
-    return s
+    return Survey(root, classes, items, where, dict(rule=rule, layout=layout), walk.left, walk.hidden, said, warned)
 
-def parts_in(root: str | Path, layout: str | None = None)->list[str]:
-    "Which of 'train', 'val' and 'test' a folder gives; none if classes lie in it"
+def _in_table(root, labels, layout, groups, rule):
+    "What a table names, before it is divided; `root` is where its paths begin, or the table itself"
+    if labels is not None and is_table(root):
+        raise LtpaError(f'{root} is a table of labels, and so is {labels}; expected one: leave out --labels, or give the folder of the pictures')
+    table, folder = (root, root.parent) if labels is None else (Path(str(labels)), root)
+    if not os.path.isdir(folder): raise LtpaError(f'{folder}: no such folder; expected one in which the paths of {table} begin')
+    if layout or rule != RULE: raise LtpaError(f'{table}: a table of labels has no {"folders" if layout else f"rule {rule}"}; leave it out: a '
+                                               'column split says which picture is in train, val and test')
+    found = read_labels(table, folder)
+    if found.group and groups is not None: raise LtpaError(f'{table} has a column group; leave out --groups, or that column')
+    parts: dict[str, list[Item]] = {}
+    for i in found.items: parts.setdefault(_part_in(table, found.split, i.name), []).append(i)
+    if labels is not None and (more := _not_named(folder, found.items)):
+        found.notes.append(f'{counted(more, "pictures")} in {folder.name} that {table.name} does not name')
+    where = {part: f'the split {part}' if part else '' for part in parts}
+    how: dict[str, Any] = dict(rule=rule) | ({} if labels is None else dict(labels=str(labels)))
+    return Survey(root, found.classes, parts, where, how, Counter(), 0, found.notes, table=table, groups=found.group)
+
+def _part_in(table, split, name):
+    if not split: return ''
+    if part := PARTS.get(split[name].casefold()): return part
+    raise LtpaError(f'{table}: {name} has the split {shown(split[name])}; expected train, val or test')
+
+def _not_named(folder, items):
+    "How many pictures lie in the folder beside those that a table names"
+    named = {nfc(i.name) for i in items}
+    return sum(nfc(i.name[1:]) not in named for i in Walk().pictures(folder, '', 0))
+
+def parts_in(root: str | Path, layout: str | None = None, labels: str | Path | None = None)->list[str]:
+    "Which of 'train', 'val' and 'test' a folder or a table gives; none if it does not say"
+    if is_table(root) or labels is not None: return [*filter(None, _in_table(Path(root), labels, layout, None, RULE).parts)]
     tops = Walk().folders(Path(root))
     return list(_parts(Path(root), tops, [])) if find_layout(Path(root), tops, layout) == 'splits' else []
 
@@ -264,22 +302,25 @@ def _divide(s, fraction, groups, strict):
     "What is to train on and what to test on: by given parts, else by the rule"
     part = s.parts
     if set(part) <= {'', 'train'}: return _hold_out(s, fraction, groups)
+    by = 'the column split' if s.table else 'folders'
     if 'val' in part and 'test' in part:
         s.notes.append(f'{s.where["val"]} ({counted(len(part["val"]), "pictures")}) is left aside; '
                        'ltpa evaluate --split val judges it')
     elif 'val' in part:
         part['test'], s.where['test'], s.val_is_test = part.pop('val'), s.where.pop('val'), True
-    if fraction: s.warnings.append('--val-fraction has no effect: the parts are given by folders')
-    if groups is None or not {'train', 'test'} <= set(part): return
-    s.how['groups'] = str(groups)
-    own = find_groups(groups, [i.name for i in part['train'] + part['test']], s.notes)
+    if fraction: s.warnings.append('--val-fraction has no effect: the parts are given by ' + by)
+    if not {'train', 'test'} <= set(part): return
+    if s.table: _both_sides(s, None)
+    own = _own_groups(s, groups, part['train'] + part['test'])
+    if groups is not None: s.how['groups'] = str(groups)
+    if not own: return
     both = sorted({own[i.name] for i in part['train']} & {own[i.name] for i in part['test']})
     if both: _warn(s, strict, f'{counted(len(both), "groups")} on both sides, in training and test: {few(both)}')
 
 def _hold_out(s, fraction, groups):
     "One part of what is there, by the rule"
     (where, items), = ((s.where.pop(k), s.parts.pop(k)) for k in list(s.parts))
-    own = find_groups(groups, [i.name for i in items], s.notes) if groups is not None else {}
+    own = _own_groups(s, groups, items)
     fraction = fraction or HELD_OUT
     if s.how['rule'] == 1:
         held = set(_first_rule(items))
@@ -287,22 +328,25 @@ def _hold_out(s, fraction, groups):
     else: held = {i for i in items if is_held_out(own.get(i.name, i.name), fraction)}
     s.how |= dict(val_fraction=fraction, groups=None if groups is None else str(groups))
     s.parts |= dict(train=[i for i in items if i not in held], test=[i for i in items if i in held])
-    s.where |= dict(train=where, test=f'held out, {fraction:.3g} of all by the hash of each {"path" if groups is None else "group"}')
+    s.where |= dict(train=where, test=f'held out, {fraction:.3g} of all by the hash of each {"group" if own else "path"}')
     _both_sides(s, fraction)
 
+def _own_groups(s, groups, items):
+    return s.groups or (find_groups(groups, [i.name for i in items], s.notes) if groups is not None else {})
+
 def _both_sides(s, fraction):
-    "Each class needs pictures to train on, and should have some to test on"
+    "Each class needs pictures to train on, and should have some to test on; `fraction` is None where the parts are given"
     there = {part: {i.label for i in s.parts[part]} for part in ('train', 'test')}
     lack = {part: [c for k, c in enumerate(s.classes) if k not in labels] for part, labels in there.items()}
     if not s.parts['test']:
+        given = f'a column split in {s.table}' if s.table else f'{s.root}/train and {s.root}/test'
         raise LtpaError(f'{s.root}: of {counted(len(s.parts["train"]), "pictures")} none is held out to test on with '
-                        f'--val-fraction {fraction:g}; choose a larger one, or give {s.root}/train and {s.root}/test')
-    if lack['train']:
-        raise LtpaError(f'{s.root}: no picture to train on of {few(lack["train"])}; add pictures, or hold out '
-                        f'fewer with --val-fraction (now {fraction:g})')
+                        f'--val-fraction {fraction:g}; choose a larger one, or give {given}')
+    now = 'change their split' if fraction is None else f'hold out fewer with --val-fraction (now {fraction:g})'
+    if lack['train']: raise LtpaError(f'{s.root}: no picture to train on of {few(lack["train"])}; add pictures, or {now}')
     if lack['test']:
-        s.warnings.append(f'no picture to test on of {few(lack["test"])}: a larger --val-fraction '
-                          f'(now {fraction:g}) or more pictures will help')
+        way = 'another split' if fraction is None else f'a larger --val-fraction (now {fraction:g})'
+        s.warnings.append(f'no picture to test on of {few(lack["test"])}: {way} or more pictures will help')
 
 def _warn(s, strict, text):
     if strict: raise LtpaError(f'{s.root}: {text}; put that right, or leave out --strict (strict=True)')

@@ -423,7 +423,7 @@ def trained(target: str, size: str | None = None, seed: int = 0, root: str | Pat
     if not train: return None
     print('training', folder.name, flush=True)
     for leftover in 'checkpoint', 'weights': (folder / f'{leftover}.safetensors').unlink(missing_ok=True)
-    run_training(target, folder, size, seed, device, **case)
+    run_training(target, folder, size, seed, device, report=False, **case)
     return folder
 
 def trained_net(target: str, size: str | None = None, seed: int = 0, root: str | Path = 'runs/studies',
@@ -528,6 +528,8 @@ def merge(old: Sequence[dict], new: Sequence[dict], keys: Sequence[str] | Callab
     ltpa.names.LtpaError: stored rows have data 'f703', new ones '1855'; expected the same: measure all anew
     """
     was, now = ({k: r[k] for k in agree if k in r} for r in records or ({}, {}))
+    if all(isinstance(r.get('recipe'), dict) for r in (was, now)):           # recipes got fields later
+        now['recipe'] = {k: v for k, v in now['recipe'].items() if k in was['recipe'] or v}
     if odd := _difference(was, json.loads(json.dumps(now))):
         raise LtpaError(f'stored rows have {odd[0]} {shown(odd[1])}, new ones {shown(odd[2])}; '
                         'expected the same: measure all anew')

@@ -69,4 +69,5 @@ def row(
     value: object,  # Floats get four digits after the point
 )->str:
     "A line of a command's output"
-    return f'{name:>16}  {printable(f"{value:.4f}" if isinstance(value, float) else value)}'
+    gap = ' ' * (1 + (len(name) <= 16))                        # one letter too many moves no value
+    return f'{name:>16}{gap}{printable(f"{value:.4f}" if isinstance(value, float) else value)}'

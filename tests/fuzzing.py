@@ -302,6 +302,31 @@ def a_table(rng, root):
     return entry(rng, root.parent, 'groups', damaged(rng, data) if rng.random() < .4 else data, '.csv')
 
 
+def labels(rng, root):
+    "A CSV of labels: right, or not"
+    files = [p.relative_to(root).as_posix() for p in root.rglob('*') if p.suffix in ('.png', '.jpg')][:50]
+    head = rng.choice(['file,label', 'file,label', 'file,label,split', 'file,label,group', 'FILE,Label,age', 'path,class', 'file,file,label', ''])
+    rows = [[rng.choice([f, f, f, rng.choice(NAMES) if isinstance(f, str) else f, str(root / f)]), rng.choice(['cat', 'dog', rng.choice(NAMES)])] for f in files]
+    for r in rows: r += [rng.choice(['train', 'test', 'VAL', '', 'x'])] * (head.count(',') - 1)
+    text = '\n'.join([head, *(','.join(f'"{c}"' if rng.random() < .2 else c for c in r) for r in rows)])
+    data = rng.choice([text, text, text.replace(',', ';'), text.replace('/', '\\'), text * 2, '"', 'x' * 10**6, text + '\0'])
+    data = data.encode(rng.choice(['utf-8', 'utf-8', 'utf-8-sig', 'utf-16', 'latin1']), 'replace')
+    return entry(rng, rng.choice([root, root.parent]), 'labels', damaged(rng, data) if rng.random() < .3 else data, '.csv')
+
+
+@kind
+def tables(rng, folder):
+    from ltpa import load_folder, open_data
+    root = folder / 'photos'
+    root.mkdir()
+    for c in 'cat', 'dog':
+        (root / c).mkdir()
+        for k in range(rng.choice([1, 6])): fill_one(root / c / f'{k}.png', rng)
+    table, split = labels(rng, root), rng.choice(['train', 'test', 'val', 'all'])
+    kw = odd_options(rng, root, ['val_fraction', 'groups', 'layout', 'strict', 'skip_broken'])
+    return rng.choice([partial(load_folder, table, split, **kw), partial(load_folder, root, split, labels=table, **kw), partial(open_data, table, split)])
+
+
 def odd_options(rng, root, known):
     from ltpa.folders import load_folder
     import inspect

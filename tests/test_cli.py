@@ -25,8 +25,8 @@ from ltpa.models import load_weights, save_weights
 from ltpa.training import Callback
 from ltpa.checkpoints import read_checkpoint
 
-TINY = '--quiet --width 0.03125 --early-pools 2 --batch-size 8 --epochs 2 --lr 0.01 --device cpu'.split()
-FILES = ['checkpoint.safetensors', 'result.json', 'weights.safetensors']
+TINY = '--quiet --no-report --no-tensorboard --width 0.03125 --early-pools 2 --batch-size 8 --epochs 2 --lr 0.01 --device cpu'.split()
+FILES = ['checkpoint.safetensors', 'history.csv', 'result.json', 'weights.safetensors']
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +79,8 @@ def test_evaluate_repeats_the_result_exactly(ltpa, here):
     code, out, err = ltpa('evaluate', 'run/weights.safetensors', '--json', '--device', 'cpu')
     row = json.loads(out)
     assert (code, err) == (0, '') and 0 < row['accuracy'] < 1
-    assert row == {k: result(here / 'run')['rows'][0][k] for k in row}
+    made = result(here / 'run')
+    assert row == {k: (made | made['rows'][0])[k] for k in row} and {'accuracy', 'balanced_accuracy', 'classes', 'confusion'} <= set(row)
     code, out, err = ltpa('evaluate', 'run/checkpoint.safetensors', '--device', 'cpu')
     assert (code, err) == (0, '') and 'accuracy' in out
     other = arrays(here / 'other', n=7)
@@ -141,7 +142,7 @@ def test_folder_of_images_and_the_usual_run_folder(mode, ltpa, here):
     run = here / 'runs' / 'photos-vgg_gap-seed0'
     assert (code, err) == (0, '') and sorted(os.listdir(run)) == FILES
     assert result(run)['rows'][0]['images'] == 4
-    assert load_weights(run / FILES[2]).info['classes'] == ['a', 'b', 'c']
+    assert load_weights(run / FILES[-1]).info['classes'] == ['a', 'b', 'c']
 
 
 @pytest.mark.parametrize('folder', ['set', 'set/', '.'])
@@ -151,7 +152,7 @@ def test_folder_with_the_usual_model(folder, ltpa, here, monkeypatch):
     code, out, err = ltpa('train', '--data', folder, *TINY)
     run = Path('runs') / f'set-{USUAL_MODEL}-seed0'
     assert (code, err) == (0, '') and result(run)['rows'][0]['model'] == USUAL_MODEL
-    assert load_weights(run / FILES[2]).info['source']['source'] == folder.rstrip('/')
+    assert load_weights(run / FILES[-1]).info['source']['source'] == folder.rstrip('/')
 
 
 @pytest.mark.parametrize('argv', [[], ['set/vgg_gap', '--data', 'set']], ids=['neither', 'both'])
@@ -169,7 +170,8 @@ def test_bundled_set(ltpa, here, monkeypatch):
     monkeypatch.setattr('ltpa.published.ClutteredFashion', lambda *a, **kw: ClutteredFashion(*a, **kw, n=40))
     target = 'cluttered_fashion/vgg_att2_concat_pc'
     code, out, err = ltpa('train', target, '--scale', .5, '--out', 'run', *TINY)
-    first = result(here / 'run')['rows'][0]
+    made = result(here / 'run')
+    first = made | made['rows'][0]
     assert (code, err) == (0, '') and {'pointing_1', 'pointing_2'} <= set(first)
     again = json.loads(ltpa('evaluate', 'run/weights.safetensors', '--json', '--device', 'cpu')[1])
     assert again == {k: first[k] for k in again}, 'the scale is part of the record'
@@ -201,7 +203,7 @@ def test_a_resnet_has_sizes_of_its_own(ltpa, here):
         assert ltpa('train', target, '--out', out, *how, *more)[::2] == (0, '')
         net = result(here / out)['provenance']['net']
         assert net == dict(num_classes=3, width=.0625, depth=depth, dropout=False)
-        assert load_weights(here / out / FILES[2]).config == net
+        assert load_weights(here / out / FILES[-1]).config == net
 
 
 # Interrupted and resumed
@@ -209,7 +211,7 @@ def test_a_resnet_has_sizes_of_its_own(ltpa, here):
 def same_run(a, b):
     made, again = result(a), result(b)
     assert made['rows'] == again['rows'] and made['losses'] == again['losses']
-    for name in FILES[0], FILES[2]: assert not differing(read_tensors(a / name)[0], read_tensors(b / name)[0])
+    for name in FILES[0], FILES[-1]: assert not differing(read_tensors(a / name)[0], read_tensors(b / name)[0])
 
 
 @pytest.mark.parametrize('at, left', [(1, 0), (4, 3), (6, 3)])

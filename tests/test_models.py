@@ -660,7 +660,7 @@ def test_bundled_networks_are_what_the_command_would_train(name):
     "Network and recipe that their record tells are those of today's plan."
     record = json.loads((ASSETS / 'weights' / 'cluttered_fashion' / 'scores.json').read_text())
     record, today = record[name.split('/')[1]]['provenance'], plan(name)
-    assert asdict(today.recipe) == record['recipe']
+    assert asdict(today.recipe) == dict(balance=False) | record['recipe']                     # a field that recipes got later
     assert today.net | dict(num_classes=10) == record['net'] == load_pretrained(name).config
 
 

@@ -241,7 +241,10 @@ def test_a_run_is_evaluated_in_the_precision_of_its_training(monkeypatch, tmp_pa
     from ltpa.models import save_weights
     from ltpa.runs import evaluate_weights
     asked = []
-    monkeypatch.setattr('ltpa.runs.evaluate', lambda net, data, device, precision: asked.append(precision) or {})
+    def evaluated(net, data, device, precision):
+        asked.append(precision)
+        return dict(images=len(data), accuracy=0.), torch.zeros(len(data), 10)
+    monkeypatch.setattr('ltpa.runs.evaluated', evaluated)
     how = dict(source=dict(source='cluttered_fashion', size=16, scale=None))
     for name, info in ('a', how | dict(recipe=dict(precision='bf16'))), ('b', how):
         path = save_weights(tiny_net('vgg_gap', 10), tmp_path / f'{name}.safetensors', **info)

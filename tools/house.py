@@ -14,10 +14,10 @@ MOST_LINES = 400
 FLOORS = {
     'ground': 'moved text names system core files weights exercises',
     'pictures': 'attention readers inputs fits data',
-    'sources': 'arrays walker splits folders downloads published',
-    'networks': 'registry models zoo taps resnets interrupts training backbones checkpoints recipes distributed runs',
-    'maps': 'maps widgets explorer saliency answers gallery metrics faithfulness',
-    'experiments': 'transfer segmentation adversarial query studies',
+    'sources': 'arrays walker tables splits folders downloads published',
+    'networks': 'registry models zoo taps resnets interrupts training backbones checkpoints recipes distributed scores history',
+    'maps': 'maps widgets explorer saliency answers gallery metrics faithfulness report',
+    'experiments': 'runs transfer segmentation adversarial query studies',
     'roof': 'cli scaling __main__'}
 ORDER = [name for floor in FLOORS.values() for name in floor.split()]
 ROOF = FLOORS['roof'].split()
