@@ -24,7 +24,7 @@ from .models import Net
 from .training import predict
 from .scores import by_class, keys_of
 from .history import duration, read_history
-from .maps import combine, save_figure, seen_by, _colored
+from .maps import combine, save_figure, seen_by, _drawn, _colored
 
 # %% ../nbs/workshop/report.ipynb #4e904707
 INK, NIGHT, BLUE, ORANGE = '#1f2933', '#e4e7eb', '#3b76b5', '#d9622b'
@@ -153,7 +153,7 @@ def _pictures(tested, i):
     part = small[0]
     if tested.files:
         # as in training, but in the file's own pixels; what has changed since then is drawn as it was seen
-        with contextlib.suppress(LtpaError, OSError): part = seen_by(tested.net, tested.files[i].path)[0]
+        with contextlib.suppress(LtpaError, OSError): part = _drawn(seen_by(tested.net, tested.files[i].path)[0])
     long = max(part.shape[1:])
     scale = min(max(long, 256), 384) / long
     part = resize(part, tuple(max(1, round(n * scale)) for n in part.shape[1:]),      # type: ignore[arg-type]
