@@ -15,7 +15,7 @@ FLOORS = {
     'ground': 'moved text names system core files weights exercises photographs',
     'pictures': 'attention readers inputs fits data',
     'sources': 'arrays walker splits folders downloads published',
-    'networks': 'registry models zoo taps resnets interrupts training backbones checkpoints recipes distributed runs',
+    'networks': 'registry models zoo taps resnets interrupts training foreign backbones checkpoints recipes distributed runs',
     'maps': 'maps widgets explorer saliency answers gallery metrics faithfulness',
     'experiments': 'transfer segmentation adversarial query studies',
     'roof': 'cli scaling __main__'}
