@@ -28,7 +28,7 @@ def test_evidence_is_the_normalizer_of_the_softmax():
     z = random(50, 7)
     assert (z - evidence(z)[:, None]).exp().allclose(z.softmax(1), atol=1e-6)
     assert evidence(z + 3).allclose(evidence(z) + 3, atol=1e-5)
-    assert evidence(torch.full((1, 3), 1e4).half()).isfinite().all()
+    assert evidence(z.half()).dtype == torch.float32, 'halves would round it'
 
 
 def test_rank_is_the_share_of_its_own_pictures_with_less(net):
@@ -57,11 +57,12 @@ def test_all_of_its_own_may_be_alike():
 
 
 def test_a_set_sorted_by_class_is_taken_evenly(monkeypatch, net):
-    order = OWN.labels.argsort(stable=True)
+    order, asked = OWN.labels.argsort(stable=True), []
     monkeypatch.setattr('ltpa.foreign.MOST', 150)
-    few, all_of_it = fit_foreign(net, OWN.images[order]), net.info['foreign']
-    assert few['pictures'] == 150 and all_of_it['pictures'] == 400
-    assert np.abs(np.subtract(few['quantiles'], all_of_it['quantiles'])).max() < np.ptp(all_of_it['quantiles']) / 3
+    monkeypatch.setattr('ltpa.foreign.predict', lambda net, x: asked.append(x) or predict(net, x))
+    assert fit_foreign(net, OWN.images[order])['pictures'] == 150
+    rows = [next(k for k, own in enumerate(OWN.images) if own.equal(x)) for x in asked[0]]
+    assert OWN.labels[rows].bincount().tolist() == pytest.approx([50] * 3, abs=1)
 
 
 def test_what_is_kept_is_small_plain_and_the_same_again(net):
@@ -150,12 +151,12 @@ def test_the_uniform_control_is_always_warned_of_and_trained_attention_is_not():
                    for line in warnings_of(net, logits[k:k + 1], [a[k:k + 1] for a in maps]))
 
 
-@pytest.mark.parametrize('shift, than', [(-1e3, 'all'), (0, '%')])
+@pytest.mark.parametrize('shift, than', [(-1e3, 'all'), (0, '98.')])
 def test_words(net, shift, than):
     logits = predict(net, OWN.images)[0]
     least = logits[evidence(logits).argsort()[8]][None] + shift              # the ninth of 400: rank .02
     line, = warnings_of(net, least)
-    one_line(line, 'unlike what it was trained on', f'{than} of its own', '5% of them', 'may mean nothing')
+    one_line(line, 'unlike what it was trained on', f'in {than}', '5% of them', 'may mean nothing')
 
 
 # The tools
