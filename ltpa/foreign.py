@@ -44,8 +44,8 @@ def fit_foreign(net: Any, images: Any) -> dict[str, Any]:
     net : ltpa.models.Net
         A trained network.
     images : torch.Tensor or data set
-        Pictures of its training, at least 100, as `predict` takes them, or a set that gives them. Of more than 2,000
-        as many are taken, evenly spread.
+        Pictures of its training, or better of the same kind but held out, as `predict` takes them, or a set that
+        gives them: at least 100. Of more than 2,000 as many are taken, evenly spread.
 
     Returns
     -------
@@ -85,7 +85,7 @@ def foreign(net: Any, logits: torch.Tensor) -> torch.Tensor | None:
     net : ltpa.models.Net
         A network whose file holds what `fit_foreign` found.
     logits : torch.Tensor
-        What it says of the pictures [B,K].
+        What it says of the pictures [B,K], at the side of its training.
 
     Returns
     -------
@@ -124,7 +124,7 @@ def evenness(
 # %% ../nbs/workshop/foreign.ipynb #fe100017
 def warnings_of(
     net: Any,                           # A network of ours
-    logits: torch.Tensor,               # What it says of one picture [1,K]
+    logits: torch.Tensor,               # What it says of one picture [1,K], at the side of its training
     maps: Sequence[torch.Tensor] = (),  # Its maps of it, each [1,h,w]
 )->list[str]:
     "What to say beside the answer, a line each; mostly nothing"
@@ -132,7 +132,7 @@ def warnings_of(
     rank = foreign(net, logits)
     if rank is not None and rank[0] < FEW:
         than = f'{1 - float(rank[0]):.1%}' if rank[0] > 0 else 'all'
-        said.append(f'unlike what it was trained on: it finds less of its classes here than in {than} of its own '
+        said.append(f'unlike what it was trained on: it finds less of its classes here than in {than} of those '
                     f'pictures ({FEW:.0%} of them are warned of too); its answer may mean nothing')
     shares = evenness(maps)
     if shares and min(shares) > EVEN:

@@ -6,7 +6,8 @@
     python tools/measure_foreign.py --models cluttered_fashion/vgg_gap
 
 Two things are kept apart. `choice`: rules compared on pictures of training parts alone, to choose one. `rows`: the
-rule that was chosen, `ltpa.foreign`, on test parts that no choice was made on. `sides`: the answers of CIFAR-10's
+rule that was chosen, `ltpa.foreign`, on test parts that no choice was made on (`auroc`: against its own test part, of
+photographs against those of its classes). `sides`: the answers of CIFAR-10's
 networks about photographs of their ten classes, at several sides, on Caltech-101's train part to choose a side and on
 its test part to say what it gives. A class that may or may not be one of CIFAR-10's is left out of both piles.
 """
@@ -65,7 +66,8 @@ def caltech(folder, split):
     "Paths of the photographs of a part by what they show: one of CIFAR-10's classes, or None for none of them"
     found = {}
     for place in sorted((folder / split).iterdir()):
-        if place.name not in DOUBTFUL['caltech']: found.setdefault(OF_TEN.get(place.name), []).extend(sorted(place.iterdir()))
+        if place.name in DOUBTFUL['caltech']: continue
+        found.setdefault(OF_TEN.get(place.name), []).extend(sorted(place.iterdir()))
     return found
 
 
@@ -132,13 +134,14 @@ def measured(net, own, others):
 def share(ranks): return float((ranks < FEW).float().mean())
 
 
-def of_photographs(net, own, paths, what, sides):
-    "Rows: photographs as `ltpa explain` shows them, at several sides"
-    ranks = foreign(net, predict(net, own)[0])
+def of_photographs(net, name, known, strange, sides):
+    "Rows: photographs as `ltpa explain` shows them, of its classes and of none, at several sides"
     for side in sides:
-        found = foreign(net, seen(net, paths, side))
-        yield dict(pictures=what, side=side, n=len(paths), warned=share(found),
-                   auroc=auroc(-found.numpy(), -ranks.numpy()))
+        ours = foreign(net, seen(net, known, side)) if known else torch.ones(0)
+        theirs = foreign(net, seen(net, strange, side))
+        if known: yield dict(pictures=f'{name}, of the ten', side=side, n=len(ours), warned=share(ours))
+        yield dict(pictures=f'{name}, foreign', side=side, n=len(theirs), warned=share(theirs)) | (
+            dict(auroc=auroc(-theirs.numpy(), -ours.numpy())) if known else {})
 
 
 def at_sides(net, folder, split):
@@ -174,16 +177,15 @@ def row(case, seed, n, folder):
                            for k, part in enumerate(('train', 'test')))
     rows = [dict(kind='choice') | r for r in compared(net, data, trained, n)]
     rows += [dict(kind='row') | r for r in measured(net, own, tested)]
-    ours = about_photographs()
-    def paths(shown): return [photograph(k) for k, about in ours.items() if bool(about.shows) == shown]
-    if name.startswith('cifar10'):
-        rows += [dict(kind='row') | r for r in of_photographs(net, own, paths(True), 'bundled, of the ten', SIDES)]
-        rows += [dict(kind='row') | r for r in of_photographs(net, own, paths(False), 'bundled, foreign', SIDES)]
-    else: rows += [dict(kind='row') | r for r in of_photographs(
-        net, own, paths(True) + paths(False), 'bundled photographs', (32,))]
-    if folder and name.startswith('cifar10'):
-        rows += [dict(kind='row') | r for r in of_photographs(
-            net, own, caltech(folder, 'test')[None], 'Caltech-101, foreign', SIDES)]
+    of_cifar, about = name.startswith('cifar10'), about_photographs()
+    known = [photograph(k) for k in about if about[k].shows and of_cifar]
+    strange = [photograph(k) for k in about if not (about[k].shows and of_cifar)]
+    sides = SIDES if of_cifar else (32,)
+    rows += [dict(kind='row') | r for r in of_photographs(net, 'bundled photographs', known, strange, sides)]
+    if folder and of_cifar:
+        piles = caltech(folder, 'test')
+        known = [p for k, paths in piles.items() if k for p in paths]
+        rows += [dict(kind='row') | r for r in of_photographs(net, 'Caltech-101', known, piles[None], sides)]
         rows += [dict(kind='side') | r for part in ('train', 'test') for r in at_sides(net, folder, part)]
     return [dict(weights=weights_digest(net)) | r for r in rows]
 
