@@ -79,7 +79,7 @@ def _settings(v): return _table(v) and all(
     s is None or isinstance(s, bool) or is_number(s) or _text(s) for s in v.values())
 def _hundredths(v):
     q = v.get('quantiles') if _table(v) else None
-    return isinstance(q, list) and len(q) == 101 and all(map(is_number, q)) and q == sorted(q)
+    return isinstance(q, list) and len(q) == 101 and all(is_number(v) and abs(v) < 1e30 for v in q) and q == sorted(q)
 
 # Fields of a description, of a checkpoint's and of what was trained on: what each may hold, in words and as a test.
 # Each may be missing or null.

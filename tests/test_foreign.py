@@ -93,7 +93,8 @@ def test_it_lives_in_the_file(net, tmp_path):
 
 @pytest.mark.parametrize('odd', [
     5, 'energy', [], dict(statistic='energy'), dict(quantiles=None), dict(quantiles=[0.] * 100),
-    dict(quantiles=[*range(100, -1, -1)]), dict(quantiles=[0.] * 100 + ['x']), dict(quantiles=[0.] * 100 + [True])])
+    dict(quantiles=[*range(100, -1, -1)]), dict(quantiles=[0.] * 100 + ['x']), dict(quantiles=[0.] * 100 + [True]),
+    dict(statistic='energy', quantiles=[0.] * 100 + [10 ** 400])])
 def test_odd_files(odd, net, tmp_path):
     with refuses('foreign is', 'expected 101 rising quantiles', 'leave it out'):
         save_weights(net, tmp_path / 'net.safetensors', foreign=odd)

@@ -27,7 +27,7 @@ OUT = ROOT / 'ltpa' / 'assets' / 'weights'
 MODELS = {
     'cluttered_fashion': dict.fromkeys(
         ('vgg_att2_concat_pc', 'vgg_att2_concat_dp', 'vgg_att3_concat_pc', 'vgg_gap', 'vgg_trunk'), {}),
-    'cifar10': dict.fromkeys(('vgg_att3_concat_pc', 'vgg_att2_concat_dp', 'vgg_gap', 'vgg_trunk'), {})}
+    'cifar10': {'vgg_att3_concat_pc': dict(net=dict(u=.3)), 'vgg_att2_concat_dp': {}, 'vgg_gap': {}, 'vgg_trunk': {}}}
 SIZES = dict(cluttered_fashion='small', cifar10='cifar')
 MOST_BYTES = 25e6                  # of all weights together
 
@@ -49,6 +49,8 @@ differed from it.
 **Recipe:** {recipe}.
 **Effective cells** is the exponential of a map's mean entropy over 500 test pictures. The scores of `dp` are divided
 by 8; without that, as in the paper, they saturate with this recipe, and the maps are one cell.
+**Foreign pictures:** each file keeps what `ltpa.foreign` needs, fitted on the training part; how many foreign pictures
+are warned of, and how many of its own, is in `results/foreign.json`.
 **For** the lessons of the course, and as a small example of trained attention. **Not for** recognising clothes in
 earnest: the training set is a collage of 28-pixel product photographs.
 **Files:** safetensors, matrices in float16. **Licence:** Apache-2.0, as the code.

@@ -36,7 +36,7 @@ from ltpa.training import predict
 
 MODELS = [f'{data}/{model}' for data in ('cifar10', 'cluttered_fashion')
           for model in ('vgg_att3_concat_pc', 'vgg_att2_concat_dp', 'vgg_gap', 'vgg_trunk')]
-SIDES = 32, 48, 64, 96, 128
+SIDES = 32, 64, 96, 128                # multiples of the networks' stride
 OF_TEN = {'airplanes': 'airplane', 'car_side': 'automobile', 'dalmatian': 'dog', 'ferry': 'ship', 'ketch': 'ship',
           'schooner': 'ship', **dict.fromkeys('emu flamingo flamingo_head ibis pigeon rooster'.split(), 'bird')}
 # May be a cat, a deer or horse, a dog, a truck or an airplane to one eye and none to another
