@@ -7,9 +7,11 @@
 
 Two things are kept apart. `choice`: rules compared on pictures of training parts alone, to choose one. `rows`: the
 rule that was chosen, `ltpa.foreign`, on test parts that no choice was made on (`auroc`: against its own test part, of
-photographs against those of its classes). `sides`: the answers of CIFAR-10's
-networks about photographs of their ten classes, at several sides, on Caltech-101's train part to choose a side and on
-its test part to say what it gives. A class that may or may not be one of CIFAR-10's is left out of both piles.
+photographs against those of its classes). `sides`: the answers of CIFAR-10's networks about photographs of their ten
+classes, at several sides, on Caltech-101's train part to choose a side and on its test part to say what it gives. A class that may or may not be one of CIFAR-10's is left out of both piles.
+
+Of the bundled photographs, crops of three lie behind the objects of ClutteredFashion too: astronaut and coffee in its
+training part, the cat in its test part.
 """
 import argparse
 from pathlib import Path
