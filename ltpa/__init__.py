@@ -7,7 +7,8 @@ TYPE_CHECKING = False                     # the imports for a type checker and a
 _GROUPS = {
     'ground': {'names': 'LtpaError Recipe get_recipe list_models switches', 'core': 'pick_device seed_everything'},
     'attention': {'attention': 'Attention attention_pool dp_scores entropy normalize pc_scores'},
-    'data': {'data': 'ClutteredFashion ImageSet Loader', 'readers': 'read_image', 'arrays': 'load_arrays',
+    'data': {'data': 'ClutteredFashion ImageSet Loader', 'photographs': 'list_photographs photograph',
+             'readers': 'read_image', 'arrays': 'load_arrays',
              'folders': 'load_folder load_pairs', 'published': 'load_object_discovery open_data', 'downloads': 'download'},
     'models': {'models': 'create_model list_pretrained load_pretrained load_weights save_weights', 'backbones': 'attach'},
     'training': {'training': 'Callback Learner evaluate predict', 'checkpoints': 'Checkpoint load_checkpoint',
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from .core import pick_device, seed_everything
     from .attention import Attention, attention_pool, dp_scores, entropy, normalize, pc_scores
     from .data import ClutteredFashion, ImageSet, Loader
+    from .photographs import list_photographs, photograph
     from .readers import read_image
     from .arrays import load_arrays
     from .folders import load_folder, load_pairs

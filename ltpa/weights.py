@@ -77,11 +77,15 @@ def _whole(least, most): return lambda v: is_whole(v, least, most)
 def _scale(v): return _share(v) or isinstance(v, list) and len(v) == 2 and all(map(_share, v))
 def _settings(v): return _table(v) and all(
     s is None or isinstance(s, bool) or is_number(s) or _text(s) for s in v.values())
+def _hundredths(v):
+    q = v.get('quantiles') if _table(v) else None
+    return isinstance(q, list) and len(q) == 101 and all(is_number(v) and abs(v) < 1e30 for v in q) and q == sorted(q)
 
 # Fields of a description, of a checkpoint's and of what was trained on: what each may hold, in words and as a test.
 # Each may be missing or null.
 FIELDS = dict(model=('a name', _text), config=('settings by name', _table), recipe=('settings by name', _settings),
-              source=('a table', _table), format=('a whole number', _whole(1, 2**31)))
+              source=('a table', _table), format=('a whole number', _whole(1, 2**31)),
+              foreign=('101 rising quantiles', _hundredths))
 STATE = dict(step=('a whole number', _whole(0, 2**62)), seed=('a whole number', _whole(0, 2**32 - 1)),
              threads=('a whole number', _whole(1, 2**20)), scaler=('numbers by name', _table),
              fingerprint=('text', _text))
