@@ -383,7 +383,7 @@ def rebuilt(config: dict[str, Any], backbone: nn.Module | None = None, scores: A
         home, _, short = name.partition('/')
         if home == 'ltpa': backbone = create_model(short, **(config.get('backbone_config') or {}))
         else: backbone = open_backbone(name, config.get('pretrained', False))
-    if scores is None and (scores := config.get('scores')) is None:
+    if scores is None and (scores := config.get('scores', 'pc')) is None:
         raise LtpaError('its scores are your own and have no name; give them: ltpa.backbones.load_attached(path, backbone, scores)')
     return attach(backbone, scores=scores, verbose=False, **of)
 

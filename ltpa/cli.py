@@ -13,7 +13,7 @@ from typing import Any
 from . import __version__
 from .text import MOST, forgiving, printable, row
 from .names import (
-    BATCH_NORMS, CHOICES, COOL, DOWNLOADS, NARROW, PRESETS, RECIPES, SIZES, SWITCHES, USUAL_MODEL, USUAL_NETWORK,
+    ATTACHED, BATCH_NORMS, CHOICES, COOL, DOWNLOADS, NARROW, PRESETS, RECIPES, SIZES, SWITCHES, USUAL_MODEL, USUAL_NETWORK,
     LtpaError, Recipe, list_models, unknown)
 from .system import reason, way_out
 from .interrupts import interrupt, on_signals
@@ -37,6 +37,8 @@ EXAMPLES = dict(
   ltpa train --data my_photos --image-size 64
   # labels from a spreadsheet: file,label and, where wanted, split and group
   ltpa train --data labels.csv
+  # attention on a network that knows ImageNet: few pictures are enough
+  ltpa train --data my_photos --backbone efficientnet_lite0
   # the paper's network and schedule (needs a GPU)
   ltpa train cifar100/vgg_att3_concat_pc --size paper
   # as the authors' code has it
@@ -117,6 +119,7 @@ def _add_train(t):
                    help='under torchrun: statistics of the whole batch, or of each process\'s part; '
                    'default sync')
     _add_data(t.add_argument_group('data'))
+    _add_backbone(t.add_argument_group('attention on a network that is trained already, with --data'))
     _add_network(t.add_argument_group('network (default: by the size)'))
     _add_recipe(t.add_argument_group(
         'recipe (default: by the size)', 'Size small takes fast, cifar the same with the values given below,\n'
@@ -148,6 +151,19 @@ def _start(text):
     "`text` as a number if it is one: what cannot be is said by `admissible`"
     try: return float(text)
     except ValueError: return text
+
+def _add_backbone(g):
+    g.add_argument('--backbone', metavar='NAME',
+                   help='efficientnet_lite0 (ImageNet, in a package), a bundled SET/MODEL, timm/NAME or torchvision/NAME '
+                   '(their weights are fetched)')
+    g.add_argument('--frozen', action=argparse.BooleanOptionalAction,
+                   help='train only what sits on the backbone, or all of it; default: frozen')
+    g.add_argument('--taps', type=_taps, metavar='N|NAME,NAME',
+                   help='how many levels, or the modules of the backbone that they attend to; default: 2, the deepest')
+    g.add_argument('--scores', help='pc, dp, uniform, head (no attention: the control), gate, query_key or spatial; default: pc')
+    g.add_argument('--combine', choices=('concat', 'indep'), help='how levels are combined; default: concat')
+
+def _taps(text): return int(text) if text.isdigit() else text.split(',')
 
 def _add_network(g):
     vgg, resnet = NARROW['vgg'], NARROW['resnet']
@@ -313,14 +329,14 @@ def _who():
 # %% ../nbs/workshop/cli.ipynb #d04ffd0d
 def _train(a):
     given = lambda names: {n: v for n in names if (v := getattr(a, n)) is not None}
-    net = given(('width', 'dropout', 'norm', 'temperature', 'depth', *SWITCHES))
+    net = given(('width', 'dropout', 'norm', 'temperature', 'depth', *SWITCHES)) | _of_backbone(a)
     changes = given(f.name for f in fields(Recipe) if f.name != 'name')
     target = _target(a)
     p = plan(target, a.size, a.preset, a.recipe, net, changes, a.image_size)    # names are wrong before torch is here
     from ltpa.core import keep_buffers
     from ltpa.distributed import get_rank
     from ltpa.history import EpochLines
-    from ltpa.runs import StopAfter, run_folder, run_training
+    from ltpa.runs import StopAfter, model_label, run_folder, run_training
     from ltpa.training import Progress
     import torch
     if a.device == 'cpu' or not torch.cuda.is_available(): keep_buffers()        # this process is ours
@@ -338,7 +354,7 @@ def _train(a):
     _print_row(result['rows'][0])
     _print_classes(result['classes'])
     print(row('seconds', f'{result["provenance"]["seconds"]}'))
-    _print_next(run_folder(p.source, p.model, a.seed, a.out))
+    _print_next(run_folder(p.source, model_label(p), a.seed, a.out))
 
 def _print_next(folder):
     "What a run has left, and what to do with it"
@@ -354,7 +370,15 @@ def _target(a):
     if bool(a.target) == bool(a.data):
         raise LtpaError('name what to train either as SET/MODEL, e.g. cluttered_fashion/vgg_att3_concat_pc, '
                         'or by --data FOLDER; expected one of the two')
-    return a.target or f'{a.data.rstrip("/")}/{USUAL_MODEL}'
+    if a.backbone and a.target: raise LtpaError(f'{a.target} with --backbone; expected --data FOLDER with it, since MODEL is the backbone')
+    return a.target or f'{a.data.rstrip("/")}/{ATTACHED if a.backbone else USUAL_MODEL}'
+
+def _of_backbone(a):
+    "What was said about attention on a backbone"
+    of = dict(taps=a.taps, scores=a.scores, combine=a.combine, frozen=a.frozen)
+    given = {k: v for k, v in of.items() if v is not None}
+    if not a.backbone and given: raise LtpaError(f'--{next(iter(given))}: with --backbone only; the names of models say it else')
+    return dict(backbone=a.backbone, pretrained=True, frozen=True) | given if a.backbone else {}
 
 def _own(a):
     "What was said about pictures of one's own"

@@ -21,6 +21,7 @@ from .files import write_atomic
 from .walker import counted, nfc
 from .inputs import to_floats
 from .fits import trained_fit
+from .foreign import known_classes
 from .maps import (
     COLORMAP, FORMATS, SCALE, Inspection, View, combine, draw_grid, no_maps, overlay, panels_of, save_figure, seen_pixels,
     shade, spread, to_original, upsample, verdict)
@@ -342,6 +343,7 @@ def explain(image: Any, model: str = USUAL_NETWORK, side: int | None = None,
     >>> Image.effect_noise((40, 60), 50).save('noise.png')
     >>> figure = explain('noise.png')
              network  ...
+               knows  ...
              picture  noise.png, 40x60 pixels, its middle seen as 32x32, 33% cut off at top and bottom
                 says  ...
              written  noise-attention.png
@@ -360,7 +362,7 @@ def explain(image: Any, model: str = USUAL_NETWORK, side: int | None = None,
             raise LtpaError(f'{written} is the picture itself; name another file with --out')
     look, columns = seen.look, panels(seen, job.names)
     size = _seen(job.net, look)
-    facts = dict(network=model, picture=f'{image}, {size}' if path else size, says=verdict(look, job.names))
+    facts = dict(network=model, knows=known_classes(job.net), picture=f'{image}, {size}' if path else size, says=verdict(look, job.names))
     if top > 1: facts['then'] = ', '.join(f'{t["class"]} {t["probability"]:.0%}' for t in record('', look, job.names, job.top)['top'][1:])
     facts |= {f'level {k}': ', '.join(spread(a).splitlines()) for k, a in enumerate(look.maps, 1)}
     done = 'replaced' if out.exists() else 'written'

@@ -26,6 +26,7 @@ from .inputs import as_images, as_labels, as_pictures, resize, several, trained_
 from .fits import FITS, Box, fit_boxes, pad_square, trained_fit
 from .models import Net
 from .training import Callback, predict
+from .foreign import warnings_of
 from .text import LABEL, literal, printable
 from .moved import moved
 
@@ -363,7 +364,14 @@ def inspected(
     logits, maps = predict(net, x)
     H, W = view.whole.shape[1:]
     look = Inspection(_drawn(view), (x.shape[2], x.shape[3]), as_probs(logits)[0], maps, (H, W), view.box, view.frame)
-    return look._replace(warnings=tuple(filter(None, (doubt(net, look) for doubt in DOUBTS))))
+    doubts = [line for doubt in DOUBTS if (line := doubt(net, look))]
+    return look._replace(warnings=(*warnings_of(net, _as_trained(net, view, x, logits), maps), *doubts))
+
+def _as_trained(net, view, x, logits):
+    "What the network says of the picture at the side of its training, where its file knows what is usual there"
+    if not getattr(net, 'info', {}).get('foreign'): return logits
+    seen = fit_side(view.whole, trained_side(net), net.stride, trained_fit(net), True).seen
+    return logits if seen.shape == x.shape[1:] else predict(net, seen[None])[0]
 
 def _drawn(view):
     "What is seen, in the picture's own resolution, as far as that is 256 to 512 pixels"
