@@ -419,7 +419,7 @@ def create_model(
     >>> create_model('vgg_att3_concat_pc', pretrained=True).config['width']
     0.25
     """
-    if 'backbone' in kw: return rebuilt(kw if num_classes is None else kw | dict(num_classes=num_classes))
+    if 'backbone' in kw: return rebuilt(kw | dict(num_classes=num_classes, pretrained=pretrained))
     if preset is not None and preset not in PRESETS: raise unknown('preset', preset, PRESETS)
     known = switches(name)
     kind, fixed = model_class(name), MODELS[name][1]
@@ -544,7 +544,7 @@ def save_weights(
     """
     state = {}
     for k, v in net.state_dict().items():
-        state[k] = v.half() if v.ndim > 1 and v.is_floating_point() and k not in ('mean', 'std') else v
+        state[k] = v.half() if v.ndim > 1 and v.is_floating_point() and k.split('.')[-1] not in ('mean', 'std') else v
     meta = dict(info, kind='weights', model=net.name, config=net.config)
     described(meta, path, 'change it or leave it out')       # what could not be read again is not written
     return write_tensors(path, state, meta)
@@ -561,7 +561,8 @@ def load_weights(
     Parameters
     ----------
     path : str or Path
-        What `save_weights`, `ltpa train` or the callback `Checkpoint` wrote.
+        What `save_weights`, `ltpa train` or the callback `Checkpoint` wrote; or the folder of a run, or the name of a
+        bundled network.
     device : str or torch.device
         Where the network goes.
 
@@ -583,6 +584,7 @@ def load_weights(
     >>> net.name, net.training, net.info['classes']
     ('vgg_att1_dp', False, ['a', 'b'])
     """
+    path = weights_file(path)
     state, meta = read_tensors(path)
     if meta.get('kind') not in ('weights', 'checkpoint'):
         raise LtpaError(f'{path} holds neither weights nor a checkpoint; expected one made by `ltpa train`')

@@ -407,7 +407,7 @@ def capture_layer(net: nn.Module, name: str, cut: bool = True)->Iterator[list[to
                             'name a layer before they are averaged')
         kept.append(out.detach().requires_grad_() if cut else out)
         if cut: return kept[-1].clone()               # what follows may work in place
-    handle = get_layer(net, name).register_forward_hook(keep)
+    handle = get_layer(net, name).register_forward_hook(keep, prepend=True)      # before the taps of attached attention
     try: yield kept
     except AssertionError:
         if cut or kept: raise                         # else Captum's, which found nothing to work on

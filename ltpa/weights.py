@@ -198,7 +198,7 @@ def weights_file(
     "The file with the weights of a network, whichever way it is named"
     if str(name) in list_pretrained(): return BUNDLED / f'{name}.safetensors'
     path = Path(name)
-    if path.is_dir():
+    if path.is_dir() and path.suffix != '.safetensors':
         found = [f for k in ('weights', 'checkpoint') if (f := path / f'{k}.safetensors').exists()]
         if found: return found[0]
         raise LtpaError(f'{path} holds neither weights.safetensors nor checkpoint.safetensors; expected the folder of a run, '

@@ -318,3 +318,77 @@ def test_taps_are_taken_once():
     taps = Taps(2)
     Keep(taps, 1, False)(None, (), (torch.ones(1), 'more'))
     assert taps.take() == (None, torch.ones(1)) and taps.take() == (None, None)
+
+
+def _three(folder, n=8):
+    "Noise, brighter in one color each: three classes that a head learns in seconds."
+    from PIL import Image
+    for k, name in enumerate(('red', 'green', 'blue')):
+        (folder / name).mkdir(parents=True)
+        for i in range(n):
+            x = torch.randint(0, 90, (40, 40, 3), generator=torch.Generator().manual_seed(10 * k + i)).byte()
+            x[8:32, 8:32, k] = 230
+            Image.fromarray(x.numpy()).save(folder / name / f'{i}.png')
+
+
+TINY = '--backbone', 'cluttered_fashion/vgg_trunk', '--epochs', 1, '--batch-size', 8, '--no-tensorboard'
+
+
+def test_from_a_folder_to_a_report(tmp_path, monkeypatch, ltpa):
+    "`ltpa train --data FOLDER --backbone NAME`: the choice is said, and evaluate, explain and --resume take what it leaves."
+    monkeypatch.chdir(tmp_path)
+    _three(tmp_path / 'colors')
+    code, out, err = ltpa('train', '--data', 'colors', *TINY, '--scores', 'dp', '--taps', 'net.trunk.stages.2')
+    assert code == 0, err
+    assert 'level 1 at net.trunk.stages.2' in out and 'seen as  32x32 pixels' in out
+    run = tmp_path / 'runs' / 'colors-cluttered_fashion_vgg_trunk-dp-seed0'
+    assert (run / 'report.html').exists() and (run / 'history.csv').exists()
+    net = load_weights(run / 'weights.safetensors')
+    assert net.name == 'vgg_trunk_att1_dp' and net.frozen and net.info['classes'] == ['blue', 'green', 'red']
+    own = load_pretrained('cluttered_fashion/vgg_trunk').state_dict()
+    theirs = {k[len('backbone.net.'):]: v for k, v in net.state_dict().items() if k.startswith('backbone.net.')}
+    assert theirs and not differing(theirs, {k: own[k] for k in theirs}), 'a frozen backbone stays to the bit'
+    assert ltpa('evaluate', run)[0] == 0
+    code, out, err = ltpa('explain', 'colors/red/0.png', '--model', run)
+    assert code == 0 and 'blue, green, red' in out, err
+    twice = ['train', '--data', 'colors', *TINY[:2], '--epochs', 2, '--batch-size', 8, '--no-report', '--no-tensorboard', '--out']
+    assert ltpa(*twice, 'whole')[0] == ltpa(*twice, 'other', '--stop-after', 3)[0] == ltpa(*twice, 'other', '--resume')[0] == 0
+    assert not differing(*(load_weights(d).state_dict() for d in ('whole', 'other'))), 'a training goes on to the bit'
+    for words, said in [(['colors/vgg', *TINY], 'with --backbone; expected --data FOLDER'), (['colors/vgg', '--taps', 2], 'with --backbone only'),
+                        (['--data', 'colors', '--backbone', 'resnet19'], "unknown backbone 'resnet19'"),
+                        (['--data', 'colors', *TINY, '--width', 1], "unknown setting of an attached network 'width'")]:
+        code, _, err = ltpa('train', *words)
+        assert code == 2 and said in err and err.count('\n') == 1, err
+
+
+def test_everything_takes_it():
+    "Maps, explorer, saliency, harness, segmentation, attacks, query and the learner."
+    from ltpa.adversarial import pgd
+    from ltpa.data import ClutteredFashion, ImageSet
+    from ltpa.explorer import Scene, State, draw_state
+    from ltpa.faithfulness import parts_from_top, post_hoc_maps, randomized
+    from ltpa.maps import show_attention
+    from ltpa.names import get_recipe
+    from ltpa.query import query_maps
+    from ltpa.saliency import captum_suite, grad_cam, last_stage
+    from ltpa.segmentation import class_maps
+    from ltpa.training import Learner, evaluate
+    from ltpa.transfer import features
+    data = ClutteredFashion('test', n=24)
+    x, y = data.render()[0], data.labels
+    net = attach('cluttered_fashion/vgg_trunk', 10, scores='dp', frozen=True, verbose=False)
+    Learner(net, ImageSet(x, y, data.classes, 'some'), get_recipe('heads', epochs=1, batch_size=8)).fit()
+    assert not net.training and evaluate(net, data)['images'] == 24
+    assert last_stage(net) == 'backbone.net.trunk.stages.2'
+    maps = grad_cam(net, x[:2])
+    torch.testing.assert_close(maps, captum_suite(net)['grad_cam'](net, x[:2]), rtol=1e-4, atol=1e-6)
+    assert maps.shape == (2, 32, 32) and maps.abs().sum() > 0
+    assert {'grad_cam', 'grad_cam, stage 1'} <= set(post_hoc_maps(net))
+    assert parts_from_top(net)[0] == 'head' and any(p.startswith('backbone') for p in parts_from_top(net))
+    assert differing(randomized(net, ['head']).state_dict(), net.state_dict())
+    assert class_maps(net, x[:2], y[:2], 32) and features(net, x[:2]).shape == (2, 256)
+    assert (pgd(net, x[:2].float() / 255, 4 / 255, steps=2) - x[:2].float() / 255).abs().max() > 0
+    assert [a.shape for a in query_maps(net, x[:2], x[2:4])]
+    assert show_attention(net, x[:2]).axes
+    drawing = draw_state(Scene(net, x[0]), State('scene', 'net', level=1))
+    assert drawing.shades.shape == (8, 8)
