@@ -201,7 +201,7 @@ def weights_file(
     if path.is_dir() and path.suffix != '.safetensors':
         found = [f for k in ('weights', 'checkpoint') if (f := path / f'{k}.safetensors').exists()]
         if found: return found[0]
-        raise LtpaError(f'{path} holds neither weights.safetensors nor checkpoint.safetensors; expected the folder of a run, '
+        raise LtpaError(f'{path} is a folder without weights.safetensors or checkpoint.safetensors; expected the folder of a run, '
                         'as `ltpa train` leaves it')
     if path.suffix == '.safetensors' or path.exists(): return path
     raise LtpaError(f'{unknown("network", str(name), list_pretrained())}; or name a .safetensors file, or the folder of a run')
