@@ -6,7 +6,8 @@
 __all__ = ['CHANNELS', 'COMMON', 'RULES', 'METHODS', 'CAPTUM', 'Logits', 'frozen_eval', 'method', 'at_least_one', 'at_most',
            'finite', 'as_targets', 'select_target', 'logit_gradient', 'gradient', 'gradient_x_input', 'mean_gradient',
            'smoothgrad', 'riemann_middle', 'gausslegendre', 'integrated_gradients', 'one_image', 'occlusion',
-           'get_layer', 'last_stage', 'capture_layer', 'grad_cam', 'cam', 'averaged', 'from_captum', 'captum_suite']
+           'get_layer', 'last_stage', 'capture_layer', 'grad_cam', 'cam', 'averaged', 'layer_cam', 'from_captum',
+           'captum_suite']
 
 # %% ../nbs/09_saliency.ipynb #dd2e6faa
 import contextlib, difflib, functools, inspect, itertools, warnings
@@ -454,11 +455,14 @@ def grad_cam(logits, x, target, size, *, layer: str | None = None, relu: bool = 
     >>> maps.shape, bool((maps >= 0).all())
     (torch.Size([2, 32, 32]), True)
     """
-    with capture_layer(logits.net, layer or last_stage(logits.net)) as kept: y = select_target(logits(x), target)
-    l = kept[-1]
-    weight = torch.autograd.grad(y.sum(), l)[0].mean((2, 3), keepdim=True)
-    m = (weight * l).sum(1, keepdim=True)
+    l, slope = _features_and_slope(logits, x, target, layer)
+    m = (slope.mean((2, 3), keepdim=True) * l).sum(1, keepdim=True)
     return F.interpolate(m.relu() if relu else m, x.shape[2:], mode=mode)
+
+def _features_and_slope(logits, x, target, layer):
+    "Features of a layer, and the gradient of the target's logits there, both [B,C,h,w]"
+    with capture_layer(logits.net, layer or last_stage(logits.net)) as kept: y = select_target(logits(x), target)
+    return kept[-1], torch.autograd.grad(y.sum(), kept[-1])[0]
 
 # %% ../nbs/09_saliency.ipynb #b9ea0c70
 @method
@@ -487,9 +491,20 @@ def averaged(net: Any, layer: str | None = None)->tuple[nn.Linear, str]:
                         'layer, which CAM needs; take vgg_gap, or grad_cam, which works everywhere')
     return net.linear, layer or last_stage(net)
 
+# %% ../nbs/09_saliency.ipynb #9a11ca02
+@method
+def layer_cam(logits, x, target, size, *,
+    layer: str | None = None,   # Name of the layer; None: the last stage of the trunk
+    mode: str = 'bilinear',     # How the map is enlarged, or 'nearest'
+):
+    "Features of a layer, each times its own gradient where that is above 0, enlarged (Jiang et al. 2021); not negative"
+    l, slope = _features_and_slope(logits, x, target, layer)
+    return F.interpolate((slope.relu() * l).sum(1, keepdim=True).relu(), x.shape[2:], mode=mode)
+
 # %% ../nbs/09_saliency.ipynb #b3702c25
 METHODS = dict(gradient=gradient, gradient_x_input=gradient_x_input, smoothgrad=smoothgrad,
-               integrated_gradients=integrated_gradients, occlusion=occlusion, grad_cam=grad_cam, cam=cam)
+               integrated_gradients=integrated_gradients, occlusion=occlusion, grad_cam=grad_cam, cam=cam,
+               layer_cam=layer_cam)
 
 # %% ../nbs/09_saliency.ipynb #2c2658c2
 def from_captum(explain: Callable[..., torch.Tensor])->Callable[..., torch.Tensor]:

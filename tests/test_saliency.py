@@ -283,6 +283,20 @@ def test_foreign_networks_with_work_in_place():
                                    atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize('name', NETS)
+def test_layer_cam_is_that_of_torchcam(nets, name):
+    methods = pytest.importorskip('torchcam.methods')
+    net, x = nets[name, torch.float64], images(dtype=torch.float64)
+    logits = Logits(net)
+    for layer in net.stage_names[-2:]:
+        with methods.LayerCAM(logits, f'net.{layer}', input_shape=(3, 32, 32)) as theirs:
+            y = logits(x)
+            want, = theirs(y.argmax(1).tolist(), y, normalized=False)
+        got = METHODS['layer_cam'](net, x, layer=layer, mode='nearest')
+        assert got.abs().max() > 0 and got.min() >= 0
+        torch.testing.assert_close(got[:, ::32 // want.shape[1], ::32 // want.shape[2]], want)
+
+
 # The interface
 
 @pytest.mark.parametrize('name', EVERY)
@@ -324,7 +338,7 @@ def test_refuses_other_outputs():
     with refuses('Spatial', '[1, 3, 32, 32]'): gradient(Spatial(), images(), target=0)
 
 
-GRAD_CAMS = [n for n in EVERY if 'grad_cam' in n]
+GRAD_CAMS = [n for n in EVERY if 'grad_cam' in n or 'layer_cam' in n]
 
 
 @pytest.mark.parametrize('name', GRAD_CAMS)

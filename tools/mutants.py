@@ -138,6 +138,8 @@ MUTANTS = [  # (name, old text, new text, tests): the old text stands once in al
      "def occlusion(logits, x, target, size, *, window: int = 8, stride: int = 8", SIGNATURES),
     ("weights of integrated gradients doubled", "(places + 1) / 2, weights / 2", "(places + 1) / 2, weights",
      "test_saliency.py::test_captum_is_called_as_its_manual_says"),
+    ("LayerCAM's gradients below 0 are kept", "(slope.relu() * l).sum(1", "(slope * l).sum(1",
+     "test_saliency.py::test_layer_cam_is_that_of_torchcam"),
     ("largest channel without sign → with it", "max=lambda a: a.abs().amax(1)", "max=lambda a: a.amax(1)",
      "test_saliency.py::test_channels"),
     ("share of cells 1/16 → 1/8", "share: float = 1/16,", "share: float = 1/8,",
