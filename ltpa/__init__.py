@@ -18,6 +18,7 @@ _GROUPS = {
     'saliency': {'saliency': 'captum_suite grad_cam integrated_gradients'},
     'faithfulness': {'metrics': 'energy_in_mask iou max_box_acc_v2 otsu pointing_game pxap',
                      'faithfulness': 'evaluate_explainers perturbation_curves randomization'},
+    'sharing': {'export': 'export_network', 'hub': 'from_pretrained push_to_hub save_pretrained'},
     'experiments': {'transfer': 'features finetune probe unseen', 'adversarial': 'fgsm pgd',
                     'query': 'query_maps two_objects', 'studies': 'Study run_study'},
 }
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
     from .adversarial import fgsm, pgd
     from .query import query_maps, two_objects
     from .studies import Study, run_study
+    from .export import export_network
+    from .hub import from_pretrained, push_to_hub, save_pretrained
 
 
 def __getattr__(name):

@@ -15,6 +15,7 @@ from .text import MOST, forgiving, printable, row
 from .names import (
     ATTACHED, BATCH_NORMS, CHOICES, COOL, DOWNLOADS, NARROW, PRESETS, RECIPES, SIZES, SWITCHES, USUAL_MODEL, USUAL_NETWORK,
     LtpaError, Recipe, list_models, unknown)
+from .formats import ENDINGS, OPSET, as_format, called
 from .system import reason, way_out
 from .interrupts import interrupt, on_signals
 from .downloads import data_root, download, download_size, is_here
@@ -71,6 +72,13 @@ EXAMPLES = dict(
   ltpa predict photos --top 3 --csv answers.csv --model weights.safetensors
   # all probabilities, for a program
   ltpa predict photos --json""",
+    export="""\
+  # for a program without this library
+  ltpa export runs/my_photos-vgg_att2_concat_pc-seed0 --format onnx
+  # as a program of PyTorch, for pictures of 64x64 pixels alone
+  ltpa export cluttered_fashion/vgg_gap --format torch --image-size 64
+  # a folder for the Hugging Face hub, with a model card
+  ltpa export weights.safetensors --format hub --license cc-by-4.0""",
     recipes="""\
   # every row of the paper's tables, and what it costs
   ltpa recipes
@@ -265,6 +273,19 @@ def _add_download(d):
     sizes = '; '.join(f'{name}: {download_size(name)}' for name in DOWNLOADS)
     d.add_argument('set', metavar='SET', nargs='?', help=f'{sizes}; none: list them, and what is there')
 
+# %% ../nbs/workshop/cli.ipynb #268eb0e4
+def _add_export(e):
+    e.add_argument('path', metavar='RUN|WEIGHTS|SET/MODEL',
+                   help='the folder of a run, its weights or checkpoint, or a bundled network')
+    e.add_argument('--format', choices=ENDINGS,
+                   help='onnx, torch (a program of torch.export) or hub (a folder: tensors, settings, model card); '
+                   'default: by the ending of --out, else onnx')
+    e.add_argument('--out', metavar='FILE', help='ends in .onnx or .pt2; hub: a folder. Default: the name of the network here')
+    e.add_argument('--image-size', type=int, metavar='N',
+                   help='fix the side of the pictures; default: any size, where the network can')
+    e.add_argument('--opset', type=int, metavar='N', help=f'of ONNX: the version of its operations; default {OPSET}')
+    e.add_argument('--license', metavar='ID', help='of a hub\'s model card: apache-2.0, cc-by-4.0; default: unknown')
+
 # %% ../nbs/workshop/cli.ipynb #d0c21352
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
@@ -286,6 +307,7 @@ def build_parser()->argparse.ArgumentParser:
     _add_evaluate(new('evaluate', 'evaluate weights or a checkpoint on the test part of its set'))
     _add_explain(new('explain', 'draw where a network looks in pictures, and say what it sees; exit code 1 if some could not be read'))
     _add_predict(new('predict', 'say what a network sees in pictures; exit code 1 if some could not be read'))
+    _add_export(new('export', 'write a network for other programs: ONNX, a program of torch.export, or a folder for a hub'))
     _add_recipes(new('recipes', 'list every row of the paper\'s Tables 1 and 2: its recipe, its cost, '
                      'the paper\'s error'))
     _add_download(new('download', 'fetch a data set into the folder named by LTPA_DATA (default: data); '
@@ -439,6 +461,19 @@ def _print_classes(table):
 def _print_row(facts):
     for k, v in facts.items(): print(row(k, v))
 
+# %% ../nbs/workshop/cli.ipynb #09933be4
+def _export(a):
+    kind = as_format(a.format, a.out, a.opset, a.image_size, a.license)
+    out = a.out or called(a.path) + ENDINGS[kind]
+    if kind == 'hub':
+        from ltpa.hub import save_pretrained
+        folder = save_pretrained(a.path, out, license=a.license)
+        return _print_row({'written': folder, 'load it': f'ltpa.from_pretrained({str(folder)!r})'})
+    from ltpa.export import export_network, facts, how_to
+    done = export_network(a.path, out, a.image_size, a.opset or OPSET)
+    _print_row(facts(done))
+    print(f'\nTo go on:\n\n{textwrap.indent(how_to(done), "    ")}')
+
 # %% ../nbs/workshop/cli.ipynb #7fadca1e
 def _recipes(a):
     if a.size not in SIZES: raise unknown('size', a.size, SIZES)
@@ -456,4 +491,4 @@ def _recipes(a):
           'PMAC: of the\ntraining, forward and backward, in millions of billions. '
           f'Run one: ltpa train RECIPE --size {a.size}')
 
-COMMANDS = dict(train=_train, evaluate=_evaluate, explain=_explain, predict=_predict, recipes=_recipes, download=_download)
+COMMANDS = dict(train=_train, evaluate=_evaluate, explain=_explain, predict=_predict, export=_export, recipes=_recipes, download=_download)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TRUNK', 'TAPS', 'FIRST_POOL', 'COMBINE', 'STARTS', 'YUV', 'block', 'Trunk', 'scaled', 'scale_grad', 'GlobalVector',
            'Output', 'Net', 'Head', 'AttentionNet', 'VGGAttention', 'VGG', 'VGGTrunk', 'VGGGAP', 'VGGPAN',
-           'create_model', 'yuv_lcn', 'fit_normalization', 'gmac', 'save_weights', 'load_weights', 'init_from',
-           'load_pretrained']
+           'create_model', 'yuv_lcn', 'fit_normalization', 'gmac', 'save_weights', 'load_weights', 'network_of',
+           'built', 'init_from', 'load_pretrained']
 
 # %% ../nbs/03_models.ipynb #0de8d572
 import inspect
@@ -295,7 +295,7 @@ class VGG(Net):
         if layout == 'cub':                                    # 5x5 after the fourth pool: to 3x3, then to 1x1
             twelfth: Any = self.trunk.stages[2][2]             # type: ignore[index]  # of a Sequential
             twelfth.append(nn.MaxPool2d(2, ceil_mode=True))
-            self.stride, last = 16, 3
+            self.stride, self.side, last = 16, 80, 3
         self.fc = nn.Sequential(nn.MaxPool2d(last), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
                                 nn.Dropout(.5 * dropout), nn.Linear(C, C))
         self.head = Head([C], num_classes, dropout=dropout)
@@ -585,19 +585,22 @@ def load_weights(
     ('vgg_att1_dp', False, ['a', 'b'])
     """
     path = weights_file(path)
-    state, meta = read_tensors(path)
+    return network_of(*read_tensors(path), path).to(device)
+
+def network_of(state: dict[str, torch.Tensor], meta: dict[str, Any], path: str | Path) -> Net:
+    "The network that somebody's tensors and description make, in eval mode; shapes are compared before it is built"
     if meta.get('kind') not in ('weights', 'checkpoint'):
         raise LtpaError(f'{path} holds neither weights nor a checkpoint; expected one made by `ltpa train`')
     if meta['kind'] == 'checkpoint': state = {k[4:]: v for k, v in state.items() if k.startswith('net.')}
     name, config = meta.pop('model', None), meta.pop('config', None)
-    with torch.device('meta'): frame = _built(name, config, path)
+    with torch.device('meta'): frame = built(name, config, path)
     check_state(frame, state, path)                         # before anything takes memory
-    net = _built(name, config, path)
+    net = built(name, config, path)
     load_state(net, state, path)
     net.info = meta
-    return net.to(device).eval()
+    return net.eval()
 
-def _built(name, config, path):
+def built(name: Any, config: Any, path: str | Path) -> Net:
     "The network that a file describes; what cannot be built is said with the file's name"
     if config is None or not {'name', 'preset', 'pretrained'}.isdisjoint(config):
         raise LtpaError(f'{path}: its network is {shown(name)} with {shown(config)}; expected a model and its '

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'FORMAT', 'FIELDS', 'STATE', 'SOURCE', 'BUNDLED', 'parsed', 'read_header', 'write_tensors', 'described',
-           'read_tensors', 'check_state', 'load_state', 'list_pretrained', 'weights_file']
+           'read_any', 'read_tensors', 'renamed', 'check_state', 'load_state', 'list_pretrained', 'weights_file']
 
 # %% ../nbs/workshop/weights.ipynb #d6b72d2c
 import json
@@ -116,10 +116,10 @@ def described(
     return meta
 
 # %% ../nbs/workshop/weights.ipynb #478962f7
-def read_tensors(
-    path: str | Path,  # A file that `write_tensors` wrote
+def read_any(
+    path: str | Path,  # A safetensors file, whoever wrote it
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    "Tensors and description of a file, checked for damage and odd content; nothing is ever unpickled"
+    "Its tensors and texts; where there is a digest of ours, it is right. Nothing is ever unpickled"
     path = Path(path)
     with ordinary_file(path, 'a .safetensors file') as f:
         texts = read_header(f, path).get('__metadata__')
@@ -130,18 +130,26 @@ def read_tensors(
             if 'allocate memory' in str(e): raise
             raise LtpaError(f'{path} is truncated or is not a safetensors file ({shown(str(e))}); '
                             'pickles are never loaded; make or fetch it again') from None
-    if not (isinstance(texts, dict) and all(isinstance(texts.get(k), str) for k in ('ltpa', 'digest'))):
-        raise LtpaError(f'{path} was not written by ltpa; '
-                        'expected a file made by `ltpa train`')
+    if not (isinstance(texts, dict) and all(isinstance(texts.get(k), str) for k in ('ltpa', 'digest'))): return state, {}
     if _digest(state, texts['ltpa']) != texts['digest']:
         raise LtpaError(f'{path} is damaged: its content does not match its digest; make or fetch it again')
+    return state, texts
+
+def read_tensors(
+    path: str | Path,  # A file that `write_tensors` wrote
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    "Tensors and description of a file, checked for damage and odd content"
+    state, texts = read_any(path)
+    if not texts:
+        raise LtpaError(f'{path} was not written by ltpa; '
+                        'expected a file made by `ltpa train`')
     try: meta = parsed(texts['ltpa'])
     except ValueError as e:
         raise LtpaError(f'{path} is damaged: its description is no JSON ({shown(str(e))}); '
                         'make or fetch it again') from None
-    return state, described(_renamed(meta), path)
+    return state, described(renamed(meta), path)
 
-def _renamed(meta):
+def renamed(meta: Any) -> Any:
     "The description, with the switches of the network under their names of today"
     # The switch `color` was once spelled `colour`; files from then stay readable.
     if isinstance(meta, dict) and isinstance(config := meta.get('config'), dict) and 'colour' in config:
@@ -199,9 +207,9 @@ def weights_file(
     if str(name) in list_pretrained(): return BUNDLED / f'{name}.safetensors'
     path = Path(name)
     if path.is_dir() and path.suffix != '.safetensors':
-        found = [f for k in ('weights', 'checkpoint') if (f := path / f'{k}.safetensors').exists()]
+        found = [f for k in ('weights', 'checkpoint', 'model') if (f := path / f'{k}.safetensors').exists()]
         if found: return found[0]
         raise LtpaError(f'{path} is a folder without weights.safetensors or checkpoint.safetensors; expected the folder of a run, '
-                        'as `ltpa train` leaves it')
+                        'as `ltpa train` leaves it, or one that `ltpa.hub` wrote')
     if path.suffix == '.safetensors' or path.exists(): return path
     raise LtpaError(f'{unknown("network", str(name), list_pretrained())}; or name a .safetensors file, or the folder of a run')

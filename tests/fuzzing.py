@@ -460,6 +460,36 @@ def weights(rng, folder):
                        lambda: init_from(create_model('vgg_att1_pc', 3, width=1/16, early_pools=2), path), cheap_evaluation, partial(main, explain)])
 
 
+@kind
+def shared(rng, folder):
+    "Folders in the form of the hub: settings and tensors of somebody else"
+    from safetensors.torch import save
+    from ltpa import from_pretrained, load_weights
+    from ltpa.hub import handed_on, model_card
+    state, meta = good_files()[0]
+    state, meta = dict(state), json.loads(json.dumps(meta))
+    if rng.random() < .3: meta['model'], meta['config'] = rng.choice(['vgg', 'resnet164', 'vgg_pan', 'vgg_att3_concat_pc']), dict(width=rng.choice([1/16, 8.]), num_classes=rng.choice([2, 100_000]))
+    for _ in range(rng.choice([0, 1, 1, 2])): meta = changed(rng, meta) if isinstance(meta, (dict, list)) else meta
+    if isinstance(meta, dict) and isinstance(meta.get('config'), dict) and rng.random() < .3:
+        meta['config'] |= dict([rng.choice([('num_classes', 10**7), ('num_classes', 100_000), ('depth', 1001), ('width', 8.), ('width', float('nan')), ('num_classes', 2**63), ('backbone', rng.choice(['timm/resnet18', 'x', None]))])])
+    text = rng.choice([json.dumps(meta)] * 9 + [deep(10**5), '', '{', 'null', '[]', '1e999', '{"a":' * 2000, ' ' * 5 * 10**6])
+    config = text.encode(rng.choice(['utf-8'] * 9 + ['utf-16', 'utf-8-sig']), 'surrogatepass')
+    tensors = {k: v.contiguous() for k, v in odd_tensors(rng, state).items()}
+    data = rng.choice([save(tensors), save(tensors, {rng.choice(['format', 'ltpa', 'digest', 'x' * 1000]): rng.choice(['pt', '', '{}', '\x1b[31m'])}), with_digest(tensors, rng.choice(['{}', text]))])
+    if rng.random() < .2: data = damaged(rng, data)
+    if rng.random() < .2: config = damaged(rng, config)
+    if rng.random() < .05: data = struct.pack('<Q', rng.choice([2**63, 2**40, 10**8, 0])) + data[8:] + b' ' * rng.choice([0, 10**7])
+    root = folder / rng.choice(['net', 'two\nlines', 'Ä', 'a/b'])
+    root.mkdir(parents=True)
+    entry(rng, root, 'config', config, '.json')
+    path = entry(rng, root, 'model', data, '.safetensors')
+    def card():
+        net = from_pretrained(root)
+        handed_on(net)
+        model_card(net, rng.choice([None, dict(rows=[changed(rng, dict(accuracy=.5, data='a/test', note='x'))]), changed(rng, dict(rows=[dict(accuracy=.5)], provenance=dict(seed=0, recipe=dict(name='x'))))]))
+    return rng.choice([partial(from_pretrained, root), partial(from_pretrained, root), partial(load_weights, path), card])
+
+
 # ---- archives and servers -----------------------------------------------------------------------------------------
 
 @kind
@@ -608,7 +638,7 @@ def command_lines(rng, folder):
             for k in range(8): fill_one(root / name / f'{k}.png', random.Random(f'{name}{k}'))
     weights = trained_on(folder)
     commands = next(a for a in build_parser()._actions if hasattr(a, 'choices') and isinstance(a.choices, dict)).choices
-    command = rng.choice(['train', 'train', 'evaluate', 'explain', 'predict', 'recipes', 'download'])
+    command = rng.choice(['train', 'train', 'evaluate', 'explain', 'predict', 'recipes', 'download', 'export'])
     options = [a for a in commands[command]._actions if a.option_strings and not {'-h', '--resume', '--download', '--compile'} & set(a.option_strings)]
     words = ['', '0', '-1', '1', '2', '1e9', 'nan', 'inf', '1e-400', str(2**63), '9000002', '100000', '0x10', 'x', 'None', *(n for n in NAMES if '\0' not in n), str(root), str(weights)]
     args = []
@@ -618,7 +648,7 @@ def command_lines(rng, folder):
     first = dict(train=rng.choice([['--data', str(root)], [f'{root}/vgg_att1_pc'], [rng.choice(words)], ['nowhere/vgg'], []]),
                  evaluate=[rng.choice([str(weights), rng.choice(words)])] + rng.choice([[], ['--data', str(root)], ['--data', rng.choice(words)]]),
                  explain=(asked := rng.choices([str(next(root.rglob('*.png'), root)), rng.choice(words), f'{root}/*.png'], k=rng.choice([1, 1, 2]))),
-                 predict=asked, recipes=[rng.choice(['', 'cifar', 'x', '['])], download=[rng.choice(['x', '', 'cluttered_fashion'])])[command]
+                 predict=asked, export=[rng.choice([str(weights), rng.choice(words)]), '--format', rng.choice(['hub', 'hub', 'torch'])], recipes=[rng.choice(['', 'cifar', 'x', '['])], download=[rng.choice(['x', '', 'cluttered_fashion'])])[command]
     if command == 'train': args += ['--width', '0.0625', '--stop-after', '1', '--out', str(folder / 'run'), '--quiet', '--device', 'cpu']
     if command == 'evaluate' and '--data' not in first + args: args += ['--data', str(root)]
     return lambda: main([command, *first, *args])
