@@ -89,22 +89,24 @@ def main(argv=None):
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('set', nargs='?', default='cluttered_fashion', choices=MODELS)
     p.add_argument('--fit-foreign', action='store_true', help='the networks stay as they are')
+    p.add_argument('--models', nargs='+', help='only these; default: all of the set')
     a = p.parse_args(argv)
     data, out = open_data(a.set, 'train'), OUT / a.set
     if a.fit_foreign:
         for path in sorted(out.glob('*.safetensors')): add_foreign(path, path, data)
-    else: bundle(a.set, data, out)
+    else: bundle(a.set, data, out, a.models)
     total = sum(f.stat().st_size for f in OUT.rglob('*.safetensors'))
     print(f'all weights together: {total / 1e6:.1f} MB')
     if total > MOST_BYTES: raise LtpaError(f'expected at most {MOST_BYTES / 1e6:.0f} MB: bundle fewer, or narrower ones')
 
 
-def bundle(name, data, out):
+def bundle(name, data, out, only=None):
     out.mkdir(parents=True, exist_ok=True)
     scores, lines, changes = {}, [], []
     test = open_data(name, 'test')
     images = test.images[:500] if hasattr(test, 'images') else ClutteredFashion('test', n=500).render()[0]
     for model, case in MODELS[name].items():
+        if only and model not in only: continue
         folder = trained(f'{name}/{model}', SIZES[name], root=ROOT / 'runs' / 'studies', **case)
         result = evaluated(folder)
         add_foreign(folder / 'weights.safetensors', out / f'{model}.safetensors', data)
