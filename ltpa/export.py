@@ -308,7 +308,7 @@ def export_network(net: Any, path: str | Path, size: int | tuple[int, int] | Non
     (['logits', 'map_1', 'map_2'], 'any multiple of 32', True)
     >>> program = torch.export.load('net.pt2').module()             # needs PyTorch alone
     >>> {k: tuple(v.shape) for k, v in program(torch.rand(3, 3, 64, 32)).items()}
-    {'logits': (3, 5), 'map_1': (3, 8, 4), 'map_2': (3, 4, 2)}
+    {'logits': (3, 5), 'map_1': (3, 16, 8), 'map_2': (3, 8, 4)}
     """
     path = Path(path)
     if path.suffix not in KINDS: raise LtpaError(f'{path}: ends in {shown(path.suffix)}; expected {" or ".join(KINDS)}')
