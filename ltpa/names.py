@@ -402,7 +402,7 @@ SETS: dict[str, dict[str, Any]] = {
 USUAL_MODEL = 'vgg_att2_concat_pc'           # of `ltpa train --data FOLDER`
 ATTACHED = 'attached'                        # the model of a run with a backbone: SET/attached
 ON_BACKBONE = 'backbone frozen pretrained taps scores combine norm temperature head dropout'.split()
-USUAL_NETWORK = 'cluttered_fashion/vgg_att3_concat_pc'       # bundled; of `ltpa explain` and `ltpa predict`
+USUAL_NETWORK = 'cifar10/vgg_att3_concat_pc'       # bundled; of `ltpa explain` and `ltpa predict`
 
 BATCH_NORMS = 'sync', 'local'
 
