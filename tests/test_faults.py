@@ -446,5 +446,7 @@ def test_library_has_nothing_to_unpickle_with():
             names = [a.name for a in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
             assert not {'dill', 'joblib', 'shelve', 'marshal'} & set(names), path.name
             if not isinstance(node, ast.Call): continue
-            assert ast.unparse(node.func) not in loaders, path.name
+            # Weights of others that lie in a package, as a .pth: tensors and nothing else.
+            tensors_only = path.name == 'zoo.py' and 'weights_only=True' in ast.unparse(node)
+            assert tensors_only or ast.unparse(node.func) not in loaders, path.name
             for k in node.keywords: assert (k.arg, ast.unparse(k.value)) != ('allow_pickle', 'True'), path.name
