@@ -44,7 +44,7 @@ def raises(error):
     ids=['foreign', 'no line', 'memory', 'hang', 'escape', 'exit', 'printed'])
 def test_what_goes_wrong_is_found(call, what, monkeypatch):
     monkeypatch.setitem(KINDS, 'planted', lambda rng, folder: call)
-    monkeypatch.setattr(fuzzing, 'PATIENCE', 1)
+    monkeypatch.setattr(fuzzing, 'PATIENCE', 1 if call is wait else 20)
     assert what in finding('planted', 0)[0]
 
 
