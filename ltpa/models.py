@@ -645,7 +645,7 @@ def load_pretrained(
     Raises
     ------
     LtpaError
-        If no such network is bundled; the message lists those that are.
+        If no such network is bundled; the message names the nearest that are.
 
     Examples
     --------

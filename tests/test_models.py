@@ -638,8 +638,8 @@ def test_pretrained_is_not_given_for_something_else(kw, words):
 
 
 @pytest.mark.parametrize('name, which, words', [
-    ('vgg_pan', True, ("unknown pretrained network 'cluttered_fashion/vgg_pan'", *BUNDLED)),
-    ('vgg_gap', 'cifar10', ("'cifar10/vgg_gap'", *BUNDLED)), ('vgg_gap', '', ("'/vgg_gap'", *BUNDLED)),
+    ('vgg_pan', True, ("unknown pretrained network 'cluttered_fashion/vgg_pan'", "'cluttered_fashion/vgg_gap'")),
+    ('vgg_gap', 'svhn', ("'svhn/vgg_gap'", "'cluttered_fashion/vgg_gap'")), ('vgg_gap', '', ("'/vgg_gap'", "/vgg_gap'")),
     ('vgg_gab', True, ("unknown model 'vgg_gab'",))], ids=lambda v: str(v)[:9])
 def test_pretrained_that_is_not_bundled(name, which, words):
     with refuses(*words): create_model(name, pretrained=which)
