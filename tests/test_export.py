@@ -313,7 +313,7 @@ def test_what_cannot_be_written_is_said_in_a_line(tmp_path):
     with refuses('cannot write', 'it is a folder'): export_network(simple(), tmp_path / 'n.pt2')
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_networks_on_backbones(tmp_path):
     timm = pytest.importorskip('timm')
     from ltpa.backbones import attach

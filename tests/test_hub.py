@@ -360,7 +360,7 @@ def test_a_huge_settings_file_is_not_read(tmp_path):
     assert peak() - before < 4 * MOST_CONFIG
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_a_header_of_a_hundred_megabytes(tmp_path):
     "Ten million spaces, many names, a length that is none: memory is a few times the file."
     folder, _ = shared(tmp_path)

@@ -31,7 +31,7 @@ QUICK = {'00_start', '01_attention'}  # these take seconds, so `make quick` runs
 # The longest ones: one after another on one core from the beginning, while the other tests, of one thread each, have
 # the other core.
 BESIDE = ('05_training', '10_faithfulness', '13_fgsm', '12_segmentation', '11_transfer', 'workshop', '09_saliency',
-          '07_maps', '04_resnets', '14_query', '16_results')
+          '07_maps', '04_resnets', '14_query', '15_backbones', '16_results')
 
 
 @contextmanager

@@ -85,8 +85,12 @@ def test_the_table_is_printed(capsys):
     assert 'no recipe contains' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('name', [r if r == 'svhn/vgg_att2_concat_pc' else pytest.param(r, marks=pytest.mark.slow)
-                                  for r in RECIPES])
+QUICK = 'svhn/vgg_att2_concat_pc'
+SOME = 'cub/vgg_att3_concat_pc', 'cifar10/resnet164', 'cifar10/vgg_pan', 'cifar100/vgg_att2_indep_dp', 'cifar100/vgg_att3_concat_pc', 'svhn/vgg_gap'
+
+
+@pytest.mark.parametrize('name', [
+    pytest.param(r, marks=[] if r == QUICK else pytest.mark.slow if r in SOME else pytest.mark.whole) for r in RECIPES])
 def test_every_recipe_runs_a_few_steps(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     depth = ['--depth', '11'] if 'resnet' in name else []
