@@ -322,9 +322,11 @@ def classes_of(backbone, own):
 
 def described_taps(net: OnBackbone) -> str:
     "In a line, where the levels of a network look"
-    of = (f'level {k} at {name}, {grid.channels} channels, a cell every {grid.step} pixels'
-          for k, (name, grid) in enumerate(zip(net.tap_names, net.grids), 1))
-    return f'{net.name.rsplit("_att")[0]}: ' + '; '.join(of)
+    name = str(net.config['backbone'] or type(net.backbone).__name__).split('/')[-1]
+    if isinstance(net, HeadNet): return f'{name}: no attention, a linear layer on its own pooling'
+    of = (f'level {k} at {tap}, {grid.channels} channels, a cell every {grid.step} pixels'
+          for k, (tap, grid) in enumerate(zip(net.tap_names, net.grids), 1))
+    return f'{name}: ' + '; '.join(of)
 
 # %% ../nbs/15_backbones.ipynb #15a10042
 @contextlib.contextmanager

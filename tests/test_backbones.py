@@ -300,6 +300,10 @@ def test_printed_choice(capsys):
     attach(Small(), 5, image_size=32, **RGB)
     assert capsys.readouterr().out == ('Small: level 1 at one, 8 channels, a cell every 4 pixels; '
                                        'level 2 at two, 12 channels, a cell every 8 pixels\n')
+    attach(Small(), 5, scores='head', image_size=32, **RGB)
+    assert capsys.readouterr().out == 'Small: no attention, a linear layer on its own pooling\n'
+    attach('cluttered_fashion/vgg_att2_concat_dp', 3, 1)
+    assert capsys.readouterr().out.startswith('vgg_att2_concat_dp: level 1 at net.trunk.stages.2')
 
 
 def test_what_a_stranger_wrote(tmp_path):
