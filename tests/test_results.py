@@ -55,6 +55,12 @@ def test_benchmarks_give_what_is_stored(name, small, changes, benchmark):
         assert 0 < low <= (row['cost'] if 'cost' in row else row['ratio']) <= high
 
 
+def test_attached_attention_costs_little():
+    "With the usual two levels, over the bare backbone: 8 % of a training step, 4 % of a forward pass at most."
+    cost = {(r['levels'], r['mode']): r['cost'] for r in rows('speed_backbones')}
+    assert cost[2, 'training'] <= 1.08 and cost[2, 'inference'] <= 1.04
+
+
 @pytest.mark.parametrize('path', FILES, ids=lambda p: p.stem)
 def test_provenance(path):
     record = json.loads(path.read_text())
