@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from .names import COOL, LtpaError, Recipe, admissible, as_side, get_recipe, is_number, shown, unknown
 from .core import eval_mode
 from .inputs import as_pictures, batch_of, to_floats
@@ -22,7 +21,7 @@ from .attention import SCORES, Attention, with_zero_grad
 from .weights import check_state, load_state, read_tensors, weights_file
 from .registry import CLASSES
 from .models import COMBINE, AttentionNet, Head, Net, Output, create_model
-from .training import make_optimizer, seeded
+from .training import class_weights, loss_of, make_optimizer, seeded
 from .zoo import input_of, named, open_backbone
 from .taps import Taps, Trial, shadow, stride_of, taps_on, tried, vector, without_classifier
 
@@ -398,9 +397,13 @@ def fit_heads(
     "Train what sits on a frozen backbone, on features that were computed once; the loss of each step"
     r = get_recipe(recipe) if isinstance(recipe, str) else recipe
     if not net.frozen: raise LtpaError(f'{net.name} trains its backbone, so that features change; expected one made with frozen=True')
+    if r.clip: raise LtpaError(f'recipe {r.name}: clip={r.clip!r}; expected 0: heads on frozen features are trained without a limit')
     l, g = features
+    if not len(labels) or len(g) % len(labels):
+        raise LtpaError(f'{len(labels)} labels for features of {len(g)} pictures; expected as many, or half as many where mirror images follow')
     N, twice = len(labels), len(g) // len(labels)
     opt = make_optimizer(r, net.parameters())
+    weights = class_weights(labels, net.num_classes) if r.balance else None
     steps, losses = max(1, N // r.batch_size), []
     with seeded(seed), torch.enable_grad():
         net.train()
@@ -409,7 +412,7 @@ def fit_heads(
             for k, rows in enumerate(order):
                 for group in opt.param_groups: group['lr'] = r.lr_at(epoch * steps + k, steps)
                 i = rows + N * torch.randint(twice, (len(rows),))           # the picture or its mirror image
-                loss = F.cross_entropy(net.of_features([a[i] for a in l], g[i]).logits, labels[rows], label_smoothing=r.label_smoothing)
+                loss = loss_of(r, net.of_features([a[i] for a in l], g[i]).logits, labels[rows], weights)
                 opt.zero_grad()
                 loss.backward()
                 opt.step()

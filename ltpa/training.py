@@ -243,12 +243,17 @@ def class_weights(
     n = labels.bincount(minlength=classes)
     return len(labels) / (n > 0).sum() / n.clamp(min=1)
 
-def loss_of(learn:'Learner', logits:torch.Tensor, y:torch.Tensor)->torch.Tensor:
-    "Cross-entropy with the recipe's label smoothing; if the recipe is balanced, weighted by class"
-    smooth = learn.recipe.label_smoothing
-    if learn.class_weights is None: return F.cross_entropy(logits, y, label_smoothing=smooth)
+def loss_of(
+    recipe:Recipe,
+    logits:torch.Tensor,          # [B,K]
+    y:torch.Tensor,               # [B]
+    weights:torch.Tensor|None,    # Of classes [K], from `class_weights`; None: all weigh the same
+)->torch.Tensor:
+    "Cross-entropy with the recipe's label smoothing, weighted by class if there are weights"
+    smooth = recipe.label_smoothing
+    if weights is None: return F.cross_entropy(logits, y, label_smoothing=smooth)
     # `weight=` of PyTorch would weigh the smoothed share, too: most of a common class's target would be rare classes
-    return (learn.class_weights[y] * F.cross_entropy(logits, y, label_smoothing=smooth, reduction='none')).mean()
+    return (weights[y] * F.cross_entropy(logits, y, label_smoothing=smooth, reduction='none')).mean()
 
 def train_step(learn:'Learner', x:torch.Tensor, y:torch.Tensor)->None:
     "Predict, measure, step: one batch"
@@ -256,7 +261,7 @@ def train_step(learn:'Learner', x:torch.Tensor, y:torch.Tensor)->None:
     for group in learn.opt.param_groups: group['lr'] = r.lr_at(learn.step, len(learn.loader))
     with autocast(learn.device, r.precision):
         logits = learn.model(x.contiguous(memory_format=torch.channels_last)).logits
-    loss = loss_of(learn, logits.float(), y)
+    loss = loss_of(r, logits.float(), y, learn.class_weights)
     learn.opt.zero_grad()
     scaler.scale(loss).backward()
     if r.clip:

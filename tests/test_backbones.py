@@ -396,3 +396,19 @@ def test_everything_takes_it():
     assert show_attention(net, x[:2]).axes
     drawing = draw_state(Scene(net, x[0]), State('scene', 'net', level=1))
     assert drawing.shades.shape == (8, 8)
+
+
+def test_heads_take_what_the_recipe_says():
+    "Balance and odd numbers of labels; a limit of the gradient, which nobody would apply, is refused."
+    from ltpa.backbones import backbone_features, fit_heads
+    from ltpa.names import get_recipe
+    y, x = torch.tensor([0] * 7 + [1]), pictures(8)
+    recipe, losses = get_recipe('heads', epochs=2, batch_size=8), []
+    for balance in False, True:
+        net = small(num_classes=2, frozen=True)
+        losses.append(fit_heads(net, backbone_features(net, x, flip=True), y, get_recipe('heads', epochs=2, batch_size=8, balance=balance)))
+    assert len(losses[0]) == 2 and losses[0] != losses[1], 'a rare class weighs more'
+    seen = backbone_features(net, x)
+    with refuses('7 labels for features of 8 pictures'): fit_heads(net, seen, y[:7], recipe)
+    with refuses('clip=1', 'expected 0'): fit_heads(net, seen, y, get_recipe('heads', clip=1.))
+    with refuses('trains its backbone', 'frozen=True'): fit_heads(small(num_classes=2), seen, y, recipe)

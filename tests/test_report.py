@@ -234,10 +234,10 @@ def test_balanced_loss():
     logits, y = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 0, 1])
     each = -(F.one_hot(y, 3) * .8 + .2 / 3).mul(logits.log_softmax(1)).sum(1)
     want = (learn.class_weights[y] * each).mean()
-    assert torch.allclose(loss_of(learn, logits, y), want)
-    assert torch.allclose((loss_of(learn, logits[:3], y[:3]) + loss_of(learn, logits[3:], y[3:])) / 2, want)
+    assert torch.allclose(loss_of(learn.recipe, logits, y, learn.class_weights), want)
+    assert torch.allclose((loss_of(learn.recipe, logits[:3], y[:3], learn.class_weights) + loss_of(learn.recipe, logits[3:], y[3:], learn.class_weights)) / 2, want)
     plain = Learner(tiny_net(), uneven(), get_recipe('fast', epochs=1, batch_size=8, label_smoothing=.2))
-    assert loss_of(plain, logits, y).equal(F.cross_entropy(logits, y, label_smoothing=.2))
+    assert loss_of(plain.recipe, logits, y, None).equal(F.cross_entropy(logits, y, label_smoothing=.2))
 
 
 def test_balance_finds_the_rare_class():
