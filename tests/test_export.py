@@ -265,7 +265,7 @@ def test_plain_copies():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('kind', ['onnx', 'torch'])
+@pytest.mark.parametrize('kind', ['onnx', pytest.param('torch', marks=pytest.mark.whole)])
 def test_the_command_and_the_lines_that_it_shows(kind, ltpa, tmp_path, monkeypatch):
     "They run where there is no ltpa, on a photograph, and give what the network says."
     monkeypatch.chdir(tmp_path)
