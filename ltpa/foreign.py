@@ -133,7 +133,7 @@ def warnings_of(
     if rank is not None and rank[0] < FEW:
         than = f'{1 - float(rank[0]):.1%}' if rank[0] > 0 else 'all'
         said.append(f'unlike what it was trained on: it finds less of its classes here than in {than} of those '
-                    f'pictures ({FEW:.0%} of them are warned of too); its answer may mean nothing')
+                    f'pictures ({FEW:.0%} of them are warned of too, more of new ones); its answer may mean nothing')
     shares = evenness(maps)
     if shares and min(shares) > EVEN:
         cells = ' and '.join(f'{s:.0%}' for s in shares)
