@@ -101,8 +101,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                 'ltpa.backbones.OnBackbone': ('backbones.html#onbackbone', 'ltpa/backbones.py'),
                                 'ltpa.backbones.OnBackbone._admit': ('backbones.html#onbackbone._admit', 'ltpa/backbones.py'),
                                 'ltpa.backbones.OnBackbone._carry': ('backbones.html#onbackbone._carry', 'ltpa/backbones.py'),
-                                'ltpa.backbones.OnBackbone.forward_features': ( 'backbones.html#onbackbone.forward_features',
-                                                                                'ltpa/backbones.py'),
                                 'ltpa.backbones.OnBackbone.of_features': ('backbones.html#onbackbone.of_features', 'ltpa/backbones.py'),
                                 'ltpa.backbones.OnBackbone.parts': ('backbones.html#onbackbone.parts', 'ltpa/backbones.py'),
                                 'ltpa.backbones.OnBackbone.stage_names': ('backbones.html#onbackbone.stage_names', 'ltpa/backbones.py'),

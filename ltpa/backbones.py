@@ -67,11 +67,7 @@ class OnBackbone(Net):
     @property
     def stage_names(self) -> list[str]: return [f'backbone.{t}' for t in self.tap_names]
 
-    def forward_features(self, x):
-        "Local features of pictures [B,3,H,W], a tuple of [B,C,h,w], shallow to deep, and the global vector [B,G]"
-        self._admit(x)
-        l, g = self.parts(self.normalize(x))
-        return tuple(l), g
+    forward_features: Any = AttentionNet.forward_features        # the same, without attention too
 
     def of_features(self, l, g) -> Output:
         "`Output` for what `forward_features` gave"
@@ -87,10 +83,10 @@ class OnBackbone(Net):
         return self
 
     def _admit(self, x):
-        super()._admit(x)
-        if self.fixed_size and tuple(x.shape[2:]) != (self.fixed_size,) * 2:
+        if self.fixed_size and x.ndim == 4 and tuple(x.shape[2:]) != (self.fixed_size,) * 2:
             raise LtpaError(f'input of {x.shape[2]}x{x.shape[3]} pixels; {self.name} takes {self.fixed_size}x{self.fixed_size} only: '
                             'resize or crop')
+        super()._admit(x)
 
 # %% ../nbs/15_backbones.ipynb #15a10034
 class AttachedNet(OnBackbone, AttentionNet):
@@ -382,7 +378,7 @@ def backbone_features(
         for mirrored in (False, True)[:1 + flip]:
             for part in x.split(batch_of(x, batch_size, 64)):
                 part = to_floats(part, net)
-                parts.append(OnBackbone.forward_features(net, part.flip(3) if mirrored else part))
+                parts.append(net.forward_features(part.flip(3) if mirrored else part))
     l, g = zip(*parts)
     return tuple(torch.cat(level) for level in zip(*l)), torch.cat(g)
 

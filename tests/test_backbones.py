@@ -212,7 +212,7 @@ def test_family(name, n, taps, tmp_path):
     if net.fixed_size is None and other:
         with torch.no_grad(): assert net(pictures(1, other)).logits.isfinite().all()
     elif net.fixed_size:
-        with refuses(f'takes {net.side}x{net.side} only' if net.side % net.stride else 'multiples of', 'resize or crop'):
+        with refuses(f'{net.side + 32}x{net.side + 32} pixels', f'takes {net.side}x{net.side} only', 'resize or crop'):
             net(pictures(1, net.side + 32))
 
 
