@@ -20,7 +20,7 @@ from .core import eval_mode
 from .attention import Attention
 from .inputs import as_pictures, to_floats
 from .weights import (
-    check_state, described, list_pretrained, load_state, read_tensors, weights_file, write_tensors)
+    BUNDLED, check_state, described, list_pretrained, load_state, read_tensors, weights_file, write_tensors)
 from .registry import CLASSES, complete, model_class, rebuilt
 from .moved import moved
 
@@ -655,4 +655,4 @@ def load_pretrained(
     ['t-shirt', 'trouser', 'pullover']
     """
     if name not in list_pretrained(): raise unknown('pretrained network', name, list_pretrained())
-    return load_weights(weights_file(name), device)
+    return load_weights(BUNDLED / f'{name}.safetensors', device)

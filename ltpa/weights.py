@@ -7,7 +7,7 @@ __all__ = ['KINDS', 'FORMAT', 'FIELDS', 'STATE', 'SOURCE', 'BUNDLED', 'parsed', 
            'read_any', 'read_tensors', 'renamed', 'check_state', 'load_state', 'list_pretrained', 'weights_file']
 
 # %% ../nbs/workshop/weights.ipynb #d6b72d2c
-import json
+import json, os
 from pathlib import Path
 from typing import IO, Any
 import safetensors.torch
@@ -204,8 +204,11 @@ def weights_file(
     name: str | Path,  # A bundled network, SET/MODEL; a file of weights or a checkpoint; or the folder of a run
 ) -> Path:
     "The file with the weights of a network, whichever way it is named"
-    if str(name) in list_pretrained(): return BUNDLED / f'{name}.safetensors'
     path = Path(name)
+    if isinstance(name, str) and name in list_pretrained():
+        if os.path.lexists(path):
+            raise LtpaError(f'{name} is a bundled network, and a folder or file here; name yours as ./{name}, or leave this folder')
+        return BUNDLED / f'{name}.safetensors'
     if path.is_dir() and path.suffix != '.safetensors':
         found = [f for k in ('weights', 'checkpoint', 'model') if (f := path / f'{k}.safetensors').exists()]
         if found: return found[0]

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import torch
@@ -689,3 +690,15 @@ def test_taken_apart_and_put_together(name, norm):
         assert ('_pc' in name and norm == 'softmax') == all(a.equal(b) for a, b in zip(asked, whole.maps))
         with refuses('a map of shape (3, 5, 5)', 'same batch'): net.pool(l, [a.new_ones(3, 5, 5) for a in whole.maps])
         with refuses('height and width'): net.forward_features(x[..., :31])
+
+
+def test_a_name_that_means_two_networks(tmp_path, monkeypatch):
+    "A bundled network, and a run of one's own in a folder of that name: neither is taken without a word."
+    from ltpa.weights import weights_file
+    monkeypatch.chdir(tmp_path)
+    name = 'cluttered_fashion/vgg_gap'
+    bundled = weights_file(name)
+    save_weights(tiny_net(), f'{name}/weights.safetensors')
+    with refuses(name, 'is a bundled network', f'./{name}'): load_weights(name)
+    assert load_pretrained(name).num_classes == 10
+    for mine in f'./{name}', Path(name): assert weights_file(mine) == Path(name) / 'weights.safetensors' != bundled
