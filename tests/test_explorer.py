@@ -14,6 +14,9 @@ from ltpa.explorer import (
     BESIDE, Explorer, Gallery, Scene, State, draw_state, field_steps, heated, influence, query_note,
     receptive_field, strength)
 from ltpa.maps import effective_cells
+from ltpa.models import list_pretrained
+from ltpa.names import USUAL_NETWORK
+from ltpa.photographs import list_photographs
 
 NETS = ['vgg_att1_pc', 'vgg_att2_indep_dp', 'vgg_att3_concat_pc', 'vgg_att3_concat_uniform',
         'resnet164_att2_concat_dp']
@@ -169,6 +172,18 @@ def test_pictures_of_other_sizes_and_from_files(nets, tmp_path):
     mixed = Gallery(dict(small=PHOTOS[0], large=pictures(1, 64).images[0]), nets, side='own')
     seen = [mixed.scene('vgg_att1_pc', name).x.shape[2:] for name in mixed.images]
     assert seen == [PHOTOS[0].shape[1:], (64, 64)]
+    seen = [mixed.scene('vgg_att1_pc', 'large', side).x.shape[2:] for side in (32, None, 'own')]
+    assert seen == [(32, 32), (64, 64), (64, 64)]
+
+
+def test_it_begins_with_photographs():
+    g = Gallery()
+    assert list(g.images)[0] == 'cat' and set(list_photographs()) < set(g.images) and 'sneaker' in g.images
+    assert list(g.models)[0] == USUAL_NETWORK and list(g.models)[-1].startswith('cluttered_fashion/')
+    assert set(g.models) == {name for name in list_pretrained() if '_att' in name}
+    e = Explorer()
+    assert e.state.image == 'cat' and e.state.side == 64 and '96×64' in e.draw(e.state).panels['picture'][2]
+    assert Explorer(side=32).state.side is None and Explorer(images=PHOTOS).state.side is None
 
 
 # Receptive fields
@@ -227,7 +242,7 @@ def test_moved_widgets_draw_their_state(explorer):
     e = explorer
     mirrors(e)
     moves = [('eps', 8), ('temperature', 4.), ('image', 'b'), ('model', 'vgg_att3_concat_pc'), ('level', 3),
-             ('query', 'c'), ('method', 'gradient'), ('model', 'vgg_att2_indep_dp'), ('query', ''), ('eps', 0)]
+             ('query', 'c'), ('method', 'gradient'), ('model', 'vgg_att2_indep_dp'), ('query', ''), ('eps', 0), ('side', 64), ('side', '')]
     for name, value in moves:
         before = shown(e)
         e.widgets[name].value = value
@@ -240,7 +255,9 @@ def test_moved_widgets_draw_their_state(explorer):
 @pytest.mark.parametrize('change, drawn', [
     (dict(temperature=100.), False), (dict(temperature=.01), False), (dict(eps=64), False), (dict(eps=-3), False),
     (dict(eps=2.5), False), (dict(level=9), True), (dict(temperature=64.), True), (dict(temperature=.125), True),
-    (dict(temperature=1.1), True), (dict(eps=32), True)])
+    (dict(temperature=1.1), True), (dict(eps=32), True), (dict(side=48), True), (dict(side='own'), True),
+    (dict(side=2), False), (dict(side=0), False), (dict(side=-64), False), (dict(side=33.5), False),
+    (dict(side=10**6), False), (dict(side='large'), False)])
 def test_states_from_code_are_shown_or_refused(explorer, change, drawn):
     before = explorer.state
     assert explorer.show(before._replace(**change)) == drawn == (not explorer.panes.status.value)
