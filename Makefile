@@ -12,7 +12,7 @@ PEER   := quantus==0.6.0
 RUN    := PATH="$(CURDIR)/$(BIN):$$PATH" exec $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help venv course test test-all quick lab export readme constraints clean
+.PHONY: help venv course test test-all quick lab export readme film constraints clean
 
 help:  ## show this list
 	@echo "Usage: make TARGET [PYTHON=python3.12] [ARGS='...']"
@@ -66,6 +66,9 @@ export: $(STAMP)  ## clean the notebooks, then write ltpa/*.py from them
 
 readme: $(STAMP)  ## write README.md from nbs/index.ipynb
 	@$(RUN) tools/readme.py
+
+film: $(STAMP)  ## film the explorer in a real browser, for README (needs chromium)
+	@$(RUN) tools/film.py
 
 constraints: $(STAMP)  ## resolve settings.ini anew and write constraints.txt: the newest versions that fit
 	@echo "Resolving the newest versions (about a minute; nothing is installed)"

@@ -62,6 +62,8 @@ class CellGrid:
 
     def _arrange(self, cells, rows, columns):
         self.cells, self.columns = cells, columns
+        w, h = (round(PANEL * k / max(rows, columns)) for k in (columns, rows))      # the map's own shape
+        self.box.layout.width, self.box.layout.height = f'{w}px', f'{h}px'
         self.box.children = self.buttons[:rows * columns]
         self.box.layout.grid_template_columns = f'repeat({columns}, 1fr)'
         self.box.layout.grid_template_rows = f'repeat({rows}, 1fr)'

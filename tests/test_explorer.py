@@ -176,6 +176,14 @@ def test_pictures_of_other_sizes_and_from_files(nets, tmp_path):
     assert seen == [(32, 32), (64, 64), (64, 64)]
 
 
+def test_the_grid_of_cells_has_the_shape_of_the_map(nets):
+    e = Explorer(dict(wide=torch.rand(3, 32, 96), tall=torch.rand(3, 96, 32)), nets, side='own')
+    sizes = lambda: [int(v.removesuffix('px')) for v in (e.panes.grid.box.layout.width, e.panes.grid.box.layout.height)]
+    assert sizes() == [224, round(224 * 32 / 96)]
+    e.widgets['image'].value = 'tall'
+    assert sizes() == [round(224 * 32 / 96), 224]
+
+
 def test_it_begins_with_photographs():
     g = Gallery()
     assert list(g.images)[0] == 'cat' and set(list_photographs()) < set(g.images) and 'sneaker' in g.images
