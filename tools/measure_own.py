@@ -57,7 +57,7 @@ def study(root):
             seconds = round(time.monotonic() - start, 1)
             record = json.loads((run / 'result.json').read_text())
             with open(run / 'history.csv') as f: passes = len(list(csv.reader(f))) - 1
-        return [dict(accuracy=round(record['accuracy'], 4), seconds=seconds, passes=passes)]
+        return [dict(accuracy=round(record['rows'][0]['accuracy'], 4), seconds=seconds, passes=passes)]
 
     def finish(runs, record): return dict(rows=summarize(runs, ['folder'], ['accuracy', 'seconds'], keep=('classes', 'passes')), runs=runs)
 
