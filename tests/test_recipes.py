@@ -103,6 +103,7 @@ def test_every_recipe_runs_a_few_steps(name, tmp_path, monkeypatch, capsys):
         name.startswith('cub') and 'layout' in switches(net.name))
 
 
+@pytest.mark.whole
 def test_birds_start_from_cifar100(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     quick = dict(size='small', device='cpu', net=dict(width=.04), changes=dict(batch_size=32))
