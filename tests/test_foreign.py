@@ -160,6 +160,12 @@ def test_words(net, shift, than):
     one_line(line, 'unlike what it was trained on', f'in {than}', '5% of them', 'may mean nothing')
 
 
+@pytest.mark.parametrize('place, warned', [(16, True), (24, False)])          # of 400: ranks .04 and .06
+def test_the_threshold(net, place, warned):
+    logits = predict(net, OWN.images)[0]
+    assert bool(warnings_of(net, logits[evidence(logits).argsort()[place]][None])) == warned
+
+
 # The tools
 
 def test_caltechs_classes_are_of_the_ten_or_surely_not(tmp_path):

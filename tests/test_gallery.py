@@ -187,6 +187,8 @@ def test_what_is_named_is_taken_once_and_in_order(here):
     assert files('p/[0-9]*.png') == ['p/1.png', 'p/2.png', 'p/10.png'] and files('p/*.TXT', 'p/2.png') == ['p/*.TXT', 'p/2.png']
     assert files('p/2.png', 'p') == ['p/2.png', 'p/1.png', 'p/10.png', 'p/[1].png']
     assert files(Path('p/1.png')) == ['p/1.png'] and [f.file for f in find_pictures(Path('p/1.png')).pictures] == ['p/1.png']
+    Path('p/Thumbs.db').touch()
+    assert set(files('p/*')) == {'p/1.png', 'p/2.png', 'p/10.png', 'p/[1].png', 'p/odd.txt'}, 'not what a system left behind'
     with refuses('no pictures'): find_pictures([])
     os.mkfifo('p/index.html')                              # nobody waits for who would write into it
     assert files('p')[0] == 'p/1.png'
