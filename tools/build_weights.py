@@ -3,6 +3,7 @@
 
     python tools/build_weights.py                       # ClutteredFashion: five networks, about three minutes each
     python tools/build_weights.py cifar10               # CIFAR-10: four, about a quarter of an hour each; LTPA_DATA
+    python tools/build_weights.py cifar100              # CIFAR-100: one
     python tools/build_weights.py SET --fit-foreign     # only what `ltpa.foreign` keeps with the weights that are there
 
 What is not trained yet is trained now. Takes seed 0 of each network as it is: the seed was fixed beforehand, no run was
@@ -27,15 +28,16 @@ OUT = ROOT / 'ltpa' / 'assets' / 'weights'
 MODELS = {
     'cluttered_fashion': dict.fromkeys(
         ('vgg_att2_concat_pc', 'vgg_att2_concat_dp', 'vgg_att3_concat_pc', 'vgg_gap', 'vgg_trunk'), {}),
-    'cifar10': {'vgg_att3_concat_pc': dict(net=dict(u=.3)), 'vgg_att2_concat_dp': {}, 'vgg_gap': {}, 'vgg_trunk': {}}}
-SIZES = dict(cluttered_fashion='small', cifar10='cifar')
+    'cifar10': {'vgg_att3_concat_pc': dict(net=dict(u=.3)), 'vgg_att2_concat_dp': {}, 'vgg_gap': {}, 'vgg_trunk': {}},
+    'cifar100': {'vgg_att3_concat_pc': dict(net=dict(u=.3))}}
+SIZES = dict(cluttered_fashion='small', cifar10='cifar', cifar100='cifar')
 MOST_BYTES = 25e6                  # of all weights together
 
 TABLE = """| network | test accuracy | brightest point on the object, by level | effective cells, by level | parameters | commit |
 |---|---|---|---|---|---|
 {rows}
 """
-CARDS = {'cluttered_fashion': """# Bundled networks
+FASHION = """# Bundled networks
 
 Trained on the training part of `ClutteredFashion` (32x32, standard scale), measured on its test part: objects
 and photographs that no training picture shows. Seed 0, last epoch; the spread over seeds is in
@@ -54,27 +56,36 @@ are warned of, and how many of its own, is in `results/foreign.json`.
 **For** the lessons of the course, and as a small example of trained attention. **Not for** recognising clothes in
 earnest: the training set is a collage of 28-pixel product photographs.
 **Files:** safetensors, matrices in float16. **Licence:** Apache-2.0, as the code.
-""", 'cifar10': """# Bundled networks that know photographs
+"""
+CIFAR = """# Bundled networks that know photographs
 
-Trained on the training part of CIFAR-10 (50,000 photographs of 32x32 pixels: airplane, automobile, bird, cat, deer, dog,
-frog, horse, ship, truck), measured on its 10,000 test pictures. Seed 0, last epoch. Recipe and the start of `u` were
-chosen on a held-out tenth of the training part (`results/choose_cifar10*.json`).
+Trained on the training part of {title} (50,000 photographs of 32x32 pixels: {what}), measured on its 10,000 test
+pictures. Seed 0, last epoch. Recipe and the start of `u` were chosen on a held-out tenth of CIFAR-10's training part
+(`results/choose_cifar10*.json`).
 
 """ + TABLE + """
-**Made by** `ltpa train cifar10/MODEL --size cifar --seed 0`, at the commit in the table; a `+` says that files differed
+**Made by** `ltpa train {name}/MODEL --size cifar --seed 0`, at the commit in the table; a `+` says that files differed
 from it. What differs from the size's own network: {changes}.
 **Recipe:** {recipe}.
-**Brightest point:** CIFAR-10 has no masks. **Effective cells** is the exponential of a map's mean entropy over 500 test
+**Brightest point:** {title} has no masks. **Effective cells** is the exponential of a map's mean entropy over 500 test
 pictures.
 **Photographs** are larger than 32 pixels: {side}
-**Foreign pictures:** each file keeps what `ltpa.foreign` needs, fitted on the training part; how many foreign pictures
-are warned of, and how many of its own, is in `results/foreign.json`.
+**Foreign pictures:** each file keeps what `ltpa.foreign` needs, fitted on the training part; {foreign}
 **For** the lessons of the course, and for a first look at a photograph of one's own. **Not for** recognising in earnest:
-ten classes, an error in ten on its own kind of picture, and more on photographs from elsewhere.
-**Data:** CIFAR-10 (A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009). Its images state no
+{errors} on its own kind of picture, and more on photographs from elsewhere.
+**Data:** {title} (A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009). Its images state no
 licence; none of them is part of this project.
 **Files:** safetensors, matrices in float16. **Licence:** Apache-2.0, as the code.
-"""}
+"""
+WORDS = {
+    'cifar10': dict(
+        title='CIFAR-10', errors='ten classes, an error in ten',
+        what='airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck',
+        foreign='how many foreign pictures\nare warned of, and how many of its own, is in `results/foreign.json`.'),
+    'cifar100': dict(
+        title='CIFAR-100', errors='a hundred classes, an error in three',
+        what='a hundred kinds of animals, plants, people,\nplaces and things',
+        foreign='how well that works\nwas measured for the networks of the other sets alone (`results/foreign.json`).')}
 SIDE = ('at the side of their training, 32, they lose what one sees, and far above it the network no longer knows them; '
         '`results/foreign.json` has accuracy on Caltech-101 by side.')
 
@@ -122,7 +133,8 @@ def bundle(name, data, out, only=None):
         changes += [f'`{model}`: {", ".join(f"{k} {v}" for k, v in case["net"].items())}'] if case.get('net') else []
     recipe = ', '.join(f'{k} {v}' for k, v in record['recipe'].items() if v not in (0., False))
     (out / 'scores.json').write_text(json.dumps(scores, indent=1) + '\n')
-    (out / 'README.md').write_text(CARDS[name].format(rows='\n'.join(lines), recipe=recipe, side=SIDE,
+    card = CIFAR if name in WORDS else FASHION
+    (out / 'README.md').write_text(card.format(name=name, **WORDS.get(name, {}), rows='\n'.join(lines), recipe=recipe, side=SIDE,
                                                       changes='; '.join(changes) or 'nothing'))
     print('\n'.join(lines))
 
