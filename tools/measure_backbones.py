@@ -36,7 +36,7 @@ ARMS = [dict(arm='linear', scores='head'), dict(arm='uniform', scores='uniform')
         dict(arm='dp', scores='dp'), dict(arm='dp, softened', scores='dp', temperature=512.)]
 PAIRS = [('uniform', 'linear'), ('pc', 'linear'), ('dp', 'linear'), ('pc', 'uniform'), ('dp', 'uniform'), ('dp, softened', 'uniform'),
          ('dp, softened', 'dp')]
-STRENGTHS = [3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1]       # C of the logistic regression
+STRENGTHS = [1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.]       # C of the logistic regression
 
 
 def refit(train, labels, test):
