@@ -621,13 +621,20 @@ def _swappable(net, images, labels, masks):
                         'expected as many of each, and at least two')
     return labels
 
+def _adapted(net, descriptors):
+    "Logits of the head when its BatchNorm takes mean and variance from what it is given; no weight changes"
+    head = copy.deepcopy(net.head)
+    for m in head.modules(): m.train(isinstance(m, torch.nn.BatchNorm1d))
+    return head(descriptors)
+
 def interventions(net: Any, images: Any, labels: Sequence[int] | torch.Tensor, masks: torch.Tensor,
                   batch_size: int | None = None)->list[dict[str, Any]]:
     """What a network answers with other maps in the place of its own.
 
     The maps of all levels are exchanged at once, those of `ltpa.faithfulness.SWAPS`: own, uniform, shuffled
     over the cells, of another image, a Gaussian in the center, and the true mask. Each keeps the sum of the
-    own map.
+    own map. `adapted` is the accuracy when the head's BatchNorm has the mean and variance of the very descriptors
+    that the maps make: what falls in `accuracy` and not there fell for their scale, not for their place.
 
     Parameters
     ----------
@@ -645,8 +652,8 @@ def interventions(net: Any, images: Any, labels: Sequence[int] | torch.Tensor, m
     Returns
     -------
     list of dict
-        A row for each kind of map: ``weights``, ``accuracy``, and ``same_answer``, how often the class
-        stays that of the own maps, each with the ends of its 95 % interval (``accuracy_low``,
+        A row for each kind of map: ``weights``, ``accuracy``, ``adapted``, and ``same_answer``, how often the
+        class stays that of the own maps, each with the ends of its 95 % interval (``accuracy_low``,
         ``accuracy_high``).
 
     Raises
@@ -678,17 +685,20 @@ def interventions(net: Any, images: Any, labels: Sequence[int] | torch.Tensor, m
     own = [torch.cat(level) for level in zip(*(_maps(net, x) for x in xs))]
     swapped = {name: [swap(a, level=s, masks=masks).split(size) for s, a in enumerate(own)]
                for name, swap in SWAPS.items()}
-    said: dict[str, list[torch.Tensor]] = {name: [] for name in SWAPS}
+    made: dict[str, list[Any]] = {name: [] for name in SWAPS}
     with frozen_eval(net), torch.no_grad():
         for k, x in enumerate(xs):
             l, _ = net.forward_features(x)
             for name, levels in swapped.items():
-                answer = net.pool(l, [maps[k] for maps in levels]).logits
-                said[name].append(finite(answer, ANSWERS).argmax(1))
-    answers = {name: torch.cat(parts) for name, parts in said.items()}
+                made[name].append(net.pool(l, [maps[k] for maps in levels]).descriptors)
+        descriptors = {name: [torch.cat(level) for level in zip(*parts)] for name, parts in made.items()}
+        said = lambda logits: finite(logits, ANSWERS).argmax(1).cpu()
+        answers = {name: said(net.classify(d)) for name, d in descriptors.items()}
+        adapted = {name: said(_adapted(net, d)) for name, d in descriptors.items()}
     rows = []
     for name, says in answers.items():
-        right, same = (says == truth).double(), (says == answers['own']).double()
-        row = dict(weights=name, images=len(images)) | _with_interval('accuracy', right.mean(), right)
-        rows.append(row | _with_interval('same_answer', same.mean(), same))
+        row = dict(weights=name, images=len(images))
+        for what, hit in (('accuracy', says == truth), ('adapted', adapted[name] == truth), ('same_answer', says == answers['own'])):
+            row |= _with_interval(what, hit.double().mean(), hit.double())
+        rows.append(row)
     return rows

@@ -1,4 +1,5 @@
 """Scores of maps: what they must be for known maps, equal to other libraries', clear refusals, nothing changed."""
+import copy
 import warnings
 
 import numpy as np
@@ -412,6 +413,24 @@ def test_interventions_keep_the_sum_and_the_own_answers(net):
     assert list(rows) == list(SWAPS) and rows['own']['same_answer'] == 1
     said = predicted(net, x / 255)
     assert rows['own']['accuracy'] == pytest.approx((said == torch.arange(10) % 4).float().mean().item())
+
+
+def test_adapted_heads_have_the_statistics_of_what_they_get(net):
+    x, masks, labels = (noise(40, 3, 32, 32) * 255).byte(), objects(40, 32), torch.arange(40) % 4
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    rows = {r['weights']: r for r in interventions(net, x, labels, masks, batch_size=7)}
+    assert all(v.equal(net.state_dict()[k]) for k, v in before.items())
+    head = copy.deepcopy(net.head).eval()
+    for m in head.modules():
+        if isinstance(m, torch.nn.BatchNorm1d): m.train()
+    with torch.no_grad():
+        l, g = net.forward_features(x / 255)
+        own = net.forward_attention(l, g).maps
+        for name, maps in dict(own=own, uniform=[torch.full_like(a, 1 / a[0].numel()) for a in own]).items():
+            d = net.pool(l, maps).descriptors
+            assert rows[name]['adapted'] == pytest.approx((head(d).argmax(1) == labels).float().mean().item())
+            assert rows[name]['accuracy'] == pytest.approx((net.head(d).argmax(1) == labels).float().mean().item())
+    assert rows['uniform']['adapted'] != rows['uniform']['accuracy']
 
 
 def test_interventions_do_not_depend_on_the_batch(net):
