@@ -410,6 +410,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
             'ltpa.explorer': { 'ltpa.explorer.Drawing': ('explorer.html#drawing', 'ltpa/explorer.py'),
                                'ltpa.explorer.Explorer': ('explorer.html#explorer', 'ltpa/explorer.py'),
                                'ltpa.explorer.Explorer.__init__': ('explorer.html#explorer.__init__', 'ltpa/explorer.py'),
+                               'ltpa.explorer.Explorer._enlarges': ('explorer.html#explorer._enlarges', 'ltpa/explorer.py'),
                                'ltpa.explorer.Explorer._moved': ('explorer.html#explorer._moved', 'ltpa/explorer.py'),
                                'ltpa.explorer.Explorer._repr_mimebundle_': ('explorer.html#explorer._repr_mimebundle_', 'ltpa/explorer.py'),
                                'ltpa.explorer.Explorer._uploaded': ('explorer.html#explorer._uploaded', 'ltpa/explorer.py'),

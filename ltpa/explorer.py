@@ -532,14 +532,20 @@ class Explorer(Window):
         if self._busy: return
         changes: dict[str, Any] = {name: None if change['new'] == '' else change['new']}
         if name in ('image', 'model', 'level', 'side'): changes['cell'] = None
+        if name == 'image' and self._enlarges(change['new']): changes['side'] = None
         self.show(self.state._replace(**changes))
+
+    def _enlarges(self, image):
+        "Whether the side that was chosen for another picture has more pixels than this one"
+        return isinstance(self.state.side, int) and self.state.side > min(self.images[image].shape[1:])
 
     def _uploaded(self, change):
         if not self._busy and change['new']: self._try(partial(self._with, change['new'][-1]))
 
     def _with(self, file):
         self.add(file['name'], read_upload(file))
-        return self.state._replace(image=file['name'], cell=None)
+        side = None if self._enlarges(file['name']) else self.state.side
+        return self.state._replace(image=file['name'], cell=None, side=side)
 
     def _repr_mimebundle_(self, **kw):
         plain = 'The explorer needs a running kernel; the figures do not.'

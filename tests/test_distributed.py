@@ -221,6 +221,7 @@ distributed.leave(0)
 '''
 
 
+@pytest.mark.whole
 @pytest.mark.slow
 def test_resumed_by_as_many_processes_by_more_and_by_fewer(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -278,6 +279,7 @@ def failing(tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.whole
 @pytest.mark.slow
 def test_another_set_on_another_machine(failing, tmp_path):
     (tmp_path / 'elsewhere').mkdir()

@@ -191,6 +191,11 @@ def test_it_begins_with_photographs():
     assert set(g.models) == {name for name in list_pretrained() if '_att' in name}
     e = Explorer()
     assert e.state.image == 'cat' and e.state.side == 64 and '96×64' in e.draw(e.state).panels['picture'][2]
+    e.widgets['image'].value = 'sneaker'                     # of 32 pixels: at 64 it would be another picture
+    assert e.state.side is None and '32×32' in e.draw(e.state).panels['picture'][2] and e.widgets['side'].value == ''
+    e.widgets['side'].value = 64
+    upload(e, encoded(NOISE))
+    assert e.state.image == 'mine.png' and e.state.side is None
     assert Explorer(side=32).state.side is None and Explorer(images=PHOTOS).state.side is None
 
 

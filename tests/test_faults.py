@@ -145,6 +145,7 @@ def wait_for_saves(n, process, path):
     time.sleep(random.uniform(0, gap))
 
 
+@pytest.mark.whole
 @pytest.mark.slow
 def test_killed_at_twenty_random_moments(start, trained, tmp_path):
     "Counted in saves, of which there are 13, so that a busy machine does not gather the moments at one end."

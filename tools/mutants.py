@@ -215,6 +215,10 @@ MUTANTS = [  # (name, old text, new text, tests): the old text stands once in al
      "test_export.py::test_difference"),
     ("hidden files that a pattern matches", "if not is_hidden(os.path.basename(n))", "if n",
      "test_gallery.py::test_what_is_named_is_taken_once_and_in_order"),
+    ("adapted heads keep their statistics", "m.train(isinstance(m, torch.nn.BatchNorm1d))", "m.train(False)",
+     "test_faithfulness.py::test_adapted_heads_have_the_statistics_of_what_they_get"),
+    ("small pictures are blown up", "self.state.side > min(self.images[image]", "self.state.side < min(self.images[image]",
+     "test_explorer.py::test_it_begins_with_photographs"),
 ]
 
 
