@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['HEAT', 'MOST_EPS', 'SIDES', 'PHOTOGRAPH_SIDE', 'BESIDE', 'State', 'heated', 'can_be_taken_apart', 'Scene',
            'query_note', 'field_steps', 'receptive_field', 'influence', 'Drawing', 'enlarged', 'strength', 'framed',
-           'draw_state', 'first_of_each_class', 'usual_pictures', 'usual_networks', 'Gallery', 'line_up', 'with_none',
-           'labeled', 'sides', 'controls', 'sync', 'Window', 'Explorer']
+           'draw_state', 'first_of_each_class', 'usual_pictures', 'usual_networks', 'Gallery', 'line_up', 'sides',
+           'controls', 'sync', 'Window', 'Explorer']
 
 # %% ../nbs/08_explorer.ipynb #6d591150
 import contextlib
@@ -28,7 +28,7 @@ from .core import eval_mode
 from .models import AttentionNet, list_pretrained, load_pretrained
 from .maps import (
     SCALE, as_probs, class_names, draw_grid, effective_cells, overlay, seen_by, shade, upsample)
-from .widgets import KEPT, PANEL, CellGrid, Panes, read_upload, side_by_side
+from .widgets import KEPT, PANEL, CellGrid, Panes, labeled, read_upload, side_by_side, with_none
 from .text import LABEL, printable
 from .moved import moved
 
@@ -322,9 +322,8 @@ def usual_pictures()->dict[str, torch.Tensor]:
 
 def usual_networks()->list[str]:
     "Names of the bundled attention networks: those that know photographs first"
-    knows_photographs = lambda name: not name.startswith('cluttered_fashion')
     found = sorted((n for n in list_pretrained() if '_att' in n), reverse=True)
-    return sorted(found, key=lambda name: (name != USUAL_NETWORK, not knows_photographs(name)))
+    return sorted(found, key=lambda name: (name != USUAL_NETWORK, name.startswith('cluttered_fashion')))
 
 def _named(images):
     "Pictures by name, [3,H,W], from a dict, or anything with one or several: paths, pictures, a tensor"
@@ -401,12 +400,9 @@ def line_up(
     return draw_grid(rows, titles or [''] * len(rows[0]), name, scale)
 
 # %% ../nbs/08_explorer.ipynb #9893a63e
-def with_none(none, names): return [(none, ''), *labeled(names)]              # a list shows no name for None
-def labeled(names): return [(printable(n, 2 * LABEL), n) for n in names]      # what is shown, and what it is
-
 def sides(chosen=None):                                                       # and one from code, if it is none of these
-    numbers = sorted({*SIDES, chosen} - {None, 'own'})
-    return [('as usual', ''), *((f'{n} pixels', n) for n in numbers), ('each as it is', 'own')]
+    numbers = [(f'{n} pixels', n) for n in sorted({*SIDES, chosen} - {None, 'own'})]
+    return [('as usual', ''), *numbers, ('each as it is', 'own')]
 
 def controls(
     gallery: Gallery,
