@@ -8,11 +8,12 @@ import pytest
 from helpers import one_line, refuses, tiny_net
 
 import ltpa.studies
-from ltpa.models import save_weights
+from ltpa.models import load_weights, save_weights
 from ltpa.recipes import plan
+from ltpa.runs import StopAfter, run_training
 from ltpa.studies import (
-    Study, compared, evaluated, grouped, merge, paired, run_command, run_study, stored, study_parser,
-    summarize, trained, trained_net, training_studies, verdict, weights_digest)
+    Sharpness, Study, compared, evaluated, grouped, merge, paired, read_sharpness, run_command, run_study, stored,
+    study_parser, summarize, trained, trained_net, training_studies, verdict, weights_digest)
 
 TARGET = 'cluttered_fashion/vgg_gap'
 TINY = dict(net=dict(width=1 / 32, early_pools=2, dropout=False), changes=dict(epochs=1, batch_size=4000),
@@ -227,7 +228,9 @@ def asked(monkeypatch):
     calls = []
 
     def run(target, out, size, seed, device, **case):
-        assert not (out / 'checkpoint.safetensors').exists(), 'left by an interrupted run'
+        assert not case.pop('resume') and not (out / 'weights.safetensors').exists() and not case.pop('report')
+        watch, = case.pop('callbacks')
+        assert watch.file == out / 'cells.csv'
         calls.append((target, size, seed, case))
         p = plan(target, size, net=case.get('net', ()), changes=case.get('changes', ()))
         how = dict(source=p.source, size=p.image_size, scale=case.get('scale'))
@@ -238,10 +241,45 @@ def asked(monkeypatch):
     return calls
 
 
-def test_what_an_interrupted_run_left_is_removed(tmp_path, asked):
+def interrupted(folder, steps, **case):
+    "What a run leaves that was ended after some steps"
+    run_training('cluttered_fashion/vgg_att1_pc', folder, 'small', 0, 'cpu', report=False,
+                 callbacks=[StopAfter(steps), Sharpness(folder / 'cells.csv')], **case)
+    for name in 'result.json', 'weights.safetensors': (folder / name).unlink()
+
+
+def test_what_was_interrupted_goes_on_to_the_same_weights(tmp_path):
+    case = dict(net=dict(width=1 / 32, early_pools=1), changes=dict(epochs=2, batch_size=2000))
+    target = 'cluttered_fashion/vgg_att1_pc'
+    whole = trained(target, 'small', 0, tmp_path / 'whole', device='cpu', **case)
+    rows = read_sharpness(whole / 'cells.csv')
+    assert [(r['epoch'], r['level']) for r in rows] == [(0, 1), (1, 1), (2, 1)]
+    assert len({r['cells'] for r in rows}) == 3 and all(1 <= r['cells'] <= r['of'] for r in rows)
+    for steps in 3, 11:                                     # within the first pass, and within the second
+        folder = tmp_path / f'{steps}' / whole.name
+        interrupted(folder, steps, **case)
+        assert trained(target, 'small', 0, folder.parent, device='cpu', **case) == folder
+        assert (folder / 'cells.csv').read_bytes() == (whole / 'cells.csv').read_bytes()
+        assert weights_digest(load_weights(folder / 'weights.safetensors')) == weights_digest(
+            load_weights(whole / 'weights.safetensors'))
+        assert json.loads((folder / 'result.json').read_text())['provenance']['resumed_at_step'] == steps
+    other = case | dict(net=dict(width=1 / 16, early_pools=1))
+    interrupted(tmp_path / 'other' / whole.name, 3, **other)
+    with refuses('checkpoint.safetensors'):                 # a stranger under this name
+        trained(target, 'small', 0, tmp_path / 'other', device='cpu', **case)
+
+
+def test_who_does_not_look_leaves_no_table(tmp_path):
+    folder = trained(TARGET, 'small', 0, tmp_path, device='cpu', **TINY)
+    assert not (folder / 'cells.csv').exists() and read_sharpness(folder / 'cells.csv') == []
+    (tmp_path / 'odd.csv').write_text('epoch,level\n1,x\n')
+    assert read_sharpness(tmp_path / 'odd.csv') == []
+
+
+def test_weights_without_a_result_are_removed(tmp_path, asked):
     folder = tmp_path / 'cluttered_fashion-vgg_gap-seed3'
     folder.mkdir()
-    for name in 'checkpoint', 'weights': (folder / f'{name}.safetensors').write_bytes(b'half')
+    (folder / 'weights.safetensors').write_bytes(b'half')
     (folder / 'notes.txt').write_text('mine')
     assert trained(TARGET, seed=3, root=tmp_path) == folder and len(asked) == 1
     assert (folder / 'notes.txt').exists(), 'only what a run makes is removed'
