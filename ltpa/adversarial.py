@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LOSSES', 'EPS', 'SHRINK', 'ATTACKS', 'ball', 'step', 'as_eps', 'in_parts', 'margin_loss', 'loss_of', 'loss_gradient',
            'attack', 'fgsm', 'input_gradient', 'fgsm_answers', 'so_far', 'answer_of', 'margin', 'noise', 'pgd',
-           'square', 'answers_and_maps', 'fgsm_curve', 'strong_attacks']
+           'square', 'crossed', 'answers_and_maps', 'fgsm_curve', 'strong_attacks']
 
 # %% ../nbs/13_fgsm.ipynb #ee148ab6
 import functools, inspect, warnings
@@ -370,6 +370,24 @@ def _inside(B, H, W, side, rng):
     return line(H)[:, None, :, None] & line(W)[:, None, None, :]
 
 ATTACKS = dict(noise=noise, fgsm=fgsm, pgd=pgd, square=square)
+
+# %% ../nbs/13_fgsm.ipynb #37ef9e98
+@torch.no_grad()
+def crossed(
+    net: Any,            # A network with attention
+    clean: Any,          # Pictures, as `predict` takes them
+    attacked: Any,       # The same pictures, attacked
+) -> dict[str, float]:
+    "Share of answers that change: by the attacked `features` under the clean map, by the attacked `map`, by `both`"
+    x, x_adv = as_floats(clean, net), as_floats(attacked, net)
+    changed: dict[str, list[torch.Tensor]] = dict(features=[], map=[], both=[])
+    with frozen_eval(net):
+        for a, b in zip(x.split(batch_of(x, None, 100)), x_adv.split(batch_of(x, None, 100))):
+            (l, m), (l_adv, m_adv) = ((net.forward_features(p)[0], net(p).maps) for p in (a, b))
+            said = net.pool(l, m).logits.argmax(1)
+            for name, case in zip(changed, ((l_adv, m), (l, m_adv), (l_adv, m_adv))):
+                changed[name].append(net.pool(*case).logits.argmax(1) != said)
+    return {name: torch.cat(hits).float().mean().item() for name, hits in changed.items()}
 
 # %% ../nbs/13_fgsm.ipynb #5e6a1302
 def _share(hits): return hits.float().mean().item()

@@ -326,8 +326,7 @@ def _pxap_with_interval(name, maps, masks):
 # %% ../nbs/10_faithfulness.ipynb #5ta27010
 def covered(masks: torch.Tensor, cells: Sequence[int])->torch.Tensor:
     "Share of each cell that the object covers [B,h,w]"
-    h, w = cells
-    return F.adaptive_avg_pool2d(masks[:, None].float(), (h, w))[:, 0]
+    return F.adaptive_avg_pool2d(masks[:, None].float(), (cells[0], cells[1]))[:, 0]
 
 def localization(
     maps: torch.Tensor,     # [N,h,w]; where they have signs, their absolute value counts
@@ -627,13 +626,13 @@ def _adapted(net, descriptors):
     for m in head.modules(): m.train(isinstance(m, torch.nn.BatchNorm1d))
     return head(descriptors)
 
-def interventions(net: Any, images: Any, labels: Sequence[int] | torch.Tensor, masks: torch.Tensor,
-                  batch_size: int | None = None)->list[dict[str, Any]]:
+def interventions(net: Any, images: Any, labels: Sequence[int] | torch.Tensor, masks: torch.Tensor | None = None,
+                  batch_size: int | None = None, level: int | None = None)->list[dict[str, Any]]:
     """What a network answers with other maps in the place of its own.
 
-    The maps of all levels are exchanged at once, those of `ltpa.faithfulness.SWAPS`: own, uniform, shuffled
-    over the cells, of another image, a Gaussian in the center, and the true mask. Each keeps the sum of the
-    own map. `adapted` is the accuracy when the head's BatchNorm has the mean and variance of the very descriptors
+    The maps of all levels are exchanged at once, or of one, with those of `ltpa.faithfulness.SWAPS`: own, uniform,
+    shuffled over the cells, of another image, a Gaussian in the center, and the true mask. Each keeps the sum of
+    the own map. `adapted` is the accuracy when the head's BatchNorm has the mean and variance of the very descriptors
     that the maps make: what falls in `accuracy` and not there fell for their scale, not for their place.
 
     Parameters
@@ -644,10 +643,12 @@ def interventions(net: Any, images: Any, labels: Sequence[int] | torch.Tensor, m
         Bytes, uint8 [N,3,H,W], or floats in 0..1, as `predict` takes them; at least two.
     labels : sequence of ints or torch.Tensor
         The true classes [N].
-    masks : torch.Tensor
-        Where the objects are, bool [N,H,W].
+    masks : torch.Tensor, optional
+        Where the objects are, bool [N,H,W]; None: not known, so that kind of map is left out.
     batch_size : int, optional
         Images in one pass through the network. None: 250 up to 32x32 pixels, of larger ones fewer.
+    level : int, optional
+        Whose maps are exchanged, from 1, the shallowest; None: those of all levels.
 
     Returns
     -------
@@ -659,7 +660,7 @@ def interventions(net: Any, images: Any, labels: Sequence[int] | torch.Tensor, m
     Raises
     ------
     LtpaError
-        If the network has no maps or cannot take others, or images, labels and masks do not fit.
+        If the network has no maps or cannot take others, has no such level, or images, labels and masks do not fit.
 
     References
     ----------
@@ -680,12 +681,14 @@ def interventions(net: Any, images: Any, labels: Sequence[int] | torch.Tensor, m
     """
     learned_maps(net)                                 # refuses a network without maps
     images = as_pictures(images, 'images', net)
-    truth, size = _swappable(net, images, labels, as_masks(masks)), batch_of(images, batch_size, 250)
+    truth = _swappable(net, images, labels, images if masks is None else as_masks(masks))
+    size, swaps = batch_of(images, batch_size, 250), [k for k in SWAPS if k != 'mask' or masks is not None]
     xs = [to_floats(b, net) for b in images.split(size)]
     own = [torch.cat(level) for level in zip(*(_maps(net, x) for x in xs))]
-    swapped = {name: [swap(a, level=s, masks=masks).split(size) for s, a in enumerate(own)]
-               for name, swap in SWAPS.items()}
-    made: dict[str, list[Any]] = {name: [] for name in SWAPS}
+    if level not in (None, *range(1, len(own) + 1)): raise LtpaError(f'level {level!r}; expected 1 to {len(own)}')
+    swapped = {name: [(SWAPS[name](a, level=s, masks=masks) if level in (None, s + 1) else a).split(size)
+                      for s, a in enumerate(own)] for name in swaps}
+    made: dict[str, list[Any]] = {name: [] for name in swaps}
     with frozen_eval(net), torch.no_grad():
         for k, x in enumerate(xs):
             l, _ = net.forward_features(x)

@@ -144,10 +144,11 @@ def _end(process):
 def git_commit(
     folder: str | Path = '.',  # Any folder of the checkout
 ) -> str | None:
-    "The checkout's commit, with '+' where files differ from it; None outside a checkout"
+    "The checkout's commit, with '+' where files differ from it, those in `results/` aside; None outside a checkout"
     head = _git(folder, 'rev-parse', '--short=12', 'HEAD')
     if not re.fullmatch('[0-9a-f]{12,64}', head or ''): return None
-    return head + '+' * (_git(folder, 'status', '--porcelain', '--untracked-files=no') != '')
+    but_results = ':(top)', ':(top,exclude)results'          # no measurement reads them, and each writes one
+    return head + '+' * (_git(folder, 'status', '--porcelain', '--untracked-files=no', '--', *but_results) != '')
 
 def _own_commit():
     import ltpa

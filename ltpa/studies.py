@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from .core import keep_buffers
-from .names import LtpaError, is_number, is_whole, shown
+from .names import LtpaError, default_size, is_number, is_whole, shown
 from .files import fingerprint, ordinary_file, provenance, save_result, write_atomic
 from .weights import parsed
 from .recipes import plan
@@ -459,7 +459,7 @@ def trained(target: str, size: str | None = None, seed: int = 0, root: str | Pat
     device : str, default 'auto'
         Where to train.
     **case
-        What else `run_training` takes and the run differs in: `scale`, `net`, `changes`, `preset`, …
+        What else `run_training` takes and the run differs in: `scale`, `net`, `changes`, `preset`, `init`, …
 
     Returns
     -------
@@ -479,8 +479,9 @@ def trained(target: str, size: str | None = None, seed: int = 0, root: str | Pat
     """
     p = plan(target, size, case.get('preset'), case.get('recipe'), case.get('net', {}), case.get('changes', {}),
              case.get('image_size'))
-    parts = [f'{k}-{v}' for name, value in (dict(scale=None, net={}, changes={}) | case).items()
+    parts = [f'{k}-{Path(v).parent.name if k == "init" else v}' for name, value in (dict(scale=None, net={}, changes={}) | case).items()
              for k, v in (value.items() if isinstance(value, dict) else [(name, value)]) if v is not None]
+    parts += [f'size-{p.size}'] if p.size != default_size(p.source) else []
     folder = Path(root) / '-'.join([Path(p.source).name, p.model, *parts, f'seed{seed}']).replace('/', '_')
     if (folder / 'result.json').exists():
         _same_training(folder, p, seed, case.get('scale'))

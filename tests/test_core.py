@@ -125,8 +125,13 @@ def test_commit(tmp_path):
     (tmp_path / 'a').write_text('1')
     commit = repository(tmp_path, 'a')
     assert git_commit(tmp_path) == commit
+    (tmp_path / 'results').mkdir()
+    (tmp_path / 'results' / 'a.json').write_text('1')
+    commit = repository(tmp_path, 'results/a.json')
+    (tmp_path / 'results' / 'a.json').write_text('2')
+    assert git_commit(tmp_path) == commit == git_commit(tmp_path / 'results'), 'what is measured is no difference'
     (tmp_path / 'a').write_text('2')
-    assert git_commit(tmp_path) == commit + '+'
+    for where in tmp_path, tmp_path / 'results': assert git_commit(where) == commit + '+'
 
 
 @pytest.mark.parametrize('here', ['no repository', 'another repository'])

@@ -17,8 +17,8 @@ FLOORS = {
     'sources': 'arrays walker tables splits folders downloads published',
     'networks': 'registry models zoo taps resnets interrupts training foreign backbones checkpoints recipes distributed scores history',
     'maps': 'maps widgets explorer saliency answers gallery metrics faithfulness report',
-    'experiments': 'runs transfer segmentation adversarial query studies export hub',
-    'roof': 'cli scaling __main__'}
+    'experiments': 'runs transfer segmentation adversarial query studies measures reproduce export hub',
+    'roof': 'examples cli scaling __main__'}
 ORDER = [name for floor in FLOORS.values() for name in floor.split()]
 ROOF = FLOORS['roof'].split()
 

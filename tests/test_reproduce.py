@@ -1,0 +1,209 @@
+"""The reproduction: what is there and what is left, an end in the middle, clean commits, the same weights again."""
+import doctest
+import json
+import shutil
+
+import pytest
+import torch
+from helpers import refuses
+
+import ltpa.measures
+import ltpa.reproduce
+from ltpa.names import STUDIES
+from ltpa.recipes import PAPER
+from ltpa.reproduce import SCALES, Training, clock, left, repeat, reproduce, tables
+from ltpa.segmentation import two_piles
+from ltpa.studies import stored
+
+TINY = dict(net=dict(width=1 / 32, early_pools=2, dropout=False), changes=dict(epochs=1, batch_size=4000))
+MODELS = 'vgg_gap', 'vgg_trunk', 'vgg_att1_pc'
+
+
+SMALL = SCALES['small']._replace(arms=dict(cluttered_fashion=MODELS), case=TINY, pictures=8, few=2)
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+    "Three tiny networks, trained once"
+    root = tmp_path_factory.mktemp('runs')
+    for m in MODELS: Training(f'cluttered_fashion/{m}', 'small', 0, TINY).make(root, 'cpu')
+    return root
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path, runs):
+    "Size small with three tiny networks, which are there, on few pictures; how to call `reproduce`"
+    monkeypatch.setitem(SCALES, 'small', SMALL)
+    monkeypatch.setattr(ltpa.reproduce, 'two_piles', lambda a, b: two_piles(8, 8))
+    shutil.copytree(runs, tmp_path / 'runs')
+    return dict(out=tmp_path / 'out', root=tmp_path / 'runs', seeds=[0], device='cpu')
+
+
+def lines_of(*args, **kw):
+    lines = []
+    reproduce(*args, say=lines.append, **kw)
+    return lines
+
+
+@pytest.mark.parametrize('module', [ltpa.measures, ltpa.reproduce])
+def test_examples_in_docstrings(module):
+    assert doctest.testmod(module).failed == 0
+
+
+# The list
+
+@pytest.mark.parametrize('size', SCALES)
+def test_every_study_at_every_size(size):
+    found = tables(size)
+    assert list(found) == STUDIES
+    for t in found.values():
+        assert len({json.dumps(c) for c in t.cases}) == len(t.cases) > 0 and t.seeds == [0, 1, 2]
+        assert set(t.cases[0]) <= set(t.keys), 'what differs tells rows apart'
+        for case in t.cases:
+            assert t.needs(case, 1) and all(x.seed == 1 and x.size == size for x in t.needs(case, 1))
+
+
+def test_arms_are_cut_alike():
+    for size in SCALES:
+        trainings = [x for t in tables(size).values() for case in t.cases for x in t.needs(case, 0)]
+        recipes = {(x.plan.recipe.epochs, x.plan.recipe.lr) for x in trainings}
+        assert len({json.dumps(x.case, sort_keys=True) for x in trainings}) == 1
+        assert size == 'paper' or len(recipes) == 1, 'one recipe, whatever the model'
+
+
+def test_the_paper_is_listed_in_full(tmp_path):
+    lines = lines_of('paper', dry_run=True, out=tmp_path, root=tmp_path)
+    said = [line.split()[0] for line in lines if line.startswith('  ') and 'seed 0' in line]
+    assert {f'{s}/{m}' for s, models in PAPER.items() for m in models} <= set(said)
+    assert {f'{s}/vgg_trunk' for s in PAPER} <= set(said) and any('on one GPU' in line for line in lines)
+    assert not list(tmp_path.iterdir()), 'a dry run leaves nothing'
+    cub, = {x.first[0].target for t in tables('paper').values() for case in t.cases
+            for x in t.needs(case, 0) if x.target == 'cub/vgg_att2_concat_pc'}
+    assert cub == 'cifar100/vgg_att2_concat_pc', 'as the authors did'
+
+
+def test_costs():
+    narrow, wide = (Training('cifar10/vgg_trunk', 'cifar', 0, dict(net=dict(width=w))) for w in (1 / 8, 1 / 4))
+    assert 3 < wide.pmac() / narrow.pmac() < 4.2
+    assert wide.pmac() == pytest.approx(3 * .0614e9 * 50_000 * 16 / 1e15, rel=.01)
+    assert (clock(40), clock(400_000)) == ('40 s', '111 h')
+
+
+def test_names_that_do_not_exist(tmp_path):
+    with refuses("size 'big'", 'small'): reproduce('big')
+    with refuses("study 'acuracy'", 'accuracy'): reproduce('small', ['acuracy'], out=tmp_path, dry_run=True)
+
+
+def test_what_is_not_here_is_said_and_not_run(tmp_path, monkeypatch):
+    monkeypatch.setenv('LTPA_DATA', str(tmp_path))
+    lines = lines_of('cifar', ['accuracy', 'places'], out=tmp_path, root=tmp_path / 'runs')
+    assert any(line.startswith('accuracy') and '30 not run for want of cifar10, cifar100' in line for line in lines)
+    assert 'cifar10 is not here: ltpa download cifar10' in lines and 'horses is not here: --data horses=FOLDER' in lines
+    assert not list(tmp_path.glob('*.json')) and not (tmp_path / 'runs').exists()
+
+
+# The loop
+
+@pytest.mark.whole
+def test_all_studies_of_tiny_networks(tiny):
+    files = reproduce('small', **tiny)
+    assert list(files) == [name for name in STUDIES]
+    for name, file in files.items():
+        found = stored(file)
+        assert found['rows'] and found['networks'] and found['units'], name
+        assert {u['seed'] for u in found['units']} == {0} and all(u['commit'] != '' for u in found['units'])
+        assert all({'target', 'seed', 'size', 'case', 'weights', 'threads', 'recipe'} <= set(n) for n in found['networks'].values())
+    assert {r['model'] for r in stored(files['accuracy'])['rows']} == set(MODELS)
+    assert [r['epoch'] for r in stored(files['accuracy'])['runs'] if 'epoch' in r] == [0, 1]
+    assert {r['levels'] for r in stored(files['swaps'])['rows']} == {'all', '1'}
+    assert 'occlusion' in {r['way'] for r in stored(files['segmentation'])['rows'] if r['model'] == 'vgg_trunk'}
+    left_over = {name: left(t, 'small', tiny['out'], tiny['root'], lambda f: stored(files['accuracy'])['networks'][f.name]['weights'])
+                 for name, t in tables('small', seeds=[0]).items()}
+    assert not any(x.units or x.trainings for x in left_over.values())
+
+
+class Enough(Exception): pass
+
+
+def ended_at(word):
+    def say(line):
+        if word in line: raise Enough
+    return say
+
+
+def without_times(file):
+    "What a file holds, but for when and how long"
+    found = stored(file)
+    for x in (*found['runs'], *found['units'], *found['networks'].values(), *found['rows']):
+        for k in [k for k in x if k.startswith(('seconds', 'cpu_seconds', 'when'))]: del x[k]
+    del found['provenance']
+    return found
+
+
+def test_it_goes_on_behind_what_is_done(tiny, tmp_path):
+    want = reproduce('small', ['accuracy', 'swaps'], **tiny | dict(out=tmp_path / 'whole'))
+    shutil.rmtree(next(tiny['root'].glob('*vgg_gap*')))                    # this one is trained again, to the same weights
+    for word in 'vgg_trunk, seed', 'vgg_att1_pc, seed', 'swaps: ':
+        with pytest.raises(Enough): reproduce('small', ['accuracy', 'swaps'], say=ended_at(word), **tiny)
+    files = reproduce('small', ['accuracy', 'swaps'], **tiny)
+    for name in want: assert without_times(files[name]) == without_times(want[name])
+    before = [f.read_bytes() for f in files.values()]
+    reproduce('small', ['accuracy', 'swaps'], **tiny)
+    assert [f.read_bytes() for f in files.values()] == before, 'nothing was left'
+
+
+def test_other_weights_are_measured_anew(tiny):
+    file, = reproduce('small', ['accuracy'], **tiny).values()
+    was = stored(file)
+    run = next(n for n in was['networks'] if 'gap' in n)
+    held = json.loads(file.read_text())
+    held['networks'][run]['weights'] = 'f' * 16
+    file.write_text(json.dumps(held))
+    lines = lines_of('small', ['accuracy'], **tiny)
+    assert sum(line.startswith('accuracy: ') for line in lines) == 1 and any('vgg_gap, seed 0' in line for line in lines)
+    assert stored(file)['networks'][run]['weights'] == was['networks'][run]['weights']
+    assert sorted(r['model'] for r in stored(file)['rows']) == sorted(MODELS)
+
+
+def test_results_without_their_runs_count(tiny, tmp_path):
+    reproduce('small', ['accuracy'], **tiny)
+    lines = lines_of('small', ['accuracy'], **tiny | dict(root=tmp_path / 'elsewhere'))
+    assert any('3 measured,   0 left' in line for line in lines) and not (tmp_path / 'elsewhere').exists()
+
+
+def test_seeds_join_a_file(tiny, monkeypatch):
+    monkeypatch.setitem(SCALES, 'small', SMALL._replace(arms=dict(cluttered_fashion=['vgg_gap'])))
+    reproduce('small', ['accuracy'], **tiny)
+    file, = reproduce('small', ['accuracy'], **tiny | dict(seeds=[1])).values()
+    assert {r['seeds'] for r in stored(file)['rows']} == {2} and all('accuracy_sd' in r for r in stored(file)['rows'])
+
+
+def test_results_of_uncommitted_code_are_refused(tiny, tmp_path, monkeypatch):
+    real = ltpa.reproduce.provenance
+    monkeypatch.setattr(ltpa.reproduce, 'provenance', lambda **k: real(**k) | dict(commit='abcdefabcdef+'))
+    into = tiny | dict(out=tmp_path / 'results')
+    with refuses('abcdefabcdef+', 'commit first', '--out'): reproduce('small', ['accuracy'], **into)
+    assert not (tmp_path / 'results').exists(), 'found out before anything is done'
+    reproduce('small', ['accuracy'], **tiny)                               # elsewhere it may be written
+    monkeypatch.setattr(ltpa.reproduce, 'provenance', lambda **k: real(**k) | dict(commit='abcdefabcdef'))
+    for f in (tmp_path / 'runs').glob('*/result.json'):
+        f.write_text(f.read_text().replace('"commit": ', '"commit": "abcdefabcdef+", "was": '))
+    with refuses('abcdefabcdef+', 'remove that folder'): reproduce('small', ['accuracy'], **into)
+
+
+# Once more
+
+def test_a_network_comes_out_the_same_from_the_file_alone(tiny):
+    file, = reproduce('small', ['accuracy'], **tiny).values()
+    run, usual = next(n for n in stored(file)['networks'] if 'gap' in n), torch.get_num_threads()
+    then, now = repeat(run, [file], 'cpu')
+    assert then == now and torch.get_num_threads() == usual
+    held = json.loads(file.read_text())
+    held['networks'][run]['seed'] = 5
+    file.write_text(json.dumps(held))
+    was, other = repeat(run, [file], 'cpu')
+    assert was == then != other, 'another seed, other weights'
+    held['networks'][run]['recipe']['lr'] = 9.
+    file.write_text(json.dumps(held))
+    with refuses('recipe of', 'by now', 'take the commit'): repeat(run, [file], 'cpu')
+    with refuses("no file knows the run 'x'", run): repeat('x', [file])
