@@ -319,6 +319,9 @@ class Attention(nn.Module):
         Probability of dropout in the projection of g, from 0 to 1.
     project : str
         Where the widths differ: 'g' is mapped down, as in the authors' code, or 'l' up, as in §3.1.
+    glob : str
+        'full', or 'none': there is no global vector to speak of, and what is given for one is not looked at. Only for
+        scores that never listen to it: 'pc' with softmax, and 'uniform'.
 
     Raises
     ------
@@ -342,13 +345,16 @@ class Attention(nn.Module):
     """
     def __init__(
         self, channels: int, g_channels: int | None = None, score: str = 'pc', norm: str = 'softmax',
-        temperature: float = 1., dropout: float = .5, project: str = 'g',
+        temperature: float = 1., dropout: float = .5, project: str = 'g', glob: str = 'full',
     ) -> None:
         super().__init__()
         if score not in SCORES: raise unknown('score', score, SCORES)
         if norm not in NORMS: raise unknown('normalisation', norm, NORMS)
         if project not in ('g', 'l'): raise unknown('projection', project, ('g', 'l'))
         if not temperature > 0: raise LtpaError(f'temperature {temperature}; expected a number above 0')
+        if glob not in ('full', 'none'): raise unknown('global vector', glob, ('full', 'none'))
+        if glob == 'none' and not (score == 'uniform' or score == 'pc' and norm == 'softmax'):
+            raise LtpaError(f"glob 'none' with scores {score} and norm {norm}; expected 'full': these listen to the global vector")
         self.score, self.norm, self.temperature = score, norm, temperature
         self.channels, self.g_channels = channels, g_channels or channels
         g_channels = self.g_channels
@@ -357,7 +363,7 @@ class Attention(nn.Module):
         width = channels
         if g_channels != channels and score != 'uniform':
             if project == 'l': self.up, width = nn.Linear(channels, g_channels), g_channels
-            else: self.project = nn.Sequential(nn.BatchNorm1d(g_channels), nn.ReLU(), nn.Dropout(dropout),
+            elif glob == 'full': self.project = nn.Sequential(nn.BatchNorm1d(g_channels), nn.ReLU(), nn.Dropout(dropout),
                                                nn.Linear(g_channels, channels))
         if score == 'pc':
             self.u = nn.Linear(width, 1)             # with a bias, as the authors' 1x1 convolution has

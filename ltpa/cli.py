@@ -447,11 +447,16 @@ def _reproduce(a):
     import torch
     from pathlib import Path
     from ltpa.core import keep_buffers
+    from ltpa.claims import CLAIMS, in_numbers, in_words, judged, leads
     from ltpa.reproduce import repeat, reproduce
     keep_buffers()                                        # the process is the command's: trainings are faster
     if a.threads: torch.set_num_threads(a.threads)
     if not a.repeat:
-        reproduce(a.size, a.only, a.out, a.runs, dict(a.data), a.seeds, a.device, a.dry_run, say=lambda line: print(line, flush=True))
+        files = reproduce(a.size, a.only, a.out, a.runs, dict(a.data), a.seeds, a.device, a.dry_run, say=lambda line: print(line, flush=True))
+        if a.dry_run: return 0
+        chosen = [claim for claim in CLAIMS if claim.study in files]
+        print('', *in_numbers(a.out, a.size, chosen), '', sep='\n')
+        for v in judged(leads(a.out, [a.size], chosen), chosen): print(f'{v.claim.name}: {in_words(v)}')
         return 0
     then, now = repeat(a.repeat, sorted(Path(a.out).glob('*.json')), a.device)
     print(f'{a.repeat}: weights {then} in the file, {now} now')

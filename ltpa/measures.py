@@ -16,7 +16,7 @@ from .core import keyed_rng
 from .inputs import as_floats
 from .models import AttentionNet, Net
 from .saliency import occlusion
-from .faithfulness import CONTROLS, interventions, learned_maps, localization, post_hoc_maps, randomization
+from .faithfulness import CONTROLS, gaussian, interventions, learned_maps, localization, post_hoc_maps, randomization
 from .training import predict
 from .transfer import load_splits, mapped_label_accuracy, transfer
 from .segmentation import blend, class_maps, compare_network, own_maps
@@ -87,12 +87,12 @@ def segmented(
     labels: torch.Tensor,   # The true class of each
     aside: torch.Tensor,    # bool [N], not scored: thresholds are chosen on these
 )->list[dict[str, Any]]:
-    "A row for each way from maps to masks: the network's own maps, CAM or Grad-CAM, and occlusion"
+    "A row for each way from maps to masks: the network's own, CAM or Grad-CAM, occlusion, a blob in the middle"
     size = tuple(masks.shape[1:])
     maps, scores = own_maps(net, images, size, 'auto')
     after = {way.removesuffix(f', {net.name}'): m for way, m in class_maps(net, images, labels, size).items()}
-    hidden = dict(occlusion=blend(occlusion(net, as_floats(images, net), labels).abs(), size))
-    return compare_network(maps | after | hidden, scores, masks, aside)
+    rivals = dict(occlusion=blend(occlusion(net, as_floats(images, net), labels).abs(), size), centre=gaussian(masks))
+    return compare_network(maps | after | rivals, scores, masks, aside)
 
 # %% ../nbs/workshop/measures.ipynb #4ea50010
 def attacked(

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TRUNK', 'TAPS', 'FIRST_POOL', 'COMBINE', 'STARTS', 'YUV', 'block', 'Trunk', 'scaled', 'scale_grad', 'GlobalVector',
-           'Output', 'Net', 'Head', 'AttentionNet', 'VGGAttention', 'VGG', 'VGGTrunk', 'VGGGAP', 'VGGPAN',
-           'create_model', 'yuv_lcn', 'fit_normalization', 'gmac', 'save_weights', 'load_weights', 'network_of',
-           'built', 'init_from', 'load_pretrained']
+           'mean_vector', 'Output', 'Net', 'Head', 'AttentionNet', 'VGGAttention', 'VGG', 'VGGTrunk', 'VGGGAP',
+           'VGGPAN', 'create_model', 'yuv_lcn', 'fit_normalization', 'gmac', 'save_weights', 'load_weights',
+           'network_of', 'built', 'init_from', 'load_pretrained']
 
 # %% ../nbs/03_models.ipynb #0de8d572
 import inspect
@@ -105,6 +105,8 @@ class GlobalVector(nn.Module):
 
     def forward(self, l): return self.fc(self.convs(l))
 
+def mean_vector(): return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())     # in its place where nobody listens
+
 # %% ../nbs/03_models.ipynb #4c039ee4
 class Output(NamedTuple):
     "What a network returns"
@@ -194,8 +196,7 @@ class Head(nn.Module):
         if combine not in COMBINE: raise unknown('way to combine', combine, COMBINE)
         self.combine, self.indep = combine, indep
         self.norm = nn.ModuleList(
-            nn.Sequential(nn.BatchNorm1d(c), nn.ReLU(), nn.Dropout(share * dropout)) if head == 'bn' else
-            nn.Identity() for c in channels)
+            nn.Sequential(nn.BatchNorm1d(c), nn.ReLU(), nn.Dropout(share * dropout)) if head == 'bn' else nn.Identity() for c in channels)
         widths = [sum(channels)] if combine == 'concat' else channels
         self.linear = nn.ModuleList(nn.Linear(c, num_classes) for c in widths)
 
@@ -261,18 +262,18 @@ class VGGAttention(AttentionNet):
         head:str='bn',          # 'bn' (authors' code) or 'plain' (the paper's figure)
         indep:str='mean',       # or 'product' (authors' code)
         branch_grad:str='sum',  # or 'mean' (authors' code)
+        glob:str='full',        # or 'none': without the global vector, which pc never listens to
     ):
         super().__init__()
         if not (isinstance(levels, int) and 1 <= levels <= len(TAPS)):
             raise LtpaError(f'levels {levels!r}; expected 1, 2 or 3: attention at so many taps, from the deepest')
         if levels == 1 and combine == 'indep':
-            raise LtpaError("combine 'indep' with one level; expected 'concat', or 2 or 3 levels: "
-                            'one has nothing to be averaged with')
+            raise LtpaError("combine 'indep' with one level; expected 'concat', or 2 or 3 levels: one has nothing to be averaged with")
         self.trunk = Trunk(width, early_pools, dropout, FIRST_POOL[layout])
         C = self.trunk.channels
-        self.glob = GlobalVector(C[-1], early_pools, dropout)
+        self.glob = GlobalVector(C[-1], early_pools, dropout) if glob == 'full' else mean_vector()
         self.attention = nn.ModuleList(
-            Attention(c, C[-1], score, norm, temperature, .5 * dropout, project) for c in C[-levels:])
+            Attention(c, C[-1], score, norm, temperature, .5 * dropout, project, glob) for c in C[-levels:])
         self.head = Head(C[-levels:], num_classes, combine, dropout, head, indep)
         self.stride, self.ends_in_one = 16 * FIRST_POOL[layout], early_pools > 0
         self.layout, self.averaged = layout, levels if branch_grad == 'mean' else 0

@@ -128,15 +128,15 @@ def as_class_names(classes: Any, where: str) -> list[Any]:
 
 # %% ../nbs/workshop/names.ipynb #4ea1ea81
 SWITCHES = dict(early_pools=(0, 1, 2), layout=('cifar', 'cub'), project=('g', 'l'), head=('bn', 'plain'),
-                indep=('mean', 'product'), branch_grad=('sum', 'mean'),
+                indep=('mean', 'product'), branch_grad=('sum', 'mean'), glob=('full', 'none'),
                 color=('rgb', 'yuv_lcn'), u=('small', 'msr'), bn_gain=('one', 'uniform'))
 COMMON = 'color', 'u', 'bn_gain'        # of every network, whatever its class
-ATTENTION = 'early_pools dropout norm temperature layout project head indep branch_grad'
+ATTENTION = 'early_pools dropout norm temperature layout project head indep branch_grad glob'
 TAKES = {k: v.split() for k, v in dict(    # the other switches of each class
     VGG='dropout layout', VGGGAP='early_pools dropout layout', VGGPAN='early_pools dropout layout',
     VGGTrunk='early_pools dropout layout', VGGAttention=ATTENTION,
     ResNet='depth dropout', ResNetTrunk='depth dropout',
-    ResNetAttention='depth dropout norm temperature project head').items()}
+    ResNetAttention='depth dropout norm temperature project head glob').items()}
 
 def admissible(settings: dict[str, Any]) -> None:
     "Refuse what no network of ours can be set to, whoever builds it: `create_model` or its class"

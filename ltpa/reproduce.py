@@ -97,7 +97,7 @@ class Scale(NamedTuple):
 CONTROLLED = 'vgg', 'vgg_trunk', 'vgg_gap', 'vgg_att3_concat_uniform', 'vgg_att3_concat_pc', 'vgg_att2_concat_dp'
 SCALES = dict(
     small=Scale(dict(cluttered_fashion=(*CONTROLLED[:3], 'vgg_pan', *CONTROLLED[3:])),
-                dict(net=dict(width=1/8), changes=dict(epochs=2, optimizer='adamw', lr=.004)), (0, 1, 2), 200, 16,
+                dict(net=dict(width=1/8), changes=dict(epochs=2, optimizer='adamw', lr=.004)), (0, 1, 2), 120, 16,
                 'the bundled set, an eighth of the width, two passes'),
     cifar=Scale(dict(cifar10=CONTROLLED[1:5], cifar100=CONTROLLED),
                 dict(changes=dict(epochs=4)), (0, 1, 2), 500, 32,

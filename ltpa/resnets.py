@@ -10,7 +10,7 @@ import torch.nn as nn
 from .names import admissible
 from .attention import Attention
 from .registry import CLASSES
-from .models import AttentionNet, Head, Net, block, scaled
+from .models import AttentionNet, Head, Net, block, mean_vector, scaled
 
 # %% ../nbs/04_resnets.ipynb #25e00981
 def norm_relu(channels:int)->nn.Sequential: return nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU())
@@ -83,13 +83,14 @@ class ResNetAttention(AttentionNet):
         temperature:float=1.,  # Divides the scores
         project:str='g',       # Where widths differ: 'g' down (authors' code) or 'l' up (§3.1)
         head:str='bn',         # 'bn' (authors' code) or 'plain' (the paper's figure)
+        glob:str='full',       # or 'none': without the global vector, which pc never listens to
     ):
         super().__init__()
         self.trunk = Stages(depth, width)
         C = self.trunk.channels
-        self.glob = ResNetGlobal(C[-1], dropout)
+        self.glob = ResNetGlobal(C[-1], dropout) if glob == 'full' else mean_vector()
         self.attention = nn.ModuleList(
-            Attention(c, C[-1], score, norm, temperature, .5 * dropout, project) for c in C[1:])
+            Attention(c, C[-1], score, norm, temperature, .5 * dropout, project, glob) for c in C[1:])
         self.head = Head(C[1:], num_classes, dropout=dropout, head=head, share=.3)
         self.ends_in_one = False              # of 32 pixels, 4x4 are left for the last BatchNorm2d
 

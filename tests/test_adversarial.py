@@ -11,7 +11,7 @@ import torch.nn as nn
 from helpers import differing, refuses, tiny_net
 
 from ltpa.adversarial import (
-    ATTACKS, EPS, ball, fgsm, fgsm_answers, input_gradient, margin_loss, noise, pgd, so_far, square)
+    ATTACKS, EPS, ball, crossed, fgsm, fgsm_answers, input_gradient, margin_loss, noise, pgd, so_far, square)
 from ltpa.core import keyed_rng
 from ltpa.models import load_pretrained, load_weights, save_weights
 from ltpa.saliency import Logits
@@ -333,3 +333,17 @@ def test_recipe_starts_birds_from_cifar100():
         assert (a.init in made) == a.target.startswith('cub/'), line
         made.append(f'runs/{a.target.replace("/", "-")}-seed0/weights.safetensors')
     assert len(made) == 4 and all(m in recipe for m in made)
+
+
+def test_crossed_attacks_are_what_they_say():
+    "By hand on one network: features or map of the attacked picture in the place of the clean one."
+    net, x = load_pretrained('cluttered_fashion/vgg_att3_concat_pc'), images(30)
+    x[:, :, :8] = .5
+    attacked = fgsm(net, x, 8 / 255)
+    with torch.no_grad():
+        (l, _), (l_adv, _) = net.forward_features(x), net.forward_features(attacked)
+        m, m_adv, said = net(x).maps, net(attacked).maps, answers(net, x)
+        changed = [(net.pool(a, b).logits.argmax(1) != said).float().mean().item() for a, b in ((l_adv, m), (l, m_adv), (l_adv, m_adv))]
+    assert list(crossed(net, x, attacked).values()) == pytest.approx(changed, abs=1e-6) and changed[1] not in (0, changed[0])
+    assert changed[2] == (answers(net, attacked) != said).float().mean().item()
+    assert set(crossed(net, x, x).values()) == {0}

@@ -433,6 +433,21 @@ def test_adapted_heads_have_the_statistics_of_what_they_get(net):
     assert rows['uniform']['adapted'] != rows['uniform']['accuracy']
 
 
+def test_one_level_is_exchanged_alone(net):
+    x, masks, labels = (noise(12, 3, 32, 32) * 255).byte(), objects(12, 32), torch.arange(12) % 4
+    given = []
+    class Watch(type(net)):
+        def pool(self, l, maps): given.append(maps); return super().pool(l, maps)
+    kind, net.__class__ = type(net), Watch
+    try: rows = interventions(net, x, labels, None, level=2)
+    finally: net.__class__ = kind
+    assert [r['weights'] for r in rows] == [k for k in SWAPS if k != 'mask'], 'masks are not known'
+    own, uniform = given[:2]
+    assert uniform[0].equal(own[0]) and not uniform[1].equal(own[1]) and uniform[1].std() < 1e-6
+    for level in 0, 3, 'all':
+        with refuses(f'level {level!r}', '1 to 2'): interventions(net, x, labels, masks, level=level)
+
+
 def test_interventions_do_not_depend_on_the_batch(net):
     x, masks, labels = (noise(7, 3, 32, 32) * 255).byte(), objects(7, 32), torch.arange(7) % 4
     given = {}

@@ -2,6 +2,7 @@
 import importlib
 import json
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -91,3 +92,14 @@ def test_a_learned_map_costs_a_twentieth_of_integrated_gradients():
 
 def test_fgsm_costs_one_forward_and_backward_pass():
     assert max(r['cost'] for r in rows('speed_attacks')) <= 1.15
+
+
+FROM_UNCOMMITTED = {'choose_cluttered_fashion_dp', 'clutter', 'controls', 'fgsm', 'query', 'segmentation', 'training_speed'}    # to be made again
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda p: p.stem)
+def test_results_come_from_commits(path):
+    "A '+' says that the code differed from its commit."
+    commits = re.findall(r'"commit": "([^"]*)"', path.read_text())
+    assert commits and all(re.fullmatch('[0-9a-f]{12}\\+?', c) for c in commits)
+    assert any(c.endswith('+') for c in commits) == (path.stem in FROM_UNCOMMITTED)

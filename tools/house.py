@@ -15,9 +15,9 @@ FLOORS = {
     'ground': 'moved text names formats system core files weights exercises photographs',
     'pictures': 'attention readers inputs fits data',
     'sources': 'arrays walker tables splits folders downloads published',
-    'networks': 'registry models zoo taps resnets interrupts training foreign backbones checkpoints recipes distributed scores history',
+    'networks': 'registry models zoo taps resnets interrupts training pruning foreign backbones checkpoints recipes distributed scores history',
     'maps': 'maps widgets explorer saliency answers gallery metrics faithfulness report',
-    'experiments': 'runs transfer segmentation adversarial query studies measures reproduce export hub',
+    'experiments': 'runs transfer segmentation adversarial query studies measures reproduce claims export hub',
     'roof': 'examples cli scaling __main__'}
 ORDER = [name for floor in FLOORS.values() for name in floor.split()]
 ROOF = FLOORS['roof'].split()

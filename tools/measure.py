@@ -3,9 +3,8 @@
 
     python tools/measure.py controls          # attention against its controls (three quarters of an hour)
     python tools/measure.py clutter           # the same with smaller objects
+    python tools/measure.py clutter64         # and with objects of a twentieth of a larger picture
     python tools/measure.py fidelity          # each difference between paper and code, in a short training
-    python tools/measure.py cifar10           # CIFAR-10 in full, twenty minutes; LTPA_DATA says where it is
-    python tools/measure.py cifar10 --seeds 0 1 2
     python tools/measure.py controls --seeds 3 --add        # one seed more, beside those in the file
 
 Runs that are done (their folder under runs/ holds a result.json) are not repeated: one may interrupt a study.

@@ -219,6 +219,23 @@ MUTANTS = [  # (name, old text, new text, tests): the old text stands once in al
      "test_faithfulness.py::test_adapted_heads_have_the_statistics_of_what_they_get"),
     ("small pictures are blown up", "self.state.side > min(self.images[image]", "self.state.side < min(self.images[image]",
      "test_explorer.py::test_it_begins_with_photographs"),
+    ("a lead of the wrong sign is a lead", "if self.sign == self.better: return 'ahead'", "if self.sign in ('higher', 'lower'): return 'ahead'",
+     "test_claims.py::test_a_lead_is_a_lead_only_on_its_own_side"),
+    ("two seeds judge a claim", "{'not run', 'too few seeds'} & every", "{'not run'} & every",
+     "test_claims.py::test_two_seeds_leave_a_claim_open"),
+    ("half the width of the interval over seeds", "STUDENT.get(n, 2.262) * math.sqrt(", "STUDENT.get(n, 2.262) / 2 * math.sqrt(",
+     "test_claims.py::test_intervals_cover_the_truth"),
+    ("rows of other seeds are lost", "known.get('runs') or [] if others(r)]", "known.get('runs') or [] if not others(r)]", "test_reproduce.py::test_it_goes_on_behind_what_is_done"),
+    ("measured on other weights counts", "weights.get(f.name) == digest(f)", "f.name in weights", "test_reproduce.py::test_other_weights_are_measured_anew"),
+    ("a swap of one level is one of all", "if level in (None, s + 1) else a)", "if level != 0 else a)",
+     "test_faithfulness.py::test_one_level_is_exchanged_alone"),
+    ("the crossed attack keeps the clean map", "((l_adv, m), (l, m_adv), (l_adv, m_adv))", "((l_adv, m), (l, m), (l_adv, m_adv))",
+     "test_adversarial.py::test_crossed_attacks_are_what_they_say"),
+    ("the global vector of dp is taken out", "if glob == 'none' and not (score == 'uniform' or score == 'pc'", "if glob == 'none' and not (score != 'odd' or score == 'pc'",
+     "test_pruning.py::test_who_listens_is_not_pruned"),
+    ("an interrupted training begins anew", "resume=(folder / 'checkpoint.safetensors').exists()", "resume=False",
+     "test_studies.py::test_what_was_interrupted_goes_on_to_the_same_weights"),
+    ("a lead whose interval holds zero is sure", "'leaning'\n", "'ahead'\n", "test_claims.py::test_an_interval_that_holds_zero_decides_nothing"),
 ]
 
 

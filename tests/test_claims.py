@@ -1,0 +1,95 @@
+"""Claims and verdicts: intervals, signs, seeds, and what a missing file leaves open."""
+import doctest
+import json
+
+import pytest
+import torch
+
+import ltpa.claims
+from ltpa.claims import CLAIMS, OURS, Lead, half_width, in_numbers, in_words, judged, leads
+from ltpa.reproduce import tables
+
+ACCURACY = next(c for c in CLAIMS if c.study == 'accuracy')
+FGSM = next(c for c in CLAIMS if c.study == 'fgsm')
+
+
+def test_examples_in_docstrings(): assert doctest.testmod(ltpa.claims).failed == 0
+
+
+def put(folder, study, size, seeds=3, **of):
+    "A file with runs: by case the value of each seed"
+    runs = [r | dict(source='a', seed=s, **{value: x}) for value, cases in of.items() for r, xs in cases for s, x in enumerate(xs[:seeds])]
+    (folder / f'{study}_{size}.json').write_text(json.dumps(dict(rows=[], runs=runs, provenance={})))
+
+
+def verdict(folder, claim=ACCURACY): return judged(leads(folder, chosen=[claim]), [claim])[0]
+
+
+def test_intervals_cover_the_truth():
+    "Of many triples of normal numbers, 95 in 100 intervals hold the mean."
+    rng = torch.Generator().manual_seed(0)
+    for n in 2, 3, 5:
+        x = torch.randn(4000, n, generator=rng, dtype=torch.float64)
+        covered = sum(abs(sum(row) / n) <= half_width(row) for row in x.tolist()) / 4000
+        assert .94 < covered < .96
+    assert half_width([]) is half_width([1.]) is None
+
+
+@pytest.mark.parametrize('sign, better, word', [
+    ('higher', 'higher', 'ahead'), ('lower', 'higher', 'behind'), ('lower', 'lower', 'ahead'), ('higher', 'lower', 'behind'),
+    ('seeds disagree', 'higher', 'seeds disagree'), ('not run', 'lower', 'not run')])
+def test_a_lead_is_a_lead_only_on_its_own_side(sign, better, word):
+    assert Lead('', '', '', '', '', [1.], sign, better).word == word
+
+
+A, LOW, MIXED = (.9, .8, .7), (.8, .7, .6), (.8, .9, .6)
+
+
+def test_verdicts_by_rule(tmp_path):
+    case = lambda m: dict(model=m)
+    put(tmp_path, 'accuracy', 'small', accuracy=[(case(OURS), A), (case('vgg'), LOW), (case('vgg_trunk'), LOW)])
+    assert in_words(verdict(tmp_path)) == 'supported (size small): ahead of plain VGG and the trunk'
+    put(tmp_path, 'accuracy', 'small', accuracy=[(case(OURS), A), (case('vgg'), LOW), (case('vgg_trunk'), MIXED)])
+    assert in_words(verdict(tmp_path)) == 'not supported (size small): ahead of plain VGG; not ahead of the trunk'
+    put(tmp_path, 'accuracy', 'cifar', accuracy=[(case(OURS), LOW), (case('vgg'), A)])
+    assert in_words(verdict(tmp_path)) == 'not supported (size cifar): not ahead of plain VGG', 'the largest size counts'
+    fooled = dict(attack='fgsm', eps=1)
+    put(tmp_path, 'fgsm', 'small', fooled=[(case(OURS) | fooled, LOW), (case('vgg') | fooled, A), (case('vgg') | fooled | dict(eps=2), LOW)])
+    assert verdict(tmp_path, FGSM).word == 'supported', 'less is better, and only this size of attack counts'
+
+
+def test_an_interval_that_holds_zero_decides_nothing(tmp_path):
+    case = lambda m: dict(model=m)
+    put(tmp_path, 'accuracy', 'small', accuracy=[(case(OURS), A), (case('vgg'), LOW), (case('vgg_trunk'), (.89, .7, .69))])
+    v = verdict(tmp_path)
+    assert (v.word, v.ahead, v.mixed, v.behind) == ('open', ['plain VGG'], ['the trunk'], [])
+    put(tmp_path, 'accuracy', 'small', accuracy=[(case(OURS), A), (case('vgg'), MIXED), (case('vgg_trunk'), (.89, .7, .69))])
+    assert verdict(tmp_path).word == 'not supported', 'one control is enough'
+
+
+def test_two_sets_must_agree(tmp_path):
+    claim = next(c for c in CLAIMS if c.study == 'transfer')
+    put(tmp_path, 'transfer', 'small', accuracy=[(dict(model=m, data=d), xs) for d, m, xs in (
+        ('b', OURS, A), ('b', 'vgg', LOW), ('c', OURS, LOW), ('c', 'vgg', A))])
+    v = verdict(tmp_path, claim)
+    assert (v.word, v.mixed, v.ahead) == ('not supported', ['plain VGG'], [])
+    assert {x.data for x in leads(tmp_path, ['small'], [claim])} == {'a to b', 'a to c'}
+    assert len(in_numbers(tmp_path, 'small', [claim])) == 6
+
+
+def test_two_seeds_leave_a_claim_open(tmp_path):
+    put(tmp_path, 'accuracy', 'small', seeds=2, accuracy=[(dict(model=OURS), A), (dict(model='vgg'), LOW)])
+    assert verdict(tmp_path).word == 'open' and 'ahead' not in verdict(tmp_path).ahead
+
+
+def test_nothing_is_open_and_says_so(tmp_path):
+    assert {in_words(v) for v in judged(leads(tmp_path))} == {'open: not run'} and not in_numbers(tmp_path, 'cifar')
+
+
+@pytest.mark.parametrize('claim', CLAIMS, ids=lambda c: c.name)
+def test_claims_ask_for_what_is_measured(claim):
+    "Each control is a model of some size, each study is one of `ltpa reproduce`."
+    assert claim.study in tables('small')
+    models = {c['model'] for c in tables('small')[claim.study].cases}
+    assert {case.partition(':')[0] for case in (claim.ours, *claim.controls.values())} <= models
+    assert set(claim.compared.values()) <= {'higher', 'lower'}
