@@ -238,20 +238,20 @@ def tables(size: str, places: Mapping[str, str | Path] = {}, seeds: Sequence[int
               lambda case, seed, nets, folders: of_training(folders[0]), ('source', 'model'), 1),
         table('transfer', 'A linear SVM on frozen features (Table 3)',
               [dict(source=a, data=b, model=m) for a, b in MOVES[size] for m in of(a)], own, moved,
-              ('source', 'data', 'model'), 25, ('source', 'data')),
+              ('source', 'data', 'model'), 2 if size == 'small' else 25, ('source', 'data')),
         table('places', 'Where maps lie: learned ones and their rivals', seen, own, lies, ('source', 'data', 'model', 'map'),
-              15 if size == 'small' else 150, ('source', 'data')),
+              6 if size == 'small' else 150, ('source', 'data')),
         table('segmentation', 'Masks from maps: mean Jaccard and PxAP', seen, own, drawn,
-              ('source', 'data', 'model', 'way'), 12 if size == 'small' else 90, ('source', 'data')),
+              ('source', 'data', 'model', 'way'), 6 if size == 'small' else 90, ('source', 'data')),
         table('fgsm', 'Answers changed by attacks (Figures 5 and 6)', victims, with_trunk, fooled,
-              ('source', 'model', 'attack', 'eps'), 10 if size == 'small' else 60),
+              ('source', 'model', 'attack', 'eps'), 4 if size == 'small' else 60),
         table('swaps', "Other maps in the place of the network's own", looking, own, exchanged,
-              ('source', 'model', 'levels', 'weights'), 2 if size == 'small' else 10),
+              ('source', 'model', 'levels', 'weights'), 1 if size == 'small' else 10),
         table('randomization', 'Maps of networks whose parts were made new', [v for v in victims if v['model'] != 'vgg'],
-              own, broken, ('source', 'model', 'map', 'part'), 5 if size == 'small' else 20),
+              own, broken, ('source', 'model', 'map', 'part'), 1 if size == 'small' else 20),
         table('query', 'Two objects in a picture: the weight on the one that is asked for',
               [dict(source=QUERIED[size], model=m) for m in of(QUERIED[size], 'vgg_att') if 'uniform' not in m], own,
-              questioned, ('source', 'model', 'asked', 'how', 'level'), 6 if size == 'small' else 20)]
+              questioned, ('source', 'model', 'asked', 'how', 'level'), 2 if size == 'small' else 20)]
     return {t.name: t for t in found}
 
 # %% ../nbs/workshop/reproduce.ipynb #4e9c0011

@@ -48,14 +48,18 @@ A, LOW, MIXED = (.9, .8, .7), (.8, .7, .6), (.8, .9, .6)
 def test_verdicts_by_rule(tmp_path):
     case = lambda m: dict(model=m)
     put(tmp_path, 'accuracy', 'small', accuracy=[(case(OURS), A), (case('vgg'), LOW), (case('vgg_trunk'), LOW)])
-    assert in_words(verdict(tmp_path)) == 'supported (size small): ahead of plain VGG and the trunk'
+    assert in_words(verdict(tmp_path)) == 'supported (size small): ahead of plain VGG, the trunk'
     put(tmp_path, 'accuracy', 'small', accuracy=[(case(OURS), A), (case('vgg'), LOW), (case('vgg_trunk'), MIXED)])
     assert in_words(verdict(tmp_path)) == 'not supported (size small): ahead of plain VGG; not ahead of the trunk'
     put(tmp_path, 'accuracy', 'cifar', accuracy=[(case(OURS), LOW), (case('vgg'), A)])
     assert in_words(verdict(tmp_path)) == 'not supported (size cifar): not ahead of plain VGG', 'the largest size counts'
     fooled = dict(attack='fgsm', eps=1)
     put(tmp_path, 'fgsm', 'small', fooled=[(case(OURS) | fooled, LOW), (case('vgg') | fooled, A), (case('vgg') | fooled | dict(eps=2), LOW)])
-    assert verdict(tmp_path, FGSM).word == 'supported', 'less is better, and only this size of attack counts'
+    v = verdict(tmp_path, FGSM)
+    assert (v.word, v.mixed) == ('open', ['plain VGG']), 'less is better; the other size of attack has no attention'
+    assert [x.data for x in leads(tmp_path, ['small'], [FGSM])] == ['a, eps 1', 'a, eps 2']
+    put(tmp_path, 'fgsm', 'small', fooled=[(case(OURS) | fooled, LOW), (case('vgg') | fooled, A), (case('vgg') | fooled | dict(eps=16), LOW)])
+    assert verdict(tmp_path, FGSM).word == 'supported', 'and no size counts that is not named'
 
 
 def test_an_interval_that_holds_zero_decides_nothing(tmp_path):

@@ -113,6 +113,7 @@ def gradients(device='cpu'):
         return {name: first_gradients(tiny_net(name).double(), pictures(16, 32), recipe) for name in SOME}
 
 
+@pytest.mark.whole
 @pytest.mark.slow
 def test_gradients_of_two_processes():
     one, two = gradients(), launch(gradients)
@@ -130,6 +131,7 @@ def claim(net, others=()):
     return int(os.environ['RANK']), net.linear.bias.sum().item()
 
 
+@pytest.mark.whole
 @pytest.mark.slow
 def test_launched_processes_share_nothing_and_fail_in_one_line():
     net, before = tiny_net(), signal.getsignal(signal.SIGINT)

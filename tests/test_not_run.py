@@ -39,6 +39,7 @@ def whole():
     with pytest.MonkeyPatch.context() as patch: return told(ROOT / 'results', patch)
 
 
+@pytest.mark.whole
 def test_the_tables_are_there(whole):
     assert sum('not run' in text for text in whole.values()) >= 2 and any('supported' in text for text in whole.values())
 
@@ -49,7 +50,7 @@ def test_without_any_file_all_is_not_run(tmp_path, monkeypatch):
     assert said['c1610002'].count('not run') == said['c1610002'].count('**open**') >= 5
 
 
-@pytest.mark.parametrize('name', [n if n == 'transfer_small.json' else pytest.param(n, marks=pytest.mark.whole) for n in FILES])
+@pytest.mark.parametrize('name', [pytest.param(n, marks=pytest.mark.whole) for n in FILES])
 def test_one_file_less(name, whole, tmp_path, monkeypatch):
     shutil.copytree(ROOT / 'results', tmp_path / 'results')
     (tmp_path / 'results' / name).unlink()

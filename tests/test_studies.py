@@ -255,7 +255,7 @@ def test_what_was_interrupted_goes_on_to_the_same_weights(tmp_path):
     rows = read_sharpness(whole / 'cells.csv')
     assert [(r['epoch'], r['level']) for r in rows] == [(0, 1), (1, 1), (2, 1)]
     assert len({r['cells'] for r in rows}) == 3 and all(1 <= r['cells'] <= r['of'] for r in rows)
-    for steps in 3, 11:                                     # within the first pass, and within the second
+    for steps in 11,:                                       # within the second pass
         folder = tmp_path / f'{steps}' / whole.name
         interrupted(folder, steps, **case)
         assert trained(target, 'small', 0, folder.parent, device='cpu', **case) == folder

@@ -41,6 +41,7 @@ def value_of(spec, results=ROOT / 'results'):
     if not found: return None
     lead = field.split()
     rows = found['runs' if lead[0] == 'lead' and not table else table or 'rows']
+    rows = [r for r in rows if 'epoch' not in r]                 # those are of a training's course
     for k, v in (p.split('=', 1) for p in picks): rows = [r for r in rows if str(r.get(k)) == v]
     if lead[0] == 'lead':
         value = paired(rows, *lead[1:])['mean']
