@@ -13,7 +13,7 @@ from typing import Any
 from . import __version__
 from .text import MOST, forgiving, printable, row
 from .names import (
-    ATTACHED, BATCH_NORMS, CHOICES, COOL, DOWNLOADS, NARROW, PRESETS, RECIPES, SIZES, STUDIES, SWITCHES, USUAL_MODEL, USUAL_NETWORK,
+    ATTACHED, BATCH_NORMS, CHOICES, COOL, DOWNLOADS, EXTRAS, NARROW, PRESETS, RECIPES, SIZES, STUDIES, SWITCHES, USUAL_MODEL, USUAL_NETWORK,
     LtpaError, Recipe, list_models, unknown)
 from .examples import EXAMPLES, FIRST
 from .formats import ENDINGS, OPSET, as_format, called
@@ -223,8 +223,9 @@ def _pair(text):
 
 def _add_reproduce(r):
     r.add_argument('--size', choices=SIZES, default='small', help='small: minutes (default); cifar: hours; paper: GPUs')
-    r.add_argument('--only', nargs='+', default=(), metavar='STUDY', help=f'{", ".join(STUDIES)}; default: all')
+    r.add_argument('--only', nargs='+', default=(), metavar='STUDY', help=f'{", ".join(STUDIES)} (default: all these), {", ".join(EXTRAS)}')
     r.add_argument('--dry-run', action='store_true', help='only say what is there, what is left, and what it would cost')
+    r.add_argument('--no-train', action='store_true', help='measure the networks that are there, and leave out what needs others')
     r.add_argument('--out', default='reproduced', help='folder of the files, STUDY_SIZE.json (default: reproduced)')
     r.add_argument('--runs', default='runs/studies', help='folder of the trainings (default: runs/studies)')
     r.add_argument('--data', nargs='+', type=_pair, default=(), metavar='NAME=FOLDER',
@@ -452,7 +453,8 @@ def _reproduce(a):
     keep_buffers()                                        # the process is the command's: trainings are faster
     if a.threads: torch.set_num_threads(a.threads)
     if not a.repeat:
-        files = reproduce(a.size, a.only, a.out, a.runs, dict(a.data), a.seeds, a.device, a.dry_run, say=lambda line: print(line, flush=True))
+        files = reproduce(a.size, a.only, a.out, a.runs, dict(a.data), a.seeds, a.device, a.dry_run, not a.no_train,
+                          say=lambda line: print(line, flush=True))
         if a.dry_run: return 0
         chosen = [claim for claim in CLAIMS if claim.study in files]
         print('', *in_numbers(a.out, a.size, chosen), '', sep='\n')

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['MODELS', 'MOST_CLASSES', 'MOST_DEPTH', 'MOST_SIDE', 'MOST_LETTERS', 'SWITCHES', 'COMMON', 'ATTENTION', 'TAKES',
            'PRESETS', 'DOWNLOADS', 'PRECISIONS', 'STEPS', 'CHOICES', 'RECIPES', 'NARROW', 'SIZES', 'COOL', 'SETS',
-           'STUDIES', 'USUAL_MODEL', 'ATTACHED', 'ON_BACKBONE', 'USUAL_NETWORK', 'BATCH_NORMS', 'LtpaError', 'shown',
-           'unknown', 'list_models', 'is_number', 'is_whole', 'as_side', 'as_class_names', 'admissible', 'switches',
-           'Recipe', 'get_recipe', 'default_size']
+           'STUDIES', 'EXTRAS', 'USUAL_MODEL', 'ATTACHED', 'ON_BACKBONE', 'USUAL_NETWORK', 'BATCH_NORMS', 'LtpaError',
+           'shown', 'unknown', 'list_models', 'is_number', 'is_whole', 'as_side', 'as_class_names', 'admissible',
+           'switches', 'Recipe', 'get_recipe', 'default_size']
 
 # %% ../nbs/workshop/names.ipynb #adbf2d5a
 import difflib, math, re
@@ -400,6 +400,7 @@ SETS: dict[str, dict[str, Any]] = {
     'stl10': dict(images=5_000, classes=10, side=96)}
 
 STUDIES = 'accuracy transfer places segmentation fgsm swaps randomization query'.split()      # of `ltpa reproduce`
+EXTRAS = ['levels', 'sharpness']             # ... when they are asked for
 USUAL_MODEL = 'vgg_att2_concat_pc'           # of `ltpa train --data FOLDER`
 ATTACHED = 'attached'                        # the model of a run with a backbone: SET/attached
 ON_BACKBONE = 'backbone frozen pretrained taps scores combine norm temperature head dropout'.split()

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 import torch
 from .text import printable
-from .names import DOWNLOADS, SETS, LtpaError, shown, unknown
+from .names import DOWNLOADS, SETS, STUDIES, LtpaError, shown, unknown
 from .core import keyed_rng
 from .files import fingerprint, provenance, save_result
 from .data import ClutteredFashion
@@ -172,7 +172,9 @@ def tables(size: str, places: Mapping[str, str | Path] = {}, seeds: Sequence[int
     Returns
     -------
     dict
-        From a name to its `Table`: accuracy, transfer, places, segmentation, fgsm, swaps, randomization, query.
+        From a name to its `Table`: accuracy, transfer, places, segmentation, fgsm, swaps, randomization, query; then
+        those that are run only when they are asked for: levels (where does the gain come from?) and sharpness (does it
+        look at all?).
 
     Raises
     ------
@@ -188,7 +190,7 @@ def tables(size: str, places: Mapping[str, str | Path] = {}, seeds: Sequence[int
     >>> from ltpa.reproduce import tables
     >>> found = tables('small')
     >>> list(found)
-    ['accuracy', 'transfer', 'places', 'segmentation', 'fgsm', 'swaps', 'randomization', 'query']
+    ['accuracy', 'transfer', 'places', 'segmentation', 'fgsm', 'swaps', 'randomization', 'query', 'levels', 'sharpness']
     >>> found['transfer'].cases[0]
     {'source': 'cluttered_fashion', 'data': 'animals', 'model': 'vgg'}
     """
@@ -227,12 +229,19 @@ def tables(size: str, places: Mapping[str, str | Path] = {}, seeds: Sequence[int
         known: Any = open_data(case['source'], 'train')
         rows = torch.cat([(known.labels == k).nonzero()[:20, 0] for k in range(len(classes))])
         return asked(nets[0], side_by_side(images, labels, s.pictures), known.images[rows], known.labels[rows])
+    def started(case, seed):
+        net = dict(s.case.get('net', {})) | (dict(u=case['u']) if case['u'] != 'small' else {})
+        return [Training(f'{case["source"]}/{case["model"]}', size, seed, dict(s.case) | (dict(net=net) if net else {}))]
     def with_trunk(case, seed): return own(case, seed) + [run(case['source'], 'vgg_trunk', seed)]
 
     each = [dict(source=of_, model=m) for of_ in s.arms for m in of(of_)]
     seen = [dict(source=a, data=b, model=m) for a, b in LOOKED[size] for m in of(a) if m != 'vgg']
     looking = [dict(source=a, model=m) for a in s.arms for m in of(a, 'vgg_att')]
     victims = [dict(source=ATTACKED[size], model=m) for m in of(ATTACKED[size])]
+    first = next(iter(s.arms))                                              # the set of the two questions at the end
+    ladder = [dict(source=first, model=m) for m in ('vgg_trunk', 'vgg_gap', *(
+        f'vgg_att{k}{"_concat" * (k > 1)}_{score}' for score in ('uniform', 'pc') for k in (1, 2, 3)))]
+    starts = [dict(source=first, model='vgg_att3_concat_pc', u=u) for u in ('small', .1, .3, 'msr')]
     found = [
         table('accuracy', 'Accuracy after the last pass (Tables 1 and 2)', each, own,
               lambda case, seed, nets, folders: of_training(folders[0]), ('source', 'model'), 1),
@@ -251,7 +260,11 @@ def tables(size: str, places: Mapping[str, str | Path] = {}, seeds: Sequence[int
               own, broken, ('source', 'model', 'map', 'part'), 1 if size == 'small' else 20),
         table('query', 'Two objects in a picture: the weight on the one that is asked for',
               [dict(source=QUERIED[size], model=m) for m in of(QUERIED[size], 'vgg_att') if 'uniform' not in m], own,
-              questioned, ('source', 'model', 'asked', 'how', 'level'), 2 if size == 'small' else 20)]
+              questioned, ('source', 'model', 'asked', 'how', 'level'), 2 if size == 'small' else 20),
+        table('levels', 'Where does the gain come from: from levels, or from looking?', ladder, own,
+              lambda case, seed, nets, folders: of_training(folders[0]), ('source', 'model'), 1),
+        table('sharpness', 'Does it look at all? By the deviation from which the score vector u starts', starts, started,
+              lambda case, seed, nets, folders: of_training(folders[0]), ('source', 'model', 'u'), 1)]
     return {t.name: t for t in found}
 
 # %% ../nbs/workshop/reproduce.ipynb #4e9c0011
@@ -331,10 +344,12 @@ def _clean(commit, out, what, way):
     if commit and commit.endswith('+') and Path(out).resolve().name == 'results':
         raise LtpaError(f'{what} is of commit {commit}: the code differed from it; {way}, or write elsewhere with --out')
 
-def measure_left(todo: Left, size: str, out: str | Path, root: str | Path, device: str, digest, say: Callable[[str], Any] = print)->None:
-    "Train and measure what a study lacks, one unit after the other; its file is whole after each"
+def measure_left(todo: Left, size: str, out: str | Path, root: str | Path, device: str, digest, say: Callable[[str], Any] = print,
+                 train: bool = True)->None:
+    "Train, if asked to, and measure what a study lacks, one unit after the other; its file is whole after each"
     table, file = todo.table, file_of(todo.table, size, out)
     for case, seed in todo.units:
+        if not (train or all(t.find(root) for t in table.needs(case, seed))): continue
         start, nets, folders = time.monotonic(), [], []
         known = stored(file)
         networks = dict(known.get('networks') or {})
@@ -358,7 +373,7 @@ def measure_left(todo: Left, size: str, out: str | Path, root: str | Path, devic
 # %% ../nbs/workshop/reproduce.ipynb #4e9c0014
 def reproduce(size: str = 'small', only: Sequence[str] = (), out: str | Path = 'reproduced',
               root: str | Path = 'runs/studies', places: Mapping[str, str | Path] = {},
-              seeds: Sequence[int] | None = None, device: str = 'auto', dry_run: bool = False,
+              seeds: Sequence[int] | None = None, device: str = 'auto', dry_run: bool = False, train: bool = True,
               say: Callable[[str], Any] = print)->dict[str, Path]:
     """Redo the paper's tables and their controls at one size: train what is missing, measure, write.
 
@@ -367,7 +382,7 @@ def reproduce(size: str = 'small', only: Sequence[str] = (), out: str | Path = '
     size : str, default 'small'
         'small' (twenty minutes on two cores), 'cifar' (hours) or 'paper' (GPUs, days).
     only : sequence of str, optional
-        Names of studies; empty: all, in the order of `tables`.
+        Names of studies; empty: all but levels and sharpness, in the order of `tables`.
     out : str or Path, default 'reproduced'
         The folder of the files, `STUDY_SIZE.json`. What they hold already is not measured again.
     root : str or Path, default 'runs/studies'
@@ -380,6 +395,8 @@ def reproduce(size: str = 'small', only: Sequence[str] = (), out: str | Path = '
         Where to train.
     dry_run : bool, default False
         Only say what would be done, and what it would cost.
+    train : bool, default True
+        False: measure the networks that are there, and leave out what needs others.
     say : callable
         Called with each line of text.
 
@@ -406,12 +423,12 @@ def reproduce(size: str = 'small', only: Sequence[str] = (), out: str | Path = '
     all_of, digest = tables(size, places, seeds), _digests()
     for name in only:
         if name not in all_of: raise unknown('study', name, all_of)
-    chosen = [t for name, t in all_of.items() if name in (only or all_of)]
+    chosen = [t for name, t in all_of.items() if name in (only or STUDIES)]
     say(f'size {size}: {SCALES[size].note}')
     _outlook(chosen, size, out, root, digest, dry_run, say)
     if not dry_run:
         _clean(provenance()['commit'], out, 'the library', 'commit first')
-        for t in chosen: measure_left(left(t, size, out, root, digest), size, out, root, device, digest, say)
+        for t in chosen: measure_left(left(t, size, out, root, digest), size, out, root, device, digest, say, train)
     files = {t.name: f for t in chosen if (f := file_of(t, size, out)).exists()}
     for f in files.values() if not dry_run else (): say(f'{printable(str(f))}')
     return files

@@ -9,7 +9,7 @@ from helpers import refuses
 
 import ltpa.measures
 import ltpa.reproduce
-from ltpa.names import STUDIES
+from ltpa.names import EXTRAS, STUDIES
 from ltpa.recipes import PAPER
 from ltpa.reproduce import SCALES, Training, clock, left, repeat, reproduce, tables
 from ltpa.segmentation import two_piles
@@ -55,7 +55,7 @@ def test_examples_in_docstrings(module):
 @pytest.mark.parametrize('size', SCALES)
 def test_every_study_at_every_size(size):
     found = tables(size)
-    assert list(found) == STUDIES
+    assert list(found) == STUDIES + EXTRAS
     for t in found.values():
         assert len({json.dumps(c) for c in t.cases}) == len(t.cases) > 0 and t.seeds == [0, 1, 2]
         assert set(t.cases[0]) <= set(t.keys), 'what differs tells rows apart'
@@ -66,8 +66,9 @@ def test_every_study_at_every_size(size):
 def test_arms_are_cut_alike():
     for size in SCALES:
         trainings = [x for t in tables(size).values() for case in t.cases for x in t.needs(case, 0)]
+        assert {x.case['net']['u'] for x in trainings if 'u' in x.case.get('net', {})} == {.1, .3, 'msr'}
         recipes = {(x.plan.recipe.epochs, x.plan.recipe.lr) for x in trainings}
-        assert len({json.dumps(x.case, sort_keys=True) for x in trainings}) == 1
+        assert len({json.dumps(x.case, sort_keys=True) for x in trainings if 'u' not in x.case.get('net', {})}) == 1
         assert size == 'paper' or len(recipes) == 1, 'one recipe, whatever the model'
 
 
@@ -169,6 +170,13 @@ def test_results_without_their_runs_count(tiny, tmp_path):
     reproduce('small', ['accuracy'], **tiny)
     lines = lines_of('small', ['accuracy'], **tiny | dict(root=tmp_path / 'elsewhere'))
     assert any('3 measured,   0 left' in line for line in lines) and not (tmp_path / 'elsewhere').exists()
+
+
+def test_without_training_what_is_there_is_measured(tiny):
+    shutil.rmtree(next(tiny['root'].glob('*vgg_gap*')))
+    file, = reproduce('small', ['accuracy'], train=False, **tiny).values()
+    assert [r['model'] for r in stored(file)['rows']] == ['vgg_trunk', 'vgg_att1_pc']
+    assert not list(tiny['root'].glob('*vgg_gap*'))
 
 
 def test_seeds_join_a_file(tiny, monkeypatch):
