@@ -92,6 +92,9 @@ def test_costs():
 
 def test_names_that_do_not_exist(tmp_path):
     with refuses("size 'big'", 'small'): reproduce('big')
+    with refuses("set 'horse'", 'horses'): tables('cifar', dict(horse=tmp_path))
+    with refuses('no folder', 'nowhere', 'for horses'): tables('cifar', dict(horses=tmp_path / 'nowhere'))
+    assert not tables('small', dict(horses=tmp_path))['places'].missing(tables('small')['places'].cases[0])
     with refuses("study 'acuracy'", 'accuracy'): reproduce('small', ['acuracy'], out=tmp_path, dry_run=True)
 
 
@@ -151,6 +154,16 @@ def test_it_goes_on_behind_what_is_done(tiny, tmp_path):
     before = [f.read_bytes() for f in files.values()]
     reproduce('small', ['accuracy', 'swaps'], **tiny)
     assert [f.read_bytes() for f in files.values()] == before, 'nothing was left'
+
+
+def test_what_another_process_adds_stays(tiny, tmp_path):
+    other = tmp_path / 'other'
+    reproduce('small', ['accuracy'], **tiny | dict(out=other))
+    def say(line):                                  # another has written, while we were at the first network
+        if 'vgg_gap, seed' in line: shutil.copytree(other, tiny['out'], dirs_exist_ok=True)
+    file, = reproduce('small', ['accuracy'], say=say, **tiny).values()
+    assert without_times(file)['networks'] == without_times(other / file.name)['networks']
+    assert sorted(r['model'] for r in stored(file)['rows']) == sorted(MODELS)
 
 
 def test_other_weights_are_measured_anew(tiny):
@@ -215,3 +228,12 @@ def test_a_network_comes_out_the_same_from_the_file_alone(tiny):
     file.write_text(json.dumps(held))
     with refuses('recipe of', 'by now', 'take the commit'): repeat(run, [file], 'cpu')
     with refuses("no file knows the run 'x'", run): repeat('x', [file])
+
+
+@pytest.mark.parametrize('odd', [
+    dict(networks=[1]), dict(networks=dict(a=1)), dict(networks=dict(a=dict(weights=3))), dict(units=dict(a=1)), dict(units=[dict(case=1, seed=0)]),
+    dict(units=[dict(case={}, seed='0')])], ids=str)
+def test_files_of_others_end_in_a_line(odd, tmp_path):
+    (tmp_path / 'accuracy_small.json').write_text(json.dumps(dict(rows=[], runs=[], provenance={}) | odd))
+    with refuses('accuracy_small.json', 'move it away'): reproduce('small', ['accuracy'], out=tmp_path, root=tmp_path / 'runs', dry_run=True)
+    with refuses('accuracy_small.json', 'move it away'): repeat('a', [tmp_path / 'accuracy_small.json'])
