@@ -80,12 +80,13 @@ def draw(path):
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
     edges = {name: others for name, others in graph().items() if name in ORDER}
-    at = {name: (1.9 * (k - (len(row.split()) - 1) / 2), 1.7 * floor)
+    def wide(row): return min(1.9, 19 / len(row.split()))                # a long row stands closer
+    at = {name: (wide(row) * (k - (len(row.split()) - 1) / 2), 1.7 * floor)
           for floor, row in enumerate(FLOORS.values()) for k, name in enumerate(row.split()) if name in edges}
-    fig, ax = plt.subplots(figsize=(12, 8.7))
+    fig, ax = plt.subplots(figsize=(14, 8.7))
     for floor, name in enumerate(FLOORS):
         ax.axhspan(1.7 * floor - .62, 1.7 * floor + .62, color='#f2efe8' if floor % 2 else '#e6eef5', zorder=0)
-        ax.text(-10.4, 1.7 * floor, name, va='center', fontsize=10, color='#555555')
+        ax.text(-12.2, 1.7 * floor, name, va='center', fontsize=10, color='#555555')
     edges = {name: others - {'moved'} for name, others in edges.items()}             # old names: nobody's story
     direct = {name: others - set().union(*(edges[o] for o in others), set()) for name, others in edges.items()}
     for name, others in direct.items():
@@ -96,7 +97,7 @@ def draw(path):
     for name, (x, y) in at.items():
         ax.text(x, y, f'{name}\n{code_lines(modules()[name])}', ha='center', va='center', fontsize=8.5, zorder=2,
                 bbox=dict(boxstyle='round,pad=.3', fc='white', ec='#30507a'))
-    ax.set(xlim=(-10.7, 8.9), ylim=(-.8, 1.7 * (len(FLOORS) - 1) + .8)); ax.axis('off')
+    ax.set(xlim=(-12.4, 10.2), ylim=(-.8, 1.7 * (len(FLOORS) - 1) + .8)); ax.axis('off')
     fig.savefig(path, dpi=110, bbox_inches='tight', metadata={'Software': None})
 
 
