@@ -248,6 +248,7 @@ def interrupted(folder, steps, **case):
     for name in 'result.json', 'weights.safetensors': (folder / name).unlink()
 
 
+@pytest.mark.whole
 def test_what_was_interrupted_goes_on_to_the_same_weights(tmp_path):
     case = dict(net=dict(width=1 / 32, early_pools=1), changes=dict(epochs=2, batch_size=2000))
     target = 'cluttered_fashion/vgg_att1_pc'
