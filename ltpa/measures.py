@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['KEPT', 'RIVALS', 'PLACES', 'CASES', 'of_training', 'transferred', 'relabeled', 'placed', 'segmented', 'attacked',
-           'swapped', 'randomized_away', 'side_by_side', 'asked']
+           'swapped', 'randomized_away', 'pairs_of', 'asked']
 
 # %% ../nbs/workshop/measures.ipynb #4ea50004
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 import torch
@@ -139,7 +139,7 @@ def randomized_away(
 # %% ../nbs/workshop/measures.ipynb #4ea50014
 CASES = [('own g', 'as it is'), ('class mean', 'as it is'), ('class mean', 'contrast'), ('absent class', 'contrast')]
 
-def side_by_side(
+def pairs_of(
     images: torch.Tensor,    # uint8 [N,3,H,W]
     labels: torch.Tensor,    # [N]
     n: int,                  # Scenes

@@ -20,7 +20,6 @@ from .text import printable
 from .names import DOWNLOADS, SETS, STUDIES, LtpaError, shown, unknown
 from .core import keyed_rng
 from .files import fingerprint, provenance, save_result
-from .data import ClutteredFashion
 from .folders import load_pairs
 from .downloads import data_root, is_here
 from .published import LAYOUTS, OBJECT_DISCOVERY, load_object_discovery, open_data
@@ -32,7 +31,7 @@ from .segmentation import two_piles
 from .transfer import UNSEEN
 from .studies import stored, summarize, trained, weights_digest
 from .measures import (
-    asked, attacked, of_training, placed, randomized_away, relabeled, segmented, side_by_side, swapped, transferred)
+    asked, attacked, of_training, pairs_of, placed, randomized_away, relabeled, segmented, swapped, transferred)
 
 # %% ../nbs/workshop/reproduce.ipynb #4e9c0007
 class Training(NamedTuple):
@@ -143,7 +142,7 @@ def _shown(case, s, places, net=None):
     kind, what = case['data'].partition(' ')[::2]
     images, masks = _photos(str(at(kind, places)), what or kind, 64)
     names = net.info['classes']
-    word = dict(horses='horse', airplane='airplane', car='automobile', horse='horse')[what or kind]
+    word = dict(horses='horse', car='automobile').get(what or kind, what)
     return images, masks, torch.full((len(images),), names.index(word))
 
 def _aside(n, seed): return torch.randperm(n, generator=keyed_rng('split', seed)) < n // 3
@@ -232,7 +231,7 @@ def tables(size: str, places: Mapping[str, str | Path] = {}, seeds: Sequence[int
         images, labels, _, classes = _test(case['source'], 4 * s.pictures)
         known: Any = open_data(case['source'], 'train')
         rows = torch.cat([(known.labels == k).nonzero()[:20, 0] for k in range(len(classes))])
-        return asked(nets[0], side_by_side(images, labels, s.pictures), known.images[rows], known.labels[rows])
+        return asked(nets[0], pairs_of(images, labels, s.pictures), known.images[rows], known.labels[rows])
     def started(case, seed):
         net = dict(s.case.get('net', {})) | (dict(u=case['u']) if case['u'] != 'small' else {})
         return [Training(f'{case["source"]}/{case["model"]}', size, seed, dict(s.case) | (dict(net=net) if net else {}))]

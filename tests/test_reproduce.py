@@ -151,6 +151,7 @@ def test_it_goes_on_behind_what_is_done(tiny, tmp_path):
         with pytest.raises(Enough): reproduce('small', ['accuracy', 'swaps'], say=ended_at(word), **tiny)
     files = reproduce('small', ['accuracy', 'swaps'], **tiny)
     for name in want: assert without_times(files[name]) == without_times(want[name])
+    assert {r['model'] for r in stored(files['accuracy'])['runs']} == set(MODELS), 'nothing was lost on the way'
     before = [f.read_bytes() for f in files.values()]
     reproduce('small', ['accuracy', 'swaps'], **tiny)
     assert [f.read_bytes() for f in files.values()] == before, 'nothing was left'
@@ -214,6 +215,7 @@ def test_results_of_uncommitted_code_are_refused(tiny, tmp_path, monkeypatch):
 
 # Once more
 
+@pytest.mark.whole
 def test_a_network_comes_out_the_same_from_the_file_alone(tiny):
     file, = reproduce('small', ['accuracy'], **tiny).values()
     run, usual = next(n for n in stored(file)['networks'] if 'gap' in n), torch.get_num_threads()

@@ -13,7 +13,6 @@ classes, at several sides, on Caltech-101's train part to choose a side and on i
 Of the bundled photographs, crops of three lie behind the objects of ClutteredFashion too: astronaut and coffee in its
 training part, the cat in its test part.
 """
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +26,9 @@ from ltpa.core import eval_mode, keyed_rng
 from ltpa.data import ClutteredFashion
 from ltpa.files import provenance
 from ltpa.foreign import EVEN, FEW, evidence, evenness, fit_foreign, foreign
-from ltpa.inputs import as_images, to_floats
+from ltpa.inputs import to_floats
 from ltpa.maps import seen_by
-from ltpa.models import list_pretrained, load_pretrained
+from ltpa.models import load_pretrained
 from ltpa.names import LtpaError
 from ltpa.photographs import about_photographs, photograph
 from ltpa.published import open_data

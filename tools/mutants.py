@@ -223,7 +223,7 @@ MUTANTS = [  # (name, old text, new text, tests): the old text stands once in al
      "test_claims.py::test_a_lead_is_a_lead_only_on_its_own_side"),
     ("two seeds judge a claim", "UNTOLD = 'not run', 'too few seeds'", "UNTOLD = 'not run',",
      "test_claims.py::test_two_seeds_leave_a_claim_open"),
-    ("half the width of the interval over seeds", "STUDENT.get(n, 2.262) * math.sqrt(", "STUDENT.get(n, 2.262) / 2 * math.sqrt(",
+    ("half the width of the interval over seeds", "float(t.ppf(.975, ", "float(t.ppf(.8, ",
      "test_claims.py::test_intervals_cover_the_truth"),
     ("rows of other seeds are lost", "known.get('runs') or [] if others(r)]", "known.get('runs') or [] if not others(r)]", "test_reproduce.py::test_it_goes_on_behind_what_is_done"),
     ("measured on other weights counts", "weights.get(f.name) == digest(f)", "f.name in weights", "test_reproduce.py::test_other_weights_are_measured_anew"),
