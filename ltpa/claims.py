@@ -129,44 +129,43 @@ def in_numbers(
 
 # %% ../nbs/workshop/claims.ipynb #c1a1000c
 class Verdict(NamedTuple):
-    "What the comparisons say about a claim"
+    "What the comparisons say about a claim at one size"
     claim: Claim
-    size: str                   # The largest that was run; '' for none
+    size: str
     word: str                   # 'supported', 'not supported' or 'open'
     ahead: list[str]            # Controls that attention is ahead of, on every set and by every measure
     mixed: list[str]            # On some, or leaning
     behind: list[str]           # On none
-    untold: list[str]           # Of which too few seeds were run to say
+    untold: list[str]           # Not run, or of too few seeds to say
+    run: bool                   # Whether attention was compared with anything
 
 UNTOLD = 'not run', 'too few seeds'
 
 def judged(
     found: Sequence[Lead],                  # From `leads`
+    size: str,
     chosen: Sequence[Claim] = CLAIMS,
 )->list[Verdict]:
-    "A verdict for each claim, by rule"
+    "A verdict for each claim at one size, by rule"
     verdicts = []
     for claim in chosen:
-        mine = [x for x in found if x.claim == claim.name]
-        size = next((s for s in reversed([*SIZES]) if any(x.size == s and x.differences for x in mine)), '')
-        at = [x for x in mine if x.size == size]
+        at = [x for x in found if (x.claim, x.size) == (claim.name, size)]
         told = {name: [x.word for x in at if x.control == name and x.word not in UNTOLD] for name in claim.controls}
         short = {x.control for x in at if x.word in UNTOLD}
         ahead = [name for name, ws in told.items() if set(ws) == {'ahead'} and name not in short]
         behind = [name for name, ws in told.items() if ws and not {'ahead', 'leaning'} & set(ws)]
-        untold = [name for name, ws in told.items() if not ws and name in short]
         mixed = [name for name, ws in told.items() if ws and name not in ahead + behind]
+        untold = [name for name, ws in told.items() if not ws]
         every = {w for ws in told.values() for w in ws}
-        word = ('not supported' if every - {'ahead', 'leaning'} else 'open' if not size or short or 'leaning' in every
-                else 'supported')
-        verdicts.append(Verdict(claim, size, word, ahead, mixed, behind, untold))
+        word = 'not supported' if every - {'ahead', 'leaning'} else 'open' if short or untold or 'leaning' in every else 'supported'
+        verdicts.append(Verdict(claim, size, word, ahead, mixed, behind, untold, any(x.differences for x in at)))
     return verdicts
 
 def in_words(
     v: Verdict,
 )->str:
     "A verdict as a sentence"
-    if not v.size: return 'open: not run'
+    if not v.run: return f'{v.word}: not run'
     parts = [(v.ahead, 'ahead of'), (v.mixed, 'in part, or not surely, ahead of'), (v.behind, 'not ahead of'),
-             (v.untold, 'too few seeds against')]
-    return f'{v.word} (size {v.size}): ' + '; '.join(f'{how} {", ".join(names)}' for names, how in parts if names)
+             (v.untold, 'not run, or too few seeds, against')]
+    return f'{v.word}: ' + '; '.join(f'{how} {", ".join(names)}' for names, how in parts if names)

@@ -458,7 +458,7 @@ def _reproduce(a):
         if a.dry_run: return 0
         chosen = [claim for claim in CLAIMS if claim.study in files]
         print('', *in_numbers(a.out, a.size, chosen), '', sep='\n')
-        for v in judged(leads(a.out, [a.size], chosen), chosen): print(f'{v.claim.name}: {in_words(v)}')
+        for v in judged(leads(a.out, [a.size], chosen), a.size, chosen): print(f'{v.claim.name}: {in_words(v)}')
         return 0
     then, now = repeat(a.repeat, sorted(Path(a.out).glob('*.json')), a.device)
     print(f'{a.repeat}: weights {then} in the file, {now} now')

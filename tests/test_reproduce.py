@@ -239,3 +239,26 @@ def test_files_of_others_end_in_a_line(odd, tmp_path):
     (tmp_path / 'accuracy_small.json').write_text(json.dumps(dict(rows=[], runs=[], provenance={}) | odd))
     with refuses('accuracy_small.json', 'move it away'): reproduce('small', ['accuracy'], out=tmp_path, root=tmp_path / 'runs', dry_run=True)
     with refuses('accuracy_small.json', 'move it away'): repeat('a', [tmp_path / 'accuracy_small.json'])
+
+
+# The command
+
+def test_the_command_ends_with_numbers_and_verdicts(tiny, capsys, tmp_path, monkeypatch):
+    from ltpa.cli import main
+    where = ['--out', str(tiny['out']), '--runs', str(tiny['root']), '--seeds', '0']
+    assert main(['reproduce', '--only', 'accuracy', '--dry-run', *where]) == 0
+    assert '3 left' in capsys.readouterr().out and not tiny['out'].exists()
+    assert main(['reproduce', '--only', 'accuracy', *where]) == 0
+    out = capsys.readouterr().out
+    assert 'accuracy_small.json' in out and 'the trunk    ' in out
+    assert 'It classifies better: open: not run' in out and 'It transfers' not in out
+    run = next(n for n in stored(tiny['out'] / 'accuracy_small.json')['networks'] if 'gap' in n)
+    for answers, code in ((('a', 'a'), 0), (('a', 'b'), 2)):
+        monkeypatch.setattr(ltpa.reproduce, 'repeat', lambda *a: answers)
+        assert main(['reproduce', '--repeat', run, *where]) == code
+    assert 'expected the same bits' in capsys.readouterr().err
+    for odd in ['--data', 'horses'], ['--only', 'acuracy', *where], ['--data', 'horses=nowhere']:
+        try: code = main(['reproduce', '--size', 'cifar', *odd])
+        except SystemExit as e: code = e.code
+        err = capsys.readouterr().err
+        assert code == 2 and err.count('\n') == 1 and err.startswith('ltpa: ')
