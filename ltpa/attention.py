@@ -322,6 +322,11 @@ class Attention(nn.Module):
     glob : str
         'full', or 'none': there is no global vector to speak of, and what is given for one is not looked at. Only for
         scores that never listen to it: 'pc' with softmax, and 'uniform'.
+    gather : str
+        'sum', the paper's weighted sum, or 'max': of each channel the largest of the weighted features, P times. Only for
+        'uniform', where that is the largest feature: a control.
+    learn_temperature : bool
+        Train a factor on the temperature, which starts at 1.
 
     Raises
     ------
@@ -346,6 +351,7 @@ class Attention(nn.Module):
     def __init__(
         self, channels: int, g_channels: int | None = None, score: str = 'pc', norm: str = 'softmax',
         temperature: float = 1., dropout: float = .5, project: str = 'g', glob: str = 'full',
+        gather: str = 'sum', learn_temperature: bool = False,
     ) -> None:
         super().__init__()
         if score not in SCORES: raise unknown('score', score, SCORES)
@@ -355,7 +361,10 @@ class Attention(nn.Module):
         if glob not in ('full', 'none'): raise unknown('global vector', glob, ('full', 'none'))
         if glob == 'none' and not (score == 'uniform' or score == 'pc' and norm == 'softmax'):
             raise LtpaError(f"glob 'none' with scores {score} and norm {norm}; expected 'full': these listen to the global vector")
-        self.score, self.norm, self.temperature = score, norm, temperature
+        if gather not in ('sum', 'max'): raise unknown('way to gather', gather, ('sum', 'max'))
+        if gather == 'max' and score != 'uniform': raise LtpaError(f"gather 'max' with scores {score}; expected 'uniform': it is a control")
+        self.score, self.norm, self.temperature, self.gather = score, norm, temperature, gather
+        self.log_factor = nn.Parameter(torch.zeros(())) if learn_temperature else None
         self.channels, self.g_channels = channels, g_channels or channels
         g_channels = self.g_channels
         self.project: nn.Module = nn.Identity()
@@ -369,6 +378,11 @@ class Attention(nn.Module):
             self.u = nn.Linear(width, 1)             # with a bias, as the authors' 1x1 convolution has
             nn.init.normal_(self.u.weight, std=.01)  # nearly uniform maps to start from
             nn.init.zeros_(self.u.bias)
+
+    @property
+    def softness(self) -> float | torch.Tensor:
+        "What divides the scores: the temperature, times what was learnt"
+        return self.temperature if self.log_factor is None else self.temperature * self.log_factor.exp()
 
     def scores(self, l: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
         "Compatibilities [B,P], as in the equations"
@@ -398,9 +412,9 @@ class Attention(nn.Module):
             if self.up is not None:                                            # <Wl, q> = <l, Wᵀq>
                 W = wide(self.up.weight) if exact else self.up.weight
                 with unrounded(l): q = with_zero_grad(q @ W, self.up.bias)
-            ga, a = soft_attention(l, q / self.temperature)
+            ga, a = soft_attention(l, q / self.softness)
             return ga, a.view(l.shape[0], *l.shape[2:])
-        a = normalize(self.scores(l, g), self.norm, self.temperature).view(l.shape[0], *l.shape[2:])
+        a = normalize(self.scores(l, g) / self.softness, self.norm).view(l.shape[0], *l.shape[2:])
         return self.pool(l, a), a
 
     def pool(self, l: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
@@ -409,6 +423,7 @@ class Attention(nn.Module):
             raise LtpaError(f'a map of shape {tuple(a.shape)} for local features {tuple(l.shape)}; '
                             'expected [B,H,W] of the same batch, height and width')
         a = a.flatten(1)
+        if self.gather == 'max': return (l.flatten(2) * (a * a.shape[1]).to(l.dtype)[:, None]).amax(2)
         return attention_pool(l, a if self.norm == 'softmax' else a / a.shape[1])
 
     def extra_repr(self): return f'score={self.score!r}, norm={self.norm!r}, temperature={self.temperature}'

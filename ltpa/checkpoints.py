@@ -7,7 +7,7 @@ __all__ = ['ADAMW', 'COUNTS', 'Checkpoint', 'learned', 'save_checkpoint', 'read_
 
 # %% ../nbs/workshop/checkpoints.ipynb #fe0449f0
 import warnings
-from dataclasses import MISSING, asdict, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 import torch
@@ -226,9 +226,8 @@ def load_checkpoint(learn: Learner, path: str | Path) -> Learner:
     return learn
 
 def _of_today(recipe):
-    "A recipe as a file has it, with the fields that recipes got later"
-    usual = {f.name: f.default for f in fields(Recipe) if f.default is not MISSING}
-    return usual | recipe if isinstance(recipe, dict) and set(recipe) <= {*usual, 'name', 'epochs'} else recipe
+    "A recipe as a file has it, with the fields that recipes got later; what is none stays as it is"
+    return Recipe.of_today(recipe) if isinstance(recipe, dict) and set(recipe) <= {f.name for f in fields(Recipe)} else recipe
 
 def _say_threads(learn, meta, path):
     "Warn where another number of threads will not come to the same bits"

@@ -12,7 +12,7 @@ __all__ = ['MODELS', 'MOST_CLASSES', 'MOST_DEPTH', 'MOST_SIDE', 'MOST_LETTERS', 
 # %% ../nbs/workshop/names.ipynb #adbf2d5a
 import difflib, math, re
 from collections.abc import Collection
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any
 from .text import message, printable
 
@@ -128,10 +128,10 @@ def as_class_names(classes: Any, where: str) -> list[Any]:
 
 # %% ../nbs/workshop/names.ipynb #4ea1ea81
 SWITCHES = dict(early_pools=(0, 1, 2), layout=('cifar', 'cub'), project=('g', 'l'), head=('bn', 'plain'),
-                indep=('mean', 'product'), branch_grad=('sum', 'mean'), glob=('full', 'none'),
+                indep=('mean', 'product'), branch_grad=('sum', 'mean'), glob=('full', 'none'), gather=('sum', 'max'),
                 color=('rgb', 'yuv_lcn'), u=('small', 'msr'), bn_gain=('one', 'uniform'))
 COMMON = 'color', 'u', 'bn_gain'        # of every network, whatever its class
-ATTENTION = 'early_pools dropout norm temperature layout project head indep branch_grad glob'
+ATTENTION = 'early_pools dropout norm temperature layout project head indep branch_grad glob gather head_width learn_temperature'
 TAKES = {k: v.split() for k, v in dict(    # the other switches of each class
     VGG='dropout layout', VGGGAP='early_pools dropout layout', VGGPAN='early_pools dropout layout',
     VGGTrunk='early_pools dropout layout', VGGAttention=ATTENTION,
@@ -147,7 +147,8 @@ def admissible(settings: dict[str, Any]) -> None:
     need('width', lambda v: is_number(v) and 0 < v <= 8, 'a number above 0, at most 8')
     need('depth', lambda v: is_whole(v, 11, MOST_DEPTH) and v % 9 == 2,
          f'9n+2 for n bottlenecks in each of three stages: 11, 20, 29, …, 164, at most {MOST_DEPTH}')
-    need('dropout', lambda v: v in (True, False), 'True or False')
+    for k in 'dropout', 'learn_temperature': need(k, lambda v: v in (True, False), 'True or False')
+    need('head_width', lambda v: is_number(v) and 0 <= v <= 8, 'a number, at least 0 and at most 8')
     need('norm', lambda v: isinstance(v, str), "'softmax' or 'sigmoid'")
     need('temperature', lambda v: is_number(v) and 1e-6 <= v <= 1e6, 'a number above 0, from 1e-6 to 1e6')
     for k in SWITCHES:
@@ -269,6 +270,10 @@ class Recipe:
         Compile the network; for GPUs, and for trainings of an hour or more.
     balance : bool
         Weigh each picture in the loss by how rare its class is, with a mean of 1 over the training set.
+    u_lr : float
+        Times the learning rate for the score vectors u, above 0, at most 1000.
+    u_decay : bool
+        Weight decay on the score vectors u as well.
 
     Raises
     ------
@@ -304,6 +309,8 @@ class Recipe:
     precision: str = 'auto'
     compile: bool = False
     balance: bool = False
+    u_lr: float = 1.
+    u_decay: bool = True
 
     def __post_init__(self):
         def need(ok, what, name):
@@ -312,9 +319,10 @@ class Recipe:
         for n, most in dict(epochs=100_000, batch_size=1_000_000).items():
             need(is_whole(getattr(self, n), 1, most), f'a whole number, at least 1 and at most {most:,}', n)
         need(is_whole(self.crop, 0, MOST_SIDE), f'a whole number, at least 0 and at most {MOST_SIDE}', 'crop')
-        for n in 'nesterov', 'flip', 'compile', 'balance': need(getattr(self, n) in (True, False), 'True or False', n)
+        for n in 'nesterov', 'flip', 'compile', 'balance', 'u_decay': need(getattr(self, n) in (True, False), 'True or False', n)
         number = lambda n: is_number(getattr(self, n))
         need(number('lr') and 0 < self.lr < 3.4e38, 'a number above 0 that float32 can hold', 'lr')
+        need(number('u_lr') and 0 < self.u_lr <= 1000, 'a number above 0, at most 1000', 'u_lr')
         for n in 'momentum', 'dampening', 'label_smoothing', 'warmup':
             need(number(n) and 0 <= getattr(self, n) < 1, 'a number from 0 to below 1', n)
         for n in 'weight_decay', 'clip':
@@ -323,6 +331,11 @@ class Recipe:
             if getattr(self, n) not in known: raise unknown(n, getattr(self, n), known)
         need(not self.nesterov or self.momentum and not self.dampening, 'a momentum above 0 and no dampening '
              f'with it, not momentum={self.momentum!r} and dampening={self.dampening!r}', 'nesterov')
+
+    @classmethod
+    def of_today(cls, recipe: dict[str, Any]) -> dict[str, Any]:
+        "A recipe as a file has it, with the fields that recipes got later as they usually are"
+        return {f.name: f.default for f in fields(cls) if f.default is not MISSING} | recipe
 
     def lr_at(self, step: int, steps_per_epoch: int) -> float:
         "Learning rate of a step, a function of the step alone: so there is no state to lose"
@@ -400,7 +413,7 @@ SETS: dict[str, dict[str, Any]] = {
     'stl10': dict(images=5_000, classes=10, side=96)}
 
 STUDIES = 'accuracy transfer places segmentation fgsm swaps randomization query'.split()      # of `ltpa reproduce`
-EXTRAS = ['levels', 'sharpness']             # ... when they are asked for
+EXTRAS = ['levels', 'sharpness', 'few']      # ... when they are asked for
 USUAL_MODEL = 'vgg_att2_concat_pc'           # of `ltpa train --data FOLDER`
 ATTACHED = 'attached'                        # the model of a run with a backbone: SET/attached
 ON_BACKBONE = 'backbone frozen pretrained taps scores combine norm temperature head dropout'.split()

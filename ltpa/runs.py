@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 import torch
 from .text import printable
-from .names import ATTACHED, LtpaError, Recipe, unknown
+from .names import ATTACHED, LtpaError, Recipe, is_whole, shown, unknown
 from .core import pick_device, seed_everything
 from .files import fingerprint, provenance, save_result
 from .fits import FITS
+from .data import ClutteredFashion, ImageSet
 from .walker import RUN_PICTURES, SUFFIXES, DataWarning, counted, ending, few, nfc
 from .tables import is_table
 from .splits import parts_in
@@ -142,6 +143,14 @@ def _source_of(p, scale, own, stored, ckpt):
     if source['size'] is None: source['size'] = stored.get('size')
     if kind == 'folder': then['rule'] = stored.get('rule', 1)
     return source | then | {k: given[k] for k in ('strict',) if k in given}
+
+def _first(data, n, mine):
+    "The first `n` pictures of a set; None: all of it"
+    if n is None: return data
+    if mine or not is_whole(n, 1, len(data)):
+        raise LtpaError(f'images={shown(n)} of {data.name}; expected a named set, and a whole number from 1 to {len(data):,}')
+    if isinstance(data, ClutteredFashion): return ClutteredFashion(data.split, data.size, data.seed, n, data.scale)
+    return ImageSet(data.images[:n], data.labels[:n], data.classes, data.name)
 
 def _dict(meta, key):
     "A dict in the description of a file, which may be a stranger's"
@@ -285,6 +294,7 @@ def run_training(
     say: Callable[[str, str], None] | None = None,
     report: bool = True,
     tensorboard: bool | None = False,
+    images: int | None = None,
 ) -> dict[str, Any] | None:
     """Train, save and evaluate, as the command `ltpa train` does.
 
@@ -336,6 +346,8 @@ def run_training(
         Write `report.html` and its figures.
     tensorboard : bool or None
         Write events for TensorBoard, into `tensorboard` in the run folder. None: if it is installed.
+    images : int or None
+        Train on so many pictures of a named set, its first. None: on all.
 
     Returns
     -------
@@ -375,7 +387,7 @@ def run_training(
             meta = read_checkpoint(ckpt)[1] if mine and resume else {}
             source = _source_of(p, scale, own, _dict(meta, 'source') if resume else None, ckpt)
             with local_main_process_first(download): sets, reading = _read_source(source, ['train', 'test'], download)
-            train, of_test = sets['train'], picture_size(sets['test'])
+            train, of_test = _first(sets['train'], images, mine), picture_size(sets['test'])
             _same_classes(sets['test'], train.classes, f'in {train.name}')
             if mine:
                 source = _kept_with_weights(p, source, reading, train, folder)
@@ -417,7 +429,7 @@ def run_training(
     row |= dict(seed=seed, passes=_whole(learn.epoch), parameters=parameters, gmac=round(cost, 4))
     record = provenance(
         device=place, target=target, size=p.size, preset=preset, seed=seed, recipe=asdict(p.recipe),
-        net=network.config, source=source, seconds=seconds, resumed_at_step=begun, steps=learn.step,
+        net=network.config, source=source, images=images, seconds=seconds, resumed_at_step=begun, steps=learn.step,
         data=train.fingerprint, processes=processes, batch_norm=batch_norm if processes > 1 else None)
     save_result(folder / 'result.json', f'{p.source}/{p.model}, size {p.size}, seed {seed}', [row], record,
                 losses=[round(loss, 4) for loss in learn.loss_curve()], **scores)

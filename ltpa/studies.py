@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from .core import keep_buffers
-from .names import LtpaError, default_size, is_number, is_whole, shown
+from .names import LtpaError, Recipe, default_size, is_number, is_whole, shown
 from .files import fingerprint, ordinary_file, provenance, save_result, write_atomic
 from .weights import parsed
 from .recipes import plan
@@ -426,16 +426,15 @@ def _difference(was, now, name=''):
     deeper = (_difference(was.get(k), now.get(k), f'{name} {k}'.strip()) for k in dict.fromkeys((*was, *now)))
     return next(filter(None, deeper), None)
 
-def _same_training(folder, p, seed, scale):
-    "Raise unless the run in `folder` was made by plan `p` with this seed and scale"
+def _same_training(folder, p, seed, scale, images):
+    "Raise unless the run in `folder` was made by plan `p` with this seed, scale and number of pictures"
     was = stored(folder / 'result.json').get('provenance') or {}
     how, net, known = (v if isinstance(v := was.get(k), dict) else {} for k in ('source', 'net', 'recipe'))
     net, recipe = {k: v for k, v in net.items() if k != 'num_classes'}, asdict(p.recipe)
-    known = {k: v for k, v in known.items() if k in recipe}                       # of then and of now
-    then = dict(source=how.get('source'), image_size=how.get('size'), scale=how.get('scale'),
+    known = {k: v for k, v in Recipe.of_today(known).items() if k in recipe}      # of then and of now
+    then = dict(source=how.get('source'), image_size=how.get('size'), scale=how.get('scale'), images=was.get('images'),
                 seed=was.get('seed'), net=net, recipe=known)
-    now = dict(source=p.source, image_size=p.image_size, scale=scale, seed=seed, net=p.net,
-               recipe={k: recipe[k] for k in known})
+    now = dict(source=p.source, image_size=p.image_size, scale=scale, images=images, seed=seed, net=p.net, recipe=recipe)
     if odd := _difference(then, json.loads(json.dumps(now))):
         raise LtpaError(f'{folder} holds a run with {odd[0]} {shown(odd[1])}; expected {shown(odd[2])}: '
                         'remove that folder, or choose another root')
@@ -484,7 +483,7 @@ def trained(target: str, size: str | None = None, seed: int = 0, root: str | Pat
     parts += [f'size-{p.size}'] if p.size != default_size(p.source) else []
     folder = Path(root) / '-'.join([Path(p.source).name, p.model, *parts, f'seed{seed}']).replace('/', '_')
     if (folder / 'result.json').exists():
-        _same_training(folder, p, seed, case.get('scale'))
+        _same_training(folder, p, seed, case.get('scale'), case.get('images'))
         return folder
     if not train: return None
     print('training', folder.name, flush=True)
@@ -596,7 +595,7 @@ def merge(old: Sequence[dict], new: Sequence[dict], keys: Sequence[str] | Callab
     """
     was, now = ({k: r[k] for k in agree if k in r} for r in records or ({}, {}))
     if all(isinstance(r.get('recipe'), dict) for r in (was, now)):           # recipes got fields later
-        now['recipe'] = {k: v for k, v in now['recipe'].items() if k in was['recipe'] or v}
+        was['recipe'], now['recipe'] = (Recipe.of_today(r['recipe']) for r in (was, now))
     if odd := _difference(was, json.loads(json.dumps(now))):
         raise LtpaError(f'stored rows have {odd[0]} {shown(odd[1])}, new ones {shown(odd[2])}; '
                         'expected the same: measure all anew')

@@ -194,16 +194,27 @@ class Stop(Exception):
     "Raised by a callback to end the training early, in good order"
 
 # %% ../nbs/05_training.ipynb #987cb1d4
-def make_optimizer(recipe:Recipe, params:Iterable[torch.nn.Parameter])->Any:
+def make_optimizer(
+    recipe:Recipe,
+    params:Iterable[torch.nn.Parameter],
+    apart:Iterable[torch.nn.Parameter]=(),       # Those among them that `u_lr` and `u_decay` are about
+)->Any:
     "The recipe's optimiser, fused into one kernel where that is safe"
     r, params = recipe, [p for p in params if p.requires_grad]        # what is frozen needs no running means
     device = params[0].device
+    if (r.u_lr, r.u_decay) != (1, True): params = _groups(params, {*apart}, r)
     fused = device.type in ('cpu', 'cuda') or None                    # None: torch chooses
     if r.optimizer == 'muon': return Muon(params, r.lr, r.momentum, r.weight_decay, fused)
     if r.optimizer == 'adamw': return adamw(params, r.lr, r.momentum, r.weight_decay, fused)
     # Should the scaler skip the first step, fused SGD would go on from an uninitialised momentum.
     if pick_precision(device, r.precision) == 'fp16': fused = None
     return torch.optim.SGD(params, r.lr, r.momentum, r.dampening, r.weight_decay, r.nesterov, fused=fused)
+
+def _groups(params, apart, r):
+    "Two groups: the score vectors, and all else; `scale` is read where the rate is set"
+    own = dict(scale=r.u_lr) | ({} if r.u_decay else dict(weight_decay=0.))
+    some = [dict(params=[p for p in params if p not in apart]), dict(params=[p for p in params if p in apart]) | own]
+    return [group for group in some if group['params']]
 
 def adamw(params, lr, momentum, weight_decay, fused=None):
     return torch.optim.AdamW(params, lr, (momentum, .98), weight_decay=weight_decay, fused=fused)
@@ -212,10 +223,12 @@ def adamw(params, lr, momentum, weight_decay, fused=None):
 class Muon:
     "PyTorch's Muon for convolutions, AdamW for the rest; used like one optimiser"
     def __init__(self, params, lr, momentum, weight_decay, fused=None):
+        groups = params if isinstance(params[0], dict) else [dict(params=params)]
+        params = [p for group in groups for p in group['params']]
         self.param_groups, self.defaults = [dict(params=params, lr=lr)], dict(fused=fused)
         self.convs = [p for p in params if p.ndim == 4]
         self.flat = [torch.nn.Parameter(p.detach().flatten(1)) for p in self.convs]
-        rest = adamw([p for p in params if p.ndim != 4], lr, momentum, weight_decay, fused)
+        rest = adamw([group | dict(params=[p for p in group['params'] if p.ndim != 4]) for group in groups], lr, momentum, weight_decay, fused)
         muon = torch.optim.Muon(self.flat, lr, weight_decay, adjust_lr_fn='match_rms_adamw')
         self.parts = rest, muon
         self.state = {p: rest.state[p] for p in params if p.ndim != 4}
@@ -230,7 +243,7 @@ class Muon:
             # A copy: of 1x1 kernels `flatten` is a view, whose strides need not be the kernel's own.
             q.data, q.grad = p.flatten(1).clone(), None if p.grad is None else p.grad.flatten(1)
         for part in self.parts:
-            part.param_groups[0]['lr'] = self.param_groups[0]['lr']
+            for group in part.param_groups: group['lr'] = self.param_groups[0]['lr'] * group.get('scale', 1)
             part.step()
         for p, q in zip(self.convs, self.flat): p.copy_(q.view_as(p))
 
@@ -258,7 +271,7 @@ def loss_of(
 def train_step(learn:'Learner', x:torch.Tensor, y:torch.Tensor)->None:
     "Predict, measure, step: one batch"
     r, scaler = learn.recipe, learn.scaler
-    for group in learn.opt.param_groups: group['lr'] = r.lr_at(learn.step, len(learn.loader))
+    for group in learn.opt.param_groups: group['lr'] = r.lr_at(learn.step, len(learn.loader)) * group.get('scale', 1)
     with autocast(learn.device, r.precision):
         logits = learn.model(x.contiguous(memory_format=torch.channels_last)).logits
     loss = loss_of(r, logits.float(), y, learn.class_weights)
@@ -394,7 +407,7 @@ class Learner:
         self.loader = Loader(data, r.batch_size, flip=r.flip, crop=r.crop, seed=seed,
                              device=self.device, shard=shard)
         self.class_weights = class_weights(data.labels.cpu(), k).to(self.device) if r.balance else None
-        self.opt = make_optimizer(r, net.parameters())
+        self.opt = make_optimizer(r, net.parameters(), [p for name, p in net.named_parameters() if name.endswith('.u.weight')])
         self.scaler = make_scaler(self.device, r.precision)
         # what a step calls: the network, or what is around it
         self.model: Any = compiled(net) if r.compile else net

@@ -1,6 +1,7 @@
 """All networks: sizes, what is inside, what the classifier sees, and weights on disk."""
 import inspect
 import json
+import math
 import pickle
 import re
 import subprocess
@@ -16,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ltpa import models, names, registry
 from ltpa.attention import SCORES, normalize
-from ltpa.names import LtpaError
+from ltpa.names import LtpaError, Recipe
 from ltpa.core import keyed_rng, seed_everything
 from ltpa.data import ASSETS, ClutteredFashion
 from ltpa.maps import show_attention
@@ -426,6 +427,9 @@ def test_seeded_weights_are_what_they_were(name, kw, total, after):
     (dict(temperature=0), ('temperature 0', 'above 0')), (dict(project='up'), ("project 'up'", "'g', 'l'")),
     (dict(head='bm'), ("head 'bm'", "'bn', 'plain'")), (dict(indep='sum'), ("indep 'sum'", "'mean', 'product'")),
     (dict(branch_grad='max'), ("branch_grad 'max'", "'sum', 'mean'")), (dict(depth=12), ('depth 12', '9n+2')),
+    (dict(head_width=-1), ('head_width -1', 'at most 8')), (dict(gather='mean'), ("gather 'mean'", "'sum', 'max'")),
+    (dict(gather='max'), ("gather 'max'", "expected 'uniform'")), (dict(learn_temperature=2), ('learn_temperature 2',)),
+    (dict(head_width=1., levels=2, combine='indep'), ('head_width', "expected 'concat'")),
 ], ids=words_id)
 def test_a_class_refuses_what_create_model_refuses(kind, kw, words):
     if not set(kw) <= set(inspect.signature(kind).parameters): return
@@ -503,12 +507,56 @@ def test_weights_round_trip(name, tmp_path):
 
 
 @pytest.mark.parametrize('kw', [
-    dict(norm='sigmoid'), dict(temperature=2.), dict(early_pools=0), dict(dropout=True)])
+    dict(norm='sigmoid'), dict(temperature=2.), dict(early_pools=0), dict(dropout=True), dict(learn_temperature=True)])
 def test_settings_come_back(kw, tmp_path):
     net = tiny_net('vgg_att2_indep_pc', **kw).eval()
     back = load_weights(save_weights(net, tmp_path / 'w.safetensors'))
     torch.testing.assert_close(back(rgb(2)).maps[0], net(rgb(2)).maps[0], rtol=.05, atol=1e-3)
     assert all(back.config[k] == v for k, v in kw.items())
+
+
+@pytest.mark.parametrize('name, kw', [
+    ('vgg_att3_concat_uniform', dict(gather='max')), ('vgg_att2_concat_pc', dict(head_width=1.)), ('vgg_att1_uniform', dict(head_width=2.5))])
+def test_arms_come_back(name, kw, tmp_path):
+    net = tiny_net(name, **kw).eval()
+    back = load_weights(save_weights(net, tmp_path / 'w.safetensors'))
+    torch.testing.assert_close(back.logits(rgb(2)), net.logits(rgb(2)), rtol=.05, atol=1e-2)
+    assert back.config == net.config
+
+
+def test_the_head_is_as_wide_as_it_is_told():
+    "One linear map on all descriptors, then the classifier of a network with one descriptor of that width."
+    net = tiny_net('vgg_att3_concat_uniform', head_width=1.).eval()
+    widths = net.trunk.channels
+    assert net.head.through.weight.shape == (widths[-1], sum(widths)) and net.head.linear[0].in_features == widths[-1]
+    d = net(rgb(2)).descriptors
+    joined = torch.cat(d, 1) @ net.head.through.weight.T
+    torch.testing.assert_close(net.classify(d), net.head.linear[0](net.head.norm[0](joined)))
+    assert tiny_net('vgg_att1_uniform', head_width=2.5).head.linear[0].in_features == round(2.5 * widths[-1])
+
+
+def test_the_largest_of_each_channel():
+    net = tiny_net('vgg_att2_concat_uniform', gather='max').eval()
+    l, g = net.forward_features(rgb(2))
+    out = net(rgb(2))
+    for d, x in zip(out.descriptors, l): torch.testing.assert_close(d, x.amax((2, 3)))
+    other = [torch.rand_like(a) for a in out.maps]                     # and it listens to other maps
+    assert not torch.allclose(net.pool(l, other).descriptors[0], out.descriptors[0])
+
+
+@pytest.mark.parametrize('name', ['vgg_att2_concat_pc', 'vgg_att2_concat_dp'])
+@pytest.mark.parametrize('norm', ['softmax', 'sigmoid'])
+def test_a_learned_temperature_starts_at_one_and_divides(name, norm):
+    plain, net = (tiny_net(name, norm=norm, learn_temperature=t) for t in (False, True))
+    net.load_state_dict(plain.state_dict(), strict=False)
+    for x in plain.eval(), net.eval(): x(rgb(2))
+    torch.testing.assert_close(net(rgb(2)).maps, plain(rgb(2)).maps)
+    with torch.no_grad():
+        for a in net.attention: a.log_factor.fill_(math.log(3))
+    for a in plain.attention: a.temperature = 3.
+    torch.testing.assert_close(net(rgb(2)).maps, plain(rgb(2)).maps)
+    net(rgb(2)).logits.square().sum().backward()
+    assert all(a.log_factor.grad for a in net.attention)
 
 
 @pytest.fixture
@@ -661,7 +709,7 @@ def test_bundled_networks_are_what_the_command_would_train(name):
     "Network and recipe that their record tells are those of today's plan."
     record = json.loads((ASSETS / 'weights' / 'cluttered_fashion' / 'scores.json').read_text())
     record, today = record[name.split('/')[1]]['provenance'], plan(name)
-    assert asdict(today.recipe) == dict(balance=False) | record['recipe']                     # a field that recipes got later
+    assert asdict(today.recipe) == Recipe.of_today(record['recipe'])
     assert today.net | dict(num_classes=10) == record['net'] == load_pretrained(name).config
 
 

@@ -10,8 +10,9 @@ from helpers import refuses
 import ltpa.measures
 import ltpa.reproduce
 from ltpa.names import EXTRAS, STUDIES
+from ltpa.models import create_model
 from ltpa.recipes import PAPER
-from ltpa.reproduce import SCALES, Training, clock, left, repeat, reproduce, tables
+from ltpa.reproduce import FEW, SCALES, Training, clock, left, repeat, reproduce, tables
 from ltpa.segmentation import two_piles
 from ltpa.studies import stored
 
@@ -66,10 +67,22 @@ def test_every_study_at_every_size(size):
 def test_arms_are_cut_alike():
     for size in SCALES:
         trainings = [x for t in tables(size).values() for case in t.cases for x in t.needs(case, 0)]
+        usual = dict(SCALES[size].case)
+        for x in trainings:                                        # an arm of a study differs in one thing, and in no cut
+            net, changes = ({k: v for k, v in x.case.get(part, {}).items() if usual.get(part, {}).get(k) != v} for part in ('net', 'changes'))
+            assert len(net) + len(changes) <= 1 or 'images' in x.case
+            assert {*net, *changes} <= {'u', 'u_lr', 'u_decay', 'learn_temperature', 'head_width', 'gather'} or 'images' in x.case
         assert {x.case['net']['u'] for x in trainings if 'u' in x.case.get('net', {})} == {.1, .3, 'msr'}
-        recipes = {(x.plan.recipe.epochs, x.plan.recipe.lr) for x in trainings}
-        assert len({json.dumps(x.case, sort_keys=True) for x in trainings if 'u' not in x.case.get('net', {})}) == 1
-        assert size == 'paper' or len(recipes) == 1, 'one recipe, whatever the model'
+        recipes = {(x.plan.recipe.epochs, x.plan.recipe.lr, x.case.get('images')) for x in trainings}
+        assert size == 'paper' or len(recipes) == 1 + len(FEW), 'one recipe, whatever the model'
+
+
+def test_heads_are_made_equally_wide():
+    "One level through a map as wide as three levels, and three through one as wide as one."
+    case = {x.plan.net.get('head_width', 0.): x for t in [tables('small')['levels']] for c in t.cases for x in t.needs(c, 0)}
+    def width(x): return create_model(x.plan.model, 10, **x.plan.net).head.linear[0].in_features
+    assert width(case[2.5]) == width(Training('cluttered_fashion/vgg_att3_concat_uniform', 'small', 0, SCALES['small'].case))
+    assert width(case[1.]) == width(Training('cluttered_fashion/vgg_att1_uniform', 'small', 0, SCALES['small'].case))
 
 
 def test_the_paper_is_listed_in_full(tmp_path):

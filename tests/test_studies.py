@@ -3,11 +3,13 @@ import doctest
 import json
 import random
 import statistics
+from dataclasses import asdict
 
 import pytest
 from helpers import one_line, refuses, tiny_net
 
 import ltpa.studies
+from ltpa.data import ClutteredFashion
 from ltpa.models import load_weights, save_weights
 from ltpa.recipes import plan
 from ltpa.runs import StopAfter, run_training
@@ -18,6 +20,7 @@ from ltpa.studies import (
 TARGET = 'cluttered_fashion/vgg_gap'
 TINY = dict(net=dict(width=1 / 32, early_pools=2, dropout=False), changes=dict(epochs=1, batch_size=4000),
             image_size=16)
+FEW = TINY | dict(changes=dict(epochs=1, batch_size=40))
 
 
 def runs(**models):
@@ -26,6 +29,38 @@ def runs(**models):
 
 def test_examples_in_docstrings():
     assert doctest.testmod(ltpa.studies).failed == 0
+
+
+# Runs on a part of a set
+
+def test_few_pictures_of_a_named_set(tmp_path):
+    "The first so many; another number is another training; what is not there is refused."
+    folder = trained(TARGET, 'small', 0, tmp_path, device='cpu', images=40, **FEW)
+    record = stored(folder / 'result.json')
+    assert 'images-40' in folder.name and record['provenance']['images'] == 40 and record['provenance']['steps'] == 1
+    assert record['provenance']['data'] == ClutteredFashion('train', 16, n=40).fingerprint
+    assert record['rows'][0]['images'] == 4000, 'tested on all'
+    assert trained(TARGET, 'small', 0, tmp_path, train=False, images=40, **FEW) == folder
+    assert trained(TARGET, 'small', 0, tmp_path, train=False, images=50, **FEW) is None
+    folder.rename(folder.with_name(folder.name.replace('images-40', 'images-50')))
+    with refuses('images 40', 'expected 50'): trained(TARGET, 'small', 0, tmp_path, train=False, images=50, **FEW)
+    for n in 0, 16_001, 2.5:
+        with refuses(f'images={n}', 'from 1 to 16,000'): run_training(TARGET, tmp_path / 'no', 'small', device='cpu', images=n, **TINY)
+    assert not (tmp_path / 'no').exists()
+
+
+def test_runs_from_before_a_field_of_recipes_are_the_same_training(tmp_path):
+    folder = trained(TARGET, 'small', 0, tmp_path, device='cpu', images=40, **FEW)
+    record = stored(folder / 'result.json')
+    for k in 'u_lr', 'u_decay', 'balance': del record['provenance']['recipe'][k]
+    (folder / 'result.json').write_text(json.dumps(record))
+    assert trained(TARGET, 'small', 0, tmp_path, train=False, images=40, **FEW) == folder
+    fast = FEW | dict(changes=FEW['changes'] | dict(u_lr=2.))
+    assert trained(TARGET, 'small', 0, tmp_path, train=False, images=40, **fast) is None
+    rows = [dict(m='a', seed=0)]
+    was, now = record['provenance'], record['provenance'] | dict(recipe=asdict(plan(TARGET, 'small', changes=FEW['changes']).recipe))
+    assert merge(rows, [], ['m'], [was, now]) == rows
+    with refuses('recipe u_lr 1.0', '2.0'): merge(rows, [], ['m'], [was, now | dict(recipe=now['recipe'] | dict(u_lr=2.))])
 
 
 # Means over seeds

@@ -178,6 +178,24 @@ def test_scaler_leaves_out_steps_that_overflow_and_resumes_with_its_factor(tmp_p
     assert not differing(whole, everything(resumed.fit())) and resumed.scaler.get_scale() == factors[11]
 
 
+@pytest.mark.parametrize('optimizer', ['sgd', 'adamw', 'muon'])
+def test_score_vectors_have_their_own_rate_and_decay(optimizer):
+    "After one step u has gone ten times as far, without decay from elsewhere; all else has gone where it goes."
+    def moved(**how):
+        learn = learner(name='vgg_att2_concat_pc', size=32, optimizer=optimizer, weight_decay=.5, epochs=1, batch_size=28, warmup=0., **how)
+        before = {k: p.detach().clone() for k, p in learn.net.named_parameters()}
+        learn.fit()
+        return {k: p.detach() - before[k] for k, p in learn.net.named_parameters()}, before
+    usual, before = moved()
+    fast, still = moved(u_lr=10.)[0], moved(u_decay=False)[0]
+    assert learner(name='vgg_att2_concat_pc', size=32, epochs=1, batch_size=28, warmup=0.).recipe.lr_at(0, 1) == .005, 'of one step'
+    for k, d in usual.items():
+        if k.endswith('.u.weight'):
+            torch.testing.assert_close(fast[k], 10 * d, rtol=1e-4, atol=1e-7)
+            torch.testing.assert_close(still[k] - d, .005 * .5 * before[k], rtol=1e-3, atol=1e-7)
+        else: assert fast[k].equal(d) and still[k].equal(d), k
+
+
 @pytest.mark.parametrize('side', [1, 3])
 @pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
 def test_muon_sees_a_convolution_as_a_matrix(layout, side):
@@ -500,6 +518,7 @@ def test_description_of_a_checkpoint_is_plain_text(tmp_path):
     (dict(clip=-1.), ('clip=-1.0', 'at least 0')),
     (dict(clip=math.nan), ('clip=nan', 'at least 0')),
     (dict(crop=-1), ('crop=-1', 'at least 0')),
+    (dict(u_lr=0), ('u_lr=0', 'above 0')), (dict(u_decay='no'), ("u_decay='no'", 'True or False')),
     (dict(crop=.5), ('crop=0.5', 'whole number')),
     (dict(optimizer='adam'), ("optimizer 'adam'", "'adamw'")),
     (dict(schedule='cosine'), ("schedule 'cosine'", 'onecycle')),

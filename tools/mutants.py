@@ -61,8 +61,8 @@ MUTANTS = [  # (name, old text, new text, tests): the old text stands once in al
     ("Dropout of ResNets' head .3 → .5", "head=head, share=.3)", "head=head, share=.5)", HEADS),
     ("Dropout of the ResNet control .3 → .5", "[C], num_classes, dropout=dropout, share=.3)",
      "[C], num_classes, dropout=dropout, share=.5)", HEADS),
-    ("Dropout of VGG's projection .5 → 0", "temperature, .5 * dropout, project, glob) for c in C[-levels:]",
-     "temperature, 0 * dropout, project, glob) for c in C[-levels:]", HEADS),
+    ("Dropout of VGG's projection .5 → 0", "temperature, .5 * dropout, project, glob, gather, learn_temperature)",
+     "temperature, 0 * dropout, project, glob, gather, learn_temperature)", HEADS),
     ("Dropout of ResNets' projection .5 → 0", "temperature, .5 * dropout, project, glob) for c in C[1:]",
      "temperature, 0 * dropout, project, glob) for c in C[1:]", HEADS),
     ("initialization fan_out → fan_in", "mode='fan_out'", "mode='fan_in'", START),
@@ -236,6 +236,16 @@ MUTANTS = [  # (name, old text, new text, tests): the old text stands once in al
     ("an interrupted training begins anew", "resume=(folder / 'checkpoint.safetensors').exists()", "resume=False",
      "test_studies.py::test_what_was_interrupted_goes_on_to_the_same_weights"),
     ("a lead whose interval holds zero is sure", "'leaning'\n", "'ahead'\n", "test_claims.py::test_an_interval_that_holds_zero_decides_nothing"),
+    ("u has the rate of the rest, under Muon", "self.param_groups[0]['lr'] * group.get('scale', 1)", "self.param_groups[0]['lr']",
+     'test_training.py::test_score_vectors_have_their_own_rate_and_decay'),
+    ("u has the rate of the rest", "len(learn.loader)) * group.get('scale', 1)", "len(learn.loader))",
+     'test_training.py::test_score_vectors_have_their_own_rate_and_decay'),
+    ("one number of pictures too many", "if n is None: return data\n    if mine", "if n is None: return data\n    n += 1\n    if mine",
+     'test_studies.py::test_few_pictures_of_a_named_set'),
+    ("the learned temperature multiplies", "self.temperature * self.log_factor.exp()", "self.temperature / self.log_factor.exp()",
+     'test_models.py::test_a_learned_temperature_starts_at_one_and_divides'),
+    ("the largest feature, whatever the map", "(a * a.shape[1]).to(l.dtype)[:, None]", "1",
+     'test_models.py::test_the_largest_of_each_channel'),
 ]
 
 
