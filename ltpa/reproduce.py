@@ -46,6 +46,15 @@ class Training(NamedTuple):
     def plan(self): return plan(self.target, self.size, net=self.case.get('net', {}), changes=self.case.get('changes', {}))
 
     @property
+    def key(self)->str: return json.dumps(self, sort_keys=True)      # two of one target and seed may differ in their case
+
+    def unlike(self, case: Mapping[str, Any])->str:
+        "What its case has that `case` has not, in words"
+        flat = lambda c: {k: v for name, value in c.items() for k, v in (value.items() if isinstance(value, dict) else [(name, value)])}
+        usual = flat(case)
+        return ', '.join(f'{k} {v}' for k, v in flat(self.case).items() if usual.get(k) != v)
+
+    @property
     def first(self)->list['Training']: return [self._replace(target=self.init, init='')] if self.init else []
 
     def _run(self, bases, root, train, device='auto'):
@@ -64,8 +73,8 @@ class Training(NamedTuple):
     def pmac(self)->float:
         "Multiply-accumulates of the training in 1e15, forward and backward"
         p, of = self.plan, SETS[self.plan.source]
-        return _gmac(p.model, of['classes'], p.image_size or of['side'], tuple(p.net.items())) * 3 * of[
-            'images'] * p.recipe.epochs / 1e6
+        pictures = self.case.get('images', of['images'])
+        return _gmac(p.model, of['classes'], p.image_size or of['side'], tuple(p.net.items())) * 3 * pictures * p.recipe.epochs / 1e6
 
 @lru_cache(maxsize=None)
 def _gmac(model, classes, side, net):
@@ -89,20 +98,21 @@ class Scale(NamedTuple):
     arms: Mapping[str, Sequence[str]]      # Set to models
     case: Mapping[str, Any]                # `net` and `changes` of all: cut alike, so that arms can be compared
     seeds: Sequence[int]
-    pictures: int                          # For attacks, swaps, places
+    pictures: int                          # For swaps, and for transfer twice as many a part
+    shown: int                             # For attacks, places and masks
     few: int                               # For strong attacks and randomisation
     note: str
 
 CONTROLLED = 'vgg', 'vgg_trunk', 'vgg_gap', 'vgg_att3_concat_uniform', 'vgg_att3_concat_pc', 'vgg_att2_concat_dp'
 SCALES = dict(
     small=Scale(dict(cluttered_fashion=(*CONTROLLED[:3], 'vgg_pan', *CONTROLLED[3:])),
-                dict(net=dict(width=1/8), changes=dict(epochs=2, optimizer='adamw', lr=.004)), (0, 1, 2), 120, 16,
+                dict(net=dict(width=1/8), changes=dict(epochs=2, optimizer='adamw', lr=.004)), (0, 1, 2), 120, 120, 16,
                 'the bundled set, an eighth of the width, two passes'),
     cifar=Scale(dict(cifar10=CONTROLLED[1:5], cifar100=CONTROLLED),
-                dict(changes=dict(epochs=4)), (0, 1, 2), 500, 32,
+                dict(changes=dict(epochs=4)), (0, 1, 2), 500, 150, 32,
                 'CIFAR in full, a quarter of the width, four passes: cut for all arms alike, before a seed was'),
     paper=Scale({of: tuple(dict.fromkeys((*models, 'vgg_trunk', 'vgg_att2_concat_uniform', 'vgg_att3_concat_uniform')))
-                 for of, models in PAPER.items()}, {}, (0, 1, 2), 1000, 64, "the paper's networks, sets and schedules"))
+                 for of, models in PAPER.items()}, {}, (0, 1, 2), 1000, 1000, 64, "the paper's networks, sets and schedules"))
 
 # %% ../nbs/workshop/reproduce.ipynb #4e9c000c
 HORSES, DISCOVERED = 'horses', 'object_discovery'       # folders that the reader names: photographs with masks
@@ -137,10 +147,10 @@ def _photos(folder, name, side):
 def _shown(case, s, places, net=None):
     "What a case about places looks at: images, masks, labels"
     if case['data'] == 'cluttered_fashion':
-        images, labels, masks, _ = _test('cluttered_fashion', s.pictures)
+        images, labels, masks, _ = _test('cluttered_fashion', s.shown)
         return images, masks, labels
     kind, what = case['data'].partition(' ')[::2]
-    images, masks = _photos(str(at(kind, places)), what or kind, 64)
+    images, masks = (x[:s.shown] for x in _photos(str(at(kind, places)), what or kind, 64))
     names = net.info['classes']
     word = dict(horses='horse', car='automobile').get(what or kind, what)
     return images, masks, torch.full((len(images),), names.index(word))
@@ -223,18 +233,18 @@ def tables(size: str, places: Mapping[str, str | Path] = {}, seeds: Sequence[int
 
     def moved(case, seed, nets, _):
         if case['data'] == 'stl10': return relabeled(nets[0], open_data('stl10', 'test', 32))
-        return transferred(nets[0], at(case['data'], places) or case['data'], seed, folds=3 if case['data'] == 'cifar100' else 5)
+        return transferred(nets[0], at(case['data'], places) or case['data'], seed, 2 * s.pictures if size == 'cifar' else 2000, 3 if case['data'] == 'cifar100' else 5)
     def lies(case, seed, nets, _):
         images, masks, labels = _shown(case, s, places, nets[0])
         return placed(nets[0], images, masks, labels)
     def drawn(case, seed, nets, _):
-        if case['data'] == 'cluttered_fashion': images, masks, labels, aside = two_piles(s.pictures, s.pictures)
+        if case['data'] == 'cluttered_fashion': images, masks, labels, aside = two_piles(s.shown, s.shown)
         else:
             images, masks, labels = _shown(case, s, places, nets[0])
             aside = _aside(len(images), seed)
         return segmented(nets[0], images, masks, labels, aside)
     def fooled(case, seed, nets, _):
-        images, labels, masks, _ = _test(case['source'], s.pictures)
+        images, labels, masks, _ = _test(case['source'], s.shown)
         return attacked(nets[0], images / 255, labels, masks, nets[-1], s.few)
     def exchanged(case, seed, nets, _): return swapped(nets[0], *_test(case['source'], s.pictures)[:3])
     def broken(case, seed, nets, _): return randomized_away(nets[0], _test(case['source'], s.few)[0])
@@ -273,13 +283,13 @@ def tables(size: str, places: Mapping[str, str | Path] = {}, seeds: Sequence[int
               lambda case, seed, nets, folders: of_training(folders[0]), ('source', 'model'), 1),
         table('transfer', 'A linear SVM on frozen features (Table 3)',
               [dict(source=a, data=b, model=m) for a, b in MOVES[size] for m in of(a)], own, moved,
-              ('source', 'data', 'model'), 2 if size == 'small' else 25, ('source', 'data')),
+              ('source', 'data', 'model'), 2 if size == 'small' else 12, ('source', 'data')),
         table('places', 'Where maps lie: learned ones and their rivals', seen, own, lies, ('source', 'data', 'model', 'map'),
-              6 if size == 'small' else 150, ('source', 'data')),
+              6 if size == 'small' else 70, ('source', 'data')),
         table('segmentation', 'Masks from maps: mean Jaccard and PxAP', seen, own, drawn,
-              ('source', 'data', 'model', 'way'), 6 if size == 'small' else 90, ('source', 'data')),
+              ('source', 'data', 'model', 'way'), 6 if size == 'small' else 40, ('source', 'data')),
         table('fgsm', 'Answers changed by attacks (Figures 5 and 6)', victims, with_trunk, fooled,
-              ('source', 'model', 'attack', 'eps'), 4 if size == 'small' else 60),
+              ('source', 'model', 'attack', 'eps'), 4 if size == 'small' else 25),
         table('swaps', "Other maps in the place of the network's own", looking, own, exchanged,
               ('source', 'model', 'levels', 'weights'), 1 if size == 'small' else 10),
         table('randomization', 'Maps of networks whose parts were made new', [v for v in victims if v['model'] != 'vgg'],
@@ -344,7 +354,7 @@ def left(table: Table, size: str, out: str | Path, root: str | Path, digest: Cal
             else:
                 units.append((case, seed))
                 wanted = [x for t, f in zip(needs, there) if f is None for x in (*t.first, t)]
-                trainings |= {(x.target, x.seed): x for x in wanted if x.find(root) is None}
+                trainings |= {x.key: x for x in wanted if x.find(root) is None}
     return Left(table, done, missing, units, [*trainings.values()])
 
 def speed(trainings: Iterable[Training], size: str, root: str | Path)->float:
@@ -480,10 +490,10 @@ def _outlook(chosen, size, out, root, digest, in_full, say):
         for case in t.cases:
             if size == 'paper' or not t.missing(case):
                 for seed in t.seeds:
-                    wanted |= {(x.target, x.seed): x for n in t.needs(case, seed) for x in (*n.first, n)}
+                    wanted |= {x.key: x for n in t.needs(case, seed) for x in (*n.first, n)}
     rate, trained_already = speed(wanted.values(), size, root), [x for x in wanted.values() if x.find(root)]
     to_train = [x for x in wanted.values() if not x.find(root)] if size == 'paper' else [
-        *{(x.target, x.seed): x for f in found for x in f.trainings}.values()]
+        *{x.key: x for f in found for x in f.trainings}.values()]
     say(f'networks: {len(trained_already)} there, {len(to_train)} to train, '
         f'about {clock(sum(x.pmac() for x in to_train) / rate)}{" on one GPU" * (size == "paper")}')
     lacking: dict[str, None] = {}
@@ -496,7 +506,7 @@ def _outlook(chosen, size, out, root, digest, in_full, say):
         say(said)
     for name in lacking: say(f'{name} is not here: {_way(name)}')
     if in_full:
-        for x in to_train: say(f'  {x.target:38} seed {x.seed}  {clock(x.pmac() / rate):>8}')
+        for x in to_train: say(f'  {x.target:38} seed {x.seed}  {clock(x.pmac() / rate):>8}  {x.unlike(SCALES[size].case)}'.rstrip())
     if size == 'paper': say(GUESS)
 
 # %% ../nbs/workshop/reproduce.ipynb #4e9c0016

@@ -705,13 +705,13 @@ def training_studies(root: str | Path = 'runs/studies') -> dict:
     Returns
     -------
     dict
-        From a name to its `Study`: controls, clutter, clutter64, fidelity.
+        From a name to its `Study`: controls, clutter, fidelity.
 
     Examples
     --------
     >>> from ltpa.studies import training_studies
     >>> [(name, len(s.cases), len(s.seeds)) for name, s in training_studies().items()]
-    [('controls', 3, 3), ('clutter', 6, 3), ('clutter64', 3, 3), ('fidelity', 10, 3)]
+    [('controls', 3, 3), ('clutter', 9, 3), ('fidelity', 10, 3)]
     """
     short = dict(epochs=2, optimizer='adamw', lr=.004)
     switched: dict[str, list[dict]] = dict(vgg_att3_concat_pc=[
@@ -721,15 +721,14 @@ def training_studies(root: str | Path = 'runs/studies') -> dict:
     narrow = [dict(model=m, net=dict(width=1/8) | net, changes=short) for m, nets in switched.items()
               for net in nets]
     fashion, three, usual = ('cluttered_fashion', 'small'), (0, 1, 2), [dict(model=m) for m in ATT3]
-    far = dict(image_size=64, scale=.325, net=dict(width=1/8), changes=dict(epochs=4))
+    cluttered = [dict(scale=None), dict(scale=.4), dict(scale=.325, image_size=64)]
+    cut = dict(net=dict(width=1/8), changes=dict(epochs=2))
     described = dict(
         controls=(*fashion, 'ClutteredFashion, size small: attention against its controls, accuracy after '
                   'the last epoch', usual, three, 'three quarters of an hour on two cores'),
-        clutter=(*fashion, 'ClutteredFashion, size small, by side of the object over side of the picture '
-                 '(none given: 0.5 to 0.8)', [case | dict(scale=s) for s in (.4, None) for case in usual],
-                 three, 'an hour and a half on two cores'),
-        clutter64=(*fashion, 'ClutteredFashion at 64 pixels, the object a twentieth of the area: an eighth of the width, '
-                   'four passes', [case | far for case in usual], three, 'half an hour on two cores'),
+        clutter=(*fashion, 'ClutteredFashion, by side of the object over side of the picture (none given: 0.5 to 0.8), '
+                 'and by side of the picture: an eighth of the width, two passes',
+                 [case | how | cut for how in cluttered for case in usual], three, 'half an hour on two cores'),
         fidelity=(*fashion, 'ClutteredFashion, eighth of the width, two passes: each difference between '
                   'paper and code alone', narrow, three, 'an hour on two cores'))
     return {name: _of_trainings(*what, name, root) for name, what in described.items()}

@@ -20,7 +20,7 @@ TINY = dict(net=dict(width=1 / 32, early_pools=2, dropout=False), changes=dict(e
 MODELS = 'vgg_gap', 'vgg_trunk', 'vgg_att1_pc'
 
 
-SMALL = SCALES['small']._replace(arms=dict(cluttered_fashion=MODELS), case=TINY, pictures=8, few=2)
+SMALL = SCALES['small']._replace(arms=dict(cluttered_fashion=MODELS), case=TINY, pictures=8, shown=8, few=2)
 
 
 @pytest.fixture(scope='module')
@@ -75,6 +75,16 @@ def test_arms_are_cut_alike():
         assert {x.case['net']['u'] for x in trainings if 'u' in x.case.get('net', {})} == {.1, .3, 'msr'}
         recipes = {(x.plan.recipe.epochs, x.plan.recipe.lr, x.case.get('images')) for x in trainings}
         assert size == 'paper' or len(recipes) == 1 + len(FEW), 'one recipe, whatever the model'
+
+
+def test_arms_are_told_apart(tmp_path):
+    "Two networks of one name and seed are two trainings, and the list says what differs."
+    lines = lines_of('small', ['levels', 'few'], out=tmp_path, root=tmp_path, seeds=[0], dry_run=True)
+    assert any(line.startswith('networks: 0 there, 21 to train') for line in lines), lines
+    assert sum('head_width 1.0' in line for line in lines) == 2 and sum(line.endswith('gather max') for line in lines) == 2
+    assert sum('images 100' in line and 'epochs 100' in line for line in lines) == 4
+    of_all, few = (Training('cluttered_fashion/vgg_gap', 'small', 0, dict(changes=dict(epochs=8)) | more) for more in ({}, dict(images=1600)))
+    assert of_all.pmac() == pytest.approx(10 * few.pmac())
 
 
 def test_heads_are_made_equally_wide():

@@ -2,8 +2,7 @@
 """Run the studies behind `results/`: several seeds of several runs, then one table with mean and spread.
 
     python tools/measure.py controls          # attention against its controls (three quarters of an hour)
-    python tools/measure.py clutter           # the same with smaller objects
-    python tools/measure.py clutter64         # and with objects of a twentieth of a larger picture
+    python tools/measure.py clutter           # the same, narrow, with smaller objects, and on larger pictures
     python tools/measure.py fidelity          # each difference between paper and code, in a short training
     python tools/measure.py controls --seeds 3 --add        # one seed more, beside those in the file
 
