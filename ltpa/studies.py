@@ -721,8 +721,8 @@ def training_studies(root: str | Path = 'runs/studies') -> dict:
     narrow = [dict(model=m, net=dict(width=1/8) | net, changes=short) for m, nets in switched.items()
               for net in nets]
     fashion, three, usual = ('cluttered_fashion', 'small'), (0, 1, 2), [dict(model=m) for m in ATT3]
-    cluttered = [dict(scale=None), dict(scale=.4), dict(scale=.325, image_size=64)]
-    cut = dict(net=dict(width=1/8), changes=dict(epochs=2))
+    cluttered: list[dict[str, Any]] = [dict(scale=None), dict(scale=.4), dict(scale=.325, image_size=64)]
+    cut: dict[str, Any] = dict(net=dict(width=1/8), changes=dict(epochs=2))
     described = dict(
         controls=(*fashion, 'ClutteredFashion, size small: attention against its controls, accuracy after '
                   'the last epoch', usual, three, 'three quarters of an hour on two cores'),
