@@ -269,7 +269,7 @@ def tables(size: str, places: Mapping[str, str | Path] = {}, seeds: Sequence[int
     def with_trunk(case, seed): return own(case, seed) + [run(case['source'], 'vgg_trunk', seed)]
 
     each = [dict(source=of_, model=m) for of_ in s.arms for m in of(of_)]
-    seen = [dict(source=a, data=b, model=m) for a, b in LOOKED[size] for m in of(a) if m != 'vgg']
+    seen = [dict(source=a, data=b, model=m) for a, b in LOOKED[size] for m in of(a) if m != 'vgg' and 'uniform' not in m]   # no map to look at
     looking = [dict(source=a, model=m) for a in s.arms for m in of(a, 'vgg_att')]
     victims = [dict(source=ATTACKED[size], model=m) for m in of(ATTACKED[size])]
     first = next(iter(s.arms))                                              # the set of the two questions at the end

@@ -10,7 +10,9 @@ A number in a Markdown cell is marked by a comment right behind it, which no rea
 
 that is: file (in `results/`, and after a dot another list than `rows`); what picks one row, any number of times; the field;
 by how much it is multiplied (left out: 1). Instead of a field `lead A B FIELD` gives the mean paired difference of two
-models, A less B, over the file's runs. As many digits are compared as the text has.
+models, A less B, over the file's runs; `lead by KEY+KEY; A; B; FIELD` does so for what these fields, joined with '+',
+tell apart ('' for one that a run lacks). A pick `KEY=` takes the rows that lack it. As many digits are compared as the
+text has.
 """
 import argparse
 import json
@@ -35,16 +37,21 @@ def value_of(spec, results=ROOT / 'results'):
     from ltpa.studies import paired, stored
     parts = [p.strip() for p in spec.split(';')]
     scale = float(parts.pop()) if re.fullmatch(r'-?[\d.]+', parts[-1]) else 1.
+    by, a, b = next((parts[k:k + 3] for k, p in enumerate(parts) if p.startswith('lead by ')), ('', '', ''))
+    if by: parts = [p for p in parts if p not in (by, a, b)]
     source, *picks, field = parts
     name, _, table = source.partition('.')
     found = stored(results / f'{name}.json')
     if not found: return None
-    lead = field.split()
-    rows = found['runs' if lead[0] == 'lead' and not table else table or 'rows']
+    keys = by.removeprefix('lead by ').split('+') if by else ['model']
+    if by: field = f'lead {field}'
+    elif field.startswith('lead '): _, a, b, what = field.split(); field = f'lead {what}'
+    rows = found['runs' if field.startswith('lead ') and not table else table or 'rows']
     rows = [r for r in rows if 'epoch' not in r]                 # those are of a training's course
-    for k, v in (p.split('=', 1) for p in picks): rows = [r for r in rows if str(r.get(k)) == v]
-    if lead[0] == 'lead':
-        value = paired(rows, *lead[1:])['mean']
+    for k, v in (p.split('=', 1) for p in picks): rows = [r for r in rows if str('' if r.get(k) is None else r[k]) == v]
+    if field.startswith('lead '):
+        named = [r | dict(case='+'.join(str('' if r.get(k) is None else r[k]) for k in keys)) for r in rows]
+        value = paired(named, a, b, field.removeprefix('lead '), by='case')['mean']
         if value is None: raise ValueError(f'{spec!r}: no pairs')
         return scale * value
     if len(rows) != 1: raise ValueError(f'{spec!r} picks {len(rows)} rows; expected one')
