@@ -60,7 +60,7 @@ lab: $(STAMP)  ## JupyterLab, index.ipynb open (ARGS=--no-browser, --port=..., a
 
 export: $(STAMP)  ## clean the notebooks, then write ltpa/*.py from them
 	@$(RUN) $(BIN)/nbdev_clean
-	@$(RUN) tools/strip_widgets.py
+	@$(RUN) tools/tidy.py
 	@$(RUN) $(BIN)/nbdev_export
 	@$(RUN) tools/check_notebooks.py
 

@@ -6,6 +6,7 @@ import course
 import mutants
 import nbformat
 import pytest
+import tidy
 from check_notebooks import link_offences, notebook_offences, notebooks, offences
 from course import run, summary
 from readme import relink, render
@@ -13,8 +14,9 @@ from readme import relink, render
 TITLE = {'cell_type': 'markdown', 'id': 'a', 'source': '# Title\n\n> subtitle'}
 
 
-def code(source, *outputs, cell_id='b'):
-    return {'cell_type': 'code', 'id': cell_id, 'source': source, 'outputs': list(outputs)}
+def code(source, *outputs, cell_id='b', hidden=False):
+    metadata = {'jupyter': {'source_hidden': True}} if hidden else {}
+    return {'cell_type': 'code', 'id': cell_id, 'source': source, 'outputs': list(outputs), 'metadata': metadata}
 
 
 def stream(text): return {'output_type': 'stream', 'name': 'stdout', 'text': text}
@@ -42,6 +44,10 @@ def data(**kinds):
     ([TITLE, code('1', data(text_html='<b>/home/me/x</b>'))], 'path of one machine ("/home/me/")'),
     ([TITLE, code('1', stream(' 50%|#####     | 5/10'))], 'progress bar'),
     ([TITLE, code('1', data(text_plain='HBox(children=(FloatProgress(value=0.0)))'))], 'progress bar'),
+    ([TITLE, code('#| hide\nassert x')], 'open in JupyterLab'),
+    ([TITLE, code('#| code-fold: true\n1')], 'open in JupyterLab'),
+    ([TITLE, code('assert x', hidden=True)], 'open in JupyterLab'),
+    ([TITLE, code('plt.show()', data(image_png='AAAA'))], 'add "#| fig-alt: ..."'),
     ([TITLE, code('1', {'output_type': 'error', 'ename': 'ValueError'})], 'ValueError'),
 ])
 def test_offence_is_found(cells, words):
@@ -53,14 +59,20 @@ def test_offence_is_found(cells, words):
     code('#| export\nimport os\nfrom re import sub'),
     code('import os\nprint(os.sep)'),
     code('#|eval:false\n1'),
-    code('#| code-fold: true\n#| slow\n1'),
+    code('#| code-fold: true\n#| slow\n1', hidden=True),
     code("if torch.cuda.is_available(): net.to('cuda')\nelse: print('No CUDA here')"),
     code("#| export\ndef fast(x): return x.cuda()"),
     code("assert pick_device().type in ('cpu', 'cuda')"),
     code('1', stream('https://example.com/work/x and ../tmp/x, 50% | 5')),
-    code('1', data(image_png='AA/tmp/AA', text_html='<img src="data:image/png;base64,AA/tmp/AA=">')),
+    code('#| fig-alt: A line.\n1', data(image_png='AA/tmp/AA', text_html='<img src="data:image/png;base64,AA/tmp/AA=">')),
 ])
 def test_no_offence(cell): assert not list(notebook_offences({'cells': [TITLE, cell]}))
+
+
+def test_tidy_hides_what_is_meant_to_be_hidden_and_shows_the_rest():
+    nb = {'cells': [TITLE | {'metadata': {}}, code('#| hide\n1'), code('2', hidden=True), code('#| course\n#| code-fold: true\n3')], 'metadata': {}}
+    assert tidy.hide(nb) and not tidy.hide(nb), 'the second time nothing is left to do'
+    assert [bool(c['metadata']) for c in nb['cells']] == [False, True, False, True]
 
 
 def test_module_without_notebook(tmp_path):

@@ -45,6 +45,12 @@ def split_directives(source):
     return directives, '\n'.join(lines)
 
 
+def meant_hidden(cell):
+    "Whether a cell's directives say that its source is not to be seen"
+    if cell['cell_type'] != 'code': return False
+    return any(d.split(':')[0] in ('hide', 'code-fold') for d in split_directives(joined(cell['source']))[0])
+
+
 def directive_offences(directives, code):
     for text in directives:
         name, value = re.match(r'([\w-]*):?\s*(.*)', text).groups()
@@ -80,13 +86,21 @@ def output_text(output):
     return ENCODED.sub('', '\n'.join(parts))
 
 
+def seen_offences(cell, directives):
+    "What a reader sees and should not, or cannot see"
+    if meant_hidden(cell) != bool(cell['metadata'].get('jupyter', {}).get('source_hidden')):
+        yield 'hidden on the site and open in JupyterLab, or the other way round: run tools/tidy.py'
+    if any('image/png' in o.get('data', {}) for o in cell['outputs']) and not any(d.startswith('fig-alt') for d in directives):
+        yield 'a figure without words for those who do not see it: add "#| fig-alt: ..."'
+
+
 def output_offences(output):
     if output['output_type'] == 'error': yield f'stored error ({output["ename"]}): mend the cell and run it'
     text = output_text(output)
     path = PATH.search(text)
     if path: yield f'stored output holds a path of one machine ("{path[0]}"): print a relative path'
     if 'application/vnd.jupyter.widget-view+json' in output.get('data', {}):
-        yield 'stored widget, an error where there is no kernel: run tools/strip_widgets.py'
+        yield 'stored widget, an error where there is no kernel: run tools/tidy.py'
     if BAR.search(text): yield 'stored output holds a progress bar: turn it off or clear the output'
 
 
@@ -105,6 +119,7 @@ def notebook_offences(nb):
         found = [*directive_offences(directives, code), *import_offences(directives, code),
                  *hardware_offences(directives, code)]
         found += [message for output in cell['outputs'] for message in output_offences(output)]
+        found += seen_offences(cell, directives)
         yield from ((f'cell {number} ({cell.get("id")})', message) for message in found)
 
 
