@@ -98,7 +98,7 @@ class Scale(NamedTuple):
     arms: Mapping[str, Sequence[str]]      # Set to models
     case: Mapping[str, Any]                # `net` and `changes` of all: cut alike, so that arms can be compared
     seeds: Sequence[int]
-    pictures: int                          # For swaps, and for transfer twice as many a part
+    pictures: int                          # For swaps and queries
     shown: int                             # For attacks, places and masks
     few: int                               # For strong attacks and randomisation
     note: str
@@ -233,7 +233,7 @@ def tables(size: str, places: Mapping[str, str | Path] = {}, seeds: Sequence[int
 
     def moved(case, seed, nets, _):
         if case['data'] == 'stl10': return relabeled(nets[0], open_data('stl10', 'test', 32))
-        return transferred(nets[0], at(case['data'], places) or case['data'], seed, 2 * s.pictures if size == 'cifar' else 2000, 3 if case['data'] == 'cifar100' else 5)
+        return transferred(nets[0], at(case['data'], places) or case['data'], seed, folds=3 if case['data'] == 'cifar100' else 5)
     def lies(case, seed, nets, _):
         images, masks, labels = _shown(case, s, places, nets[0])
         return placed(nets[0], images, masks, labels)
