@@ -1,0 +1,53 @@
+"""Every lesson: sources at its end, minutes in all their parts, its place in the table of index."""
+import json
+import re
+
+import pytest
+import times
+from check_notebooks import joined
+
+LESSONS = times.lessons()
+
+
+def cells(path): return json.loads(path.read_text(encoding='utf-8'))['cells']
+
+
+@pytest.mark.parametrize('path', LESSONS, ids=lambda p: p.stem)
+def test_a_lesson_ends_with_its_sources(path):
+    *_, summary, last = (joined(c['source']) for c in cells(path) if c['cell_type'] == 'markdown')
+    entries = [line for line in last.splitlines() if line.startswith('- ')]
+    assert last.startswith('## References\n') and len(entries) >= 2
+    for line in entries: assert re.fullmatch(r'- [^\[]+: \[[^\]]+\]\(https://[^)\s]+\): .+\.', line), line
+    assert summary.startswith('## What to take away')
+
+
+def test_the_paper_is_linked_where_one_begins():
+    for name in '00_start', '01_attention', 'index':
+        text = '\n'.join(joined(c['source']) for c in cells(times.NBS / f'{name}.ipynb'))
+        assert 'https://arxiv.org/abs/1804.02391' in text, name
+
+
+def test_minutes_are_counted(): assert not [*times.wrong()]
+
+
+@pytest.mark.parametrize('source, want', [
+    (['word ' * 1500], (10, 0, 0)), (['word ' * 150, '**A** (5 min, ★☆☆). word', '**B** (15 min, ★★★).'], (5, 20, 0)),
+    (['**Time:** read 90 + exercises 4 + training 10 minutes.'], (5, 0, 10))])
+def test_a_count(source, want):
+    assert times.counted([dict(cell_type='markdown', metadata={}, source=s) for s in source]) == want
+
+
+def test_code_counts_where_it_is_seen():
+    def code(hidden): return dict(cell_type='code', metadata={}, source='#| hide\n' * hidden + 'x = 1\n\n' * 800)
+    assert times.counted([code(False)]).read == 20 and times.counted([code(True)]).read == 5
+
+
+def test_what_is_off_is_said_and_mended(tmp_path, monkeypatch):
+    def save(name, *text): (tmp_path / name).write_text(json.dumps(dict(cells=[dict(cell_type='markdown', metadata={}, source=t) for t in text])))
+    monkeypatch.setattr(times, 'NBS', tmp_path)
+    save('01_a.ipynb', '# A\n\n> b', 'x **Time:** read 10 minutes. y', 'word ' * 3000 + '(5 min, ★☆☆)')
+    save('index.ipynb', '| notebook | | minutes |\n|---|---|---|\n| [01_a](01_a.ipynb) | builds | 7 |')
+    assert [line.split()[0] for line in times.wrong()] == ['01_a.ipynb', 'index']
+    times.write()
+    assert not [*times.wrong()] and 'x **Time:** read 20 + exercises 5 minutes. y' in (tmp_path / '01_a.ipynb').read_text()
+    assert '| 25 |' in (tmp_path / 'index.ipynb').read_text()
