@@ -45,6 +45,7 @@ def check(
     ex: Exercise,       # The exercise that it answers
 ) -> bool:
     "Run `answer` through the cases of `ex`: True if right, False if not attempted yet, else `WrongAnswer`"
+    __tracebackhide__ = True                  # IPython then ends the traceback at your cell
     for name, case in ex.cases.items():
         try: case(answer)
         except NotAttempted:
@@ -63,15 +64,20 @@ def expect(
     want: Any,            # What is right: a tensor, a number, a tuple or any value
     tol: float = 1e-6,    # Absolute and relative tolerance for floating-point values
 ) -> None:
-    "Raise AssertionError, saying both values, unless `got` equals `want` up to `tol`"
+    "Raise AssertionError, saying where and how far they differ, unless `got` equals `want` up to `tol`"
     if isinstance(want, torch.Tensor):
-        assert isinstance(got, torch.Tensor), (
-            f'expected a tensor of shape {tuple(want.shape)}, got {type(got).__name__}')
+        assert isinstance(got, torch.Tensor), f'expected a tensor of shape {tuple(want.shape)}, got {type(got).__name__}'
         assert got.shape == want.shape, f'expected shape {tuple(want.shape)}, got {tuple(got.shape)}'
-        same = torch.allclose(got.to(want.dtype), want, rtol=tol, atol=tol, equal_nan=True)
-    else: same = abs(got - want) <= tol * max(1, abs(want)) if isinstance(want, float) else got == want
-    assert same, f'expected {_short(want)}, got {_short(got)}'
+        off = ~torch.isclose(got.to(want.dtype), want, rtol=tol, atol=tol, equal_nan=True)
+        assert not off.any(), _first_difference(got.to(want.dtype), want, off)
+        return
+    same = abs(got - want) <= tol * max(1, abs(want)) if isinstance(want, float) else got == want
+    assert same, f'expected {want}, got {got}'
 
-def _short(x):
-    if isinstance(x, torch.Tensor) and x.numel() > 8: return f'{x.flatten()[:8].tolist()}…'
-    return str(x.tolist() if isinstance(x, torch.Tensor) else x)
+def _first_difference(got, want, off):
+    "Where two tensors differ first, both values there, and how far they are apart at most"
+    at = tuple(off.nonzero()[0].tolist())
+    text = f'at [{", ".join(map(str, at))}] expected {want[at].item():.6g}, got {got[at].item():.6g}' if at else f'expected {want.item():.6g}, got {got.item():.6g}'
+    if off.numel() == 1: return text
+    most = (got.double() - want.double()).abs().nan_to_num(torch.inf).max().item()
+    return f'{text}; {int(off.sum())} of {off.numel()} values differ, by {most:.3g} at most'

@@ -109,7 +109,7 @@ SCALES = dict(
                 dict(net=dict(width=1/8), changes=dict(epochs=2, optimizer='adamw', lr=.004)), (0, 1, 2), 120, 120, 16,
                 'the bundled set, an eighth of the width, two passes'),
     cifar=Scale(dict(cifar10=CONTROLLED[1:5], cifar100=CONTROLLED),
-                dict(changes=dict(epochs=4)), (0, 1, 2), 500, 150, 32,
+                dict(changes=dict(epochs=4)), (0, 1, 2), 500, 60, 32,
                 'CIFAR in full, a quarter of the width, four passes: cut for all arms alike, before a seed was'),
     paper=Scale({of: tuple(dict.fromkeys((*models, 'vgg_trunk', 'vgg_att2_concat_uniform', 'vgg_att3_concat_uniform')))
                  for of, models in PAPER.items()}, {}, (0, 1, 2), 1000, 1000, 64, "the paper's networks, sets and schedules"))
@@ -285,7 +285,7 @@ def tables(size: str, places: Mapping[str, str | Path] = {}, seeds: Sequence[int
               [dict(source=a, data=b, model=m) for a, b in MOVES[size] for m in of(a)], own, moved,
               ('source', 'data', 'model'), 2 if size == 'small' else 12, ('source', 'data')),
         table('places', 'Where maps lie: learned ones and their rivals', seen, own, lies, ('source', 'data', 'model', 'map'),
-              6 if size == 'small' else 70, ('source', 'data')),
+              6 if size == 'small' else 60, ('source', 'data')),
         table('segmentation', 'Masks from maps: mean Jaccard and PxAP', seen, own, drawn,
               ('source', 'data', 'model', 'way'), 6 if size == 'small' else 40, ('source', 'data')),
         table('fgsm', 'Answers changed by attacks (Figures 5 and 6)', victims, with_trunk, fooled,

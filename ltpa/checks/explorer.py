@@ -50,3 +50,9 @@ def _(answer):
 
 @ex_heat.case('a constant added to all scores changes nothing')
 def _(answer): _reaches(answer, torch.randn(16, generator=keyed_rng('shift')) + 500, 4)
+
+@ex_heat.case('two scores that nearly tie, the others far below')
+def _(answer): _reaches(answer, torch.tensor([0., -1e-3] + [-1000.] * 14), 1.5)
+
+@ex_heat.case('one score far above the others')
+def _(answer): _reaches(answer, torch.tensor([1e4] + [0.] * 63), 40)

@@ -50,6 +50,14 @@ def _(answer):
     net.train()
     with torch.no_grad(): expect(answer(net, x), want, 1e-4)
 
+@ex_swap.case('the network is left in the mode in which it was')
+def _(answer):
+    net, x, *_ = _swap_case(2)
+    for training in True, False:
+        net.train(training)
+        with torch.no_grad(): answer(net, x)
+        assert all(m.training == training for m in net.modules()), f'it was in {"train" if training else "eval"} mode, and is not any more'
+
 # %% ../../nbs/workshop/checks_training.ipynb #3d42f085
 #| code-fold: true
 ex_patience = Exercise('patience', minutes=10, difficulty=2)

@@ -56,3 +56,9 @@ def _(answer):
 
 @ex_copies.case('the same outline in another grey is another image')
 def _(answer): expect(int(answer(_shapes((1, 1)), _shapes((1, 1)) // 2)), 0)
+
+@ex_copies.case('the same columns in another order are another image')
+def _(answer): expect(int(answer(_shapes((0, 0), (1, 1)), _shapes((0, 2), (1, 0)))), 0)
+
+@ex_copies.case('and so are the same rows')
+def _(answer): expect(int(answer(_shapes((0, 0)), _shapes((2, 0)))), 0)
