@@ -204,6 +204,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                           'ltpa/checks/results.py'),
                                      'ltpa.checks.results._expect_both': ( 'workshop/checks_results.html#_expect_both',
                                                                            'ltpa/checks/results.py'),
+                                     'ltpa.checks.results._expect_ends': ( 'workshop/checks_results.html#_expect_ends',
+                                                                           'ltpa/checks/results.py'),
                                      'ltpa.checks.results._rows': ('workshop/checks_results.html#_rows', 'ltpa/checks/results.py')},
             'ltpa.checks.saliency': { 'ltpa.checks.saliency._': ('workshop/checks_saliency.html#_', 'ltpa/checks/saliency.py'),
                                       'ltpa.checks.saliency._guided': ('workshop/checks_saliency.html#_guided', 'ltpa/checks/saliency.py'),
