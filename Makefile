@@ -5,6 +5,7 @@ ARGS   ?=
 CONSTRAINTS ?= constraints.txt
 BIN    := .venv/bin
 STAMP  := .venv/.installed
+SITE   := .venv/.site
 # A library that tests compare with. Its own requirements would bring a second OpenCV over ours; what it needs is here.
 PEER   := quantus==0.6.0
 # Commands of the environment first on the path, for what the tools start by name. `exec`, so that a signal that
@@ -12,7 +13,7 @@ PEER   := quantus==0.6.0
 RUN    := PATH="$(CURDIR)/$(BIN):$$PATH" exec $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help venv course test test-all quick lab export readme film constraints clean
+.PHONY: help venv course test test-all quick site lab export readme film constraints clean
 
 help:  ## show this list
 	@echo "Usage: make TARGET [PYTHON=python3.12] [ARGS='...']"
@@ -54,6 +55,14 @@ test-all: $(STAMP)  ## all of that, and Run All of every notebook, 45 min at mos
 	@echo "Checking the tree, then running every test and every cell"
 	@$(RUN) -m pytest -v --durations=20 $(ARGS)
 
+$(SITE): $(STAMP)
+	@echo "Installing what builds the site"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c $(CONSTRAINTS) -e '.[site]'
+	@touch $@
+
+site: $(SITE)  ## the course as static pages from the committed outputs: build/site/index.html
+	@$(RUN) tools/website.py
+
 lab: $(STAMP)  ## JupyterLab, index.ipynb open (ARGS=--no-browser, --port=..., as root --allow-root)
 	@echo "Starting JupyterLab on nbs/index.ipynb; stop with Ctrl-C"
 	@JUPYTER_PREFER_ENV_PATH=1 $(RUN) -m jupyterlab nbs --LabApp.default_url=/lab/tree/index.ipynb $(ARGS)
@@ -74,7 +83,7 @@ constraints: $(STAMP)  ## resolve settings.ini anew and write constraints.txt: t
 	@echo "Resolving the newest versions (about a minute; nothing is installed)"
 	@mkdir -p build
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --dry-run --ignore-installed \
-	  --report build/resolved.json -e '.[dev]'
+	  --report build/resolved.json -e '.[dev,site]'
 	@$(RUN) tools/constraints.py build/resolved.json
 	@echo "Now run make test: it installs these versions and tries them."
 

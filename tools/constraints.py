@@ -12,7 +12,7 @@ from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAD = """\
-# The versions that the tests last passed with (Python {python}): pip install -c constraints.txt -e .[dev]
+# The versions that the tests last passed with (Python {python}): pip install -c constraints.txt -e .[dev,site]
 # Written by `make constraints`, which resolves settings.ini anew: do not edit by hand.
 # CUDA's helper packages are not listed, since each PyTorch brings its own; a package that has left an older
 # Python behind is pinned only for those that it still supports.
