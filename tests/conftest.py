@@ -1,10 +1,15 @@
 """What all tests share."""
 import os
 import signal
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
-from children import end_all, end_with_make
+from children import end_all, end_with_make, started
+
+ROOT = Path(__file__).resolve().parent.parent
 
 # One thread for each process: the longest notebook runs beside the other tests, and threads that wait for each other
 # on busy cores take ten times as long.
@@ -41,6 +46,14 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.name.startswith('test_notebook[') and item.callspec.id in run_whole:
             item.add_marker(pytest.mark.skip('test_run_all runs the same cells, and those left out here'))
+
+
+@pytest.fixture(scope='session', autouse=True)
+def types(request, tmp_path_factory):
+    "The type checker, if a test asks for it: it begins with the first test, and is done long before it is asked."
+    if not any(item.name == 'test_types' for item in request.session.items): return (yield None)
+    command = [sys.executable, '-m', 'mypy', '--cache-dir', str(tmp_path_factory.mktemp('types'))]
+    with started(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process: yield process
 
 
 @pytest.fixture
