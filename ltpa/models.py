@@ -622,7 +622,7 @@ def load_pretrained(
     """A network with bundled weights, in eval mode.
 
     They are narrow (a quarter of the paper's channels, one early pool). Those of `cifar10` know ten kinds of animals and
-    vehicles in photographs, those of `cluttered_fashion` the ten classes of `ClutteredFashion`.
+    vehicles in photographs, those of `cifar100` a hundred kinds of things, those of `cluttered_fashion` the ten classes of `ClutteredFashion`.
     `create_model(MODEL, pretrained=SET)` gives the same.
 
     Parameters
