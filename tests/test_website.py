@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 import pytest
 import website
-from check_notebooks import notebooks
+from check_notebooks import joined, notebooks
 
 
 def code(source, **kw): return dict(cell_type='code', metadata=dict(jupyter=dict(source_hidden=True)), source=source, outputs=[], **kw)
@@ -43,10 +43,20 @@ def test_the_course_map_knows_both_directions():
     assert len([line for line in page.splitlines() if line.startswith('| [')]) == len([p for p in notebooks(website.NBS) if re.match(r'\d', p.name)])
 
 
-def test_the_glossary_leads_to_lessons():
-    text = (website.ROOT / 'tools' / 'glossary.md').read_text(encoding='utf-8')
+@pytest.mark.parametrize('name', ['glossary', 'paths', 'teachers'])
+def test_written_pages_lead_to_lessons(name):
+    text = (website.PAGES / f'{name}.md').read_text(encoding='utf-8')
     targets = re.findall(r'\]\(\.\./(\w+\.ipynb)\)', text)
     assert len(targets) > 12 and all((website.NBS / t).exists() for t in targets)
+
+
+def test_teachers_are_told_of_exercises_that_there_are():
+    page = (website.PAGES / 'teachers.md').read_text(encoding='utf-8')
+    rows = {m[1]: m[2].split(' | ')[1].split('; ') for m in re.finditer(r'^\| \[\d\w+\]\(\.\./(\w+)\.ipynb\) \| (.*) \|$', page, re.M)}
+    assert len(rows) == 18
+    for name, titles in rows.items():
+        lesson = '\n'.join(joined(c['source']) for c in json.loads((website.NBS / f'{name}.ipynb').read_text(encoding='utf-8'))['cells'])
+        for title in titles: assert re.search(re.escape(title.rstrip('?')[:17]), lesson), (name, title)
 
 
 class Links(HTMLParser):

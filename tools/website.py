@@ -19,7 +19,8 @@ from pathlib import Path
 from check_notebooks import CODE, joined, notebooks, split_directives
 
 ROOT = Path(__file__).resolve().parent.parent
-NBS, SOURCE, SITE = ROOT / 'nbs', ROOT / 'build' / 'site-source', ROOT / 'build' / 'site'
+NBS, PAGES = ROOT / 'nbs', ROOT / 'tools' / 'pages'
+SOURCE, SITE = ROOT / 'build' / 'site-source', ROOT / 'build' / 'site'
 LINK = re.compile(r'(\]\(|\b(?:src|href)=")(?![a-z]+:|#|/)([^)\s"#]+)')
 TITLE = re.compile(r'^# (.+)$', re.M)
 CONF = '''
@@ -130,7 +131,7 @@ def write_source():
         if name.name == 'index.ipynb':
             every = [p.relative_to(NBS).with_suffix('').as_posix() for p in notebooks(NBS)]
             more = (toctree('Lessons', [n for n in every if '/' not in n and n != 'index']),
-                    toctree('Beside them', ['reading/course_map', 'reading/glossary', 'api/index', 'reading/workshop', 'reading/checks']))
+                    toctree('Beside them', ['reading/paths', 'reading/course_map', 'reading/teachers', 'reading/glossary', 'api/index', 'reading/workshop', 'reading/checks']))
         target = SOURCE / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(page(path, files, more), encoding='utf-8')
@@ -138,7 +139,7 @@ def write_source():
     for folder in 'reading', 'api', '_static/files': (SOURCE / folder).mkdir(parents=True)
     for name, path in files.items(): shutil.copy(path, SOURCE / '_static' / 'files' / name)
     (SOURCE / 'reading' / 'course_map.md').write_text(course_map(), encoding='utf-8')
-    shutil.copy(ROOT / 'tools' / 'glossary.md', SOURCE / 'reading' / 'glossary.md')
+    for written in sorted(PAGES.glob('*.md')): shutil.copy(written, SOURCE / 'reading' / written.name)
     below = [t for t in titles if '/' in t]
     lists = {'reading/workshop': ('Workshop', 'The engineering under the lessons. Nobody has to read it to follow the story.', [f'../{t}' for t in below if 'checks_' not in t]),
              'reading/checks': ('Checks of the exercises', 'Answers can be read out of these. Try the exercises first.', [f'../{t}' for t in below if 'checks_' in t]),
