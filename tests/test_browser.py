@@ -51,7 +51,8 @@ def run_all(page):
     prompts = page.locator('.jp-Notebook .jp-CodeCell .jp-InputPrompt')
     failed = page.locator('[data-mime-type="application/vnd.jupyter.error"]')
     dialog = page.locator('dialog.jp-Dialog')
-    done = lambda: all(re.fullmatch(r'\[\d+\]:', text) for text in prompts.all_inner_texts())
+    # a cell whose source is hidden shows no number
+    done = lambda: all(re.fullmatch(r'(\[\d+\]:)?', text) for text in prompts.all_inner_texts())
     for item in 'Run', 'Run All Cells': page.get_by_role('menuitem', name=item, exact=True).click()
     wait_for(page, lambda: failed.count() or dialog.count() or done(), 'the last cell')
     assert not dialog.count(), f'JupyterLab asks: {dialog.first.inner_text()}'
