@@ -70,7 +70,10 @@ def evaluation(net, x):
     assert {t.device.type for t in (out.logits, *out.maps, *out.descriptors)} == {x.device.type}
 
 
-@pytest.mark.parametrize('name', list_models())
+DEEP = [m for m in list_models() if m.startswith('resnet164_')]                  # their blocks are those of `resnet164`
+
+
+@pytest.mark.parametrize('name', [pytest.param(m, marks=[pytest.mark.whole] * (m in DEEP)) for m in list_models()])
 def test_training_and_evaluation_on_meta(name):
     learn, x = steps(small(name), 'meta')
     for p in learn.net.parameters(): assert p.grad.device.type == 'meta' and p.grad.shape == p.shape

@@ -347,7 +347,8 @@ def command(log, *argv):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('signum, code', [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize('signum, code', [
+    (signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.whole)])
 def test_command_line_stops_and_resumes(signum, code, start, tmp_path):
     for split in 'train', 'test':
         data = pictures(28, 16)

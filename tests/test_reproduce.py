@@ -216,6 +216,7 @@ def test_without_training_what_is_there_is_measured(tiny):
     assert not list(tiny['root'].glob('*vgg_gap*'))
 
 
+@pytest.mark.whole
 def test_seeds_join_a_file(tiny, monkeypatch):
     monkeypatch.setitem(SCALES, 'small', SMALL._replace(arms=dict(cluttered_fashion=['vgg_gap'])))
     reproduce('small', ['accuracy'], **tiny)

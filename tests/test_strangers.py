@@ -110,7 +110,7 @@ def places(meta, deep=('config', 'source', 'recipe', 'scaler')):
         'name', 'preset', 'rule')]
 
 
-@pytest.mark.parametrize('which', 'wc')
+@pytest.mark.parametrize('which', ['w', pytest.param('c', marks=pytest.mark.whole)])
 def test_odd_fields(which, files, tmp_path):
     "Each field left out or odd, with the digest computed anew: a few hundred files."
     state, meta = files[which]
