@@ -623,7 +623,7 @@ def show_attention(net: Net, images: Any, side: int | None = None,
 
 def draw_inspections(net: Net, looks: Sequence[Inspection], labels=None, classes: Sequence[str] | None = None,
                      how: str = 'product', gamma: float = 1.)->Any:
-    "What `show_attention` draws, from a list of `Inspection`s"
+    "What `show_attention` draws, from a list of `Inspection` objects"
     if not looks: raise LtpaError('no pictures; expected at least one')
     if not 0 < gamma <= 1: raise LtpaError(f'gamma {gamma!r}; expected a power above 0, at most 1')
     names = class_names(net, classes)

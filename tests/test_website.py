@@ -89,7 +89,7 @@ def test_no_link_is_broken_and_no_figure_is_without_words(site):
     for page, found in pages.items():
         for target in found.targets:
             if re.match(r'https?:|mailto:|data:|javascript:', target): continue
-            path, _, anchor = unquote(target).partition('#')
+            path, _, anchor = unquote(target.split('?')[0] if '#' not in target else target).partition('#')
             file = (page.parent / path).resolve() if path else page
             if not file.exists() or anchor and file in pages and anchor not in pages[file].anchors: broken.append(f'{page.name}: {target}')
     assert not broken, '\n'.join(broken[:20])

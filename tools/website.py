@@ -36,7 +36,7 @@ myst_url_schemes = ['http', 'https', 'mailto']
 source_suffix = {'.ipynb': 'myst-nb', '.md': 'myst-nb'}
 autodoc_member_order, autodoc_typehints, autodoc_inherit_docstrings = 'bysource', 'none', False
 napoleon_google_docstring, napoleon_use_rtype = False, False
-suppress_warnings = ['myst.header', 'mystnb.unknown_mime_type', 'docutils', 'misc.highlighting_failure']
+suppress_warnings = ['myst.header', 'mystnb.unknown_mime_type', 'misc.highlighting_failure']
 html_show_sphinx, html_copy_source, html_show_sourcelink = False, False, False
 exclude_patterns = ['_files']
 '''
