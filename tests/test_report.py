@@ -334,8 +334,9 @@ def test_tensorboard(ltpa, monkeypatch):
     if tensorboard_writer():
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
         assert ltpa(*how, 'run', '--stop-after', 6)[0] == ltpa(*how, 'run', '--resume')[0] == 0
-        events = EventAccumulator('run/tensorboard').Reload()
-        steps = sorted(e.step for e in events.Scalars('loss/step'))     # files of one second may be read in either order
+        # one by one: of two files of one second, which name comes first is chance
+        files = [EventAccumulator(str(f)).Reload() for f in Path('run/tensorboard').iterdir()]
+        steps = sorted(e.step for events in files for e in events.Scalars('loss/step'))
         assert steps == list(range(len(json.loads(Path('run/result.json').read_text())['losses'])))
     monkeypatch.setitem(sys.modules, 'torch.utils.tensorboard', None)
     refused(ltpa(*how, 'other'), 'pip install tensorboard')
