@@ -21,7 +21,7 @@ from .attention import SCORES, Attention, with_zero_grad
 from .weights import check_state, load_state, read_tensors, weights_file
 from .registry import CLASSES
 from .models import COMBINE, AttentionNet, Head, Net, Output, create_model
-from .training import class_weights, loss_of, make_optimizer, seeded
+from .training import class_weights, loss_of, make_optimizer, score_vectors, seeded, set_rate
 from .zoo import input_of, named, open_backbone
 from .taps import Taps, Trial, shadow, stride_of, taps_on, tried, vector, without_classifier
 
@@ -398,7 +398,7 @@ def fit_heads(
     if not len(labels) or len(g) % len(labels):
         raise LtpaError(f'{len(labels)} labels for features of {len(g)} pictures; expected as many, or half as many where mirror images follow')
     N, twice = len(labels), len(g) // len(labels)
-    opt = make_optimizer(r, net.parameters())
+    opt = make_optimizer(r, net.parameters(), score_vectors(net))
     weights = class_weights(labels, net.num_classes) if r.balance else None
     steps, losses = max(1, N // r.batch_size), []
     with seeded(seed), torch.enable_grad():
@@ -406,7 +406,7 @@ def fit_heads(
         for epoch in range(r.epochs):
             order = torch.randperm(N).split(min(r.batch_size, N))[:steps]
             for k, rows in enumerate(order):
-                for group in opt.param_groups: group['lr'] = r.lr_at(epoch * steps + k, steps)
+                set_rate(opt, r.lr_at(epoch * steps + k, steps))
                 i = rows + N * torch.randint(twice, (len(rows),))           # the picture or its mirror image
                 loss = loss_of(r, net.of_features([a[i] for a in l], g[i]).logits, labels[rows], weights)
                 opt.zero_grad()

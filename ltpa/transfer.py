@@ -330,6 +330,8 @@ def finetune(net: Net, data: ImageSet | Collage, recipe: Recipe = FINETUNE, slow
     """
     if recipe.optimizer == 'muon':
         raise LtpaError("optimizer 'muon' has no groups; finetune expected a recipe with 'sgd' or 'adamw'")
+    if (recipe.u_lr, recipe.u_decay) != (1, True):
+        raise LtpaError(f'recipe {recipe.name}: u_lr={recipe.u_lr!r}, u_decay={recipe.u_decay!r}; finetune expected 1 and True: u is slowed like the rest')
     if not 0 <= slower <= 1: raise LtpaError(f'slower={slower!r}; expected a factor from 0 to 1')
     with seeded(as_seed(seed)):
         new = create_model(net.name, **net.config | dict(num_classes=len(data.classes)))
@@ -340,9 +342,7 @@ def finetune(net: Net, data: ImageSet | Collage, recipe: Recipe = FINETUNE, slow
     learn = Learner(new, data, recipe, seed, device, [FreezeNorm()] if freeze_bn else [])
     head, rest = ([p for k, p in new.named_parameters() if is_head(k) == want] for want in (True, False))
     learn.opt = make_optimizer(recipe, head)
-    learn.opt.add_param_group(dict(params=rest))
-    def slow_down(opt, *_): opt.param_groups[1]['lr'] *= slower
-    learn.opt.register_step_pre_hook(slow_down)
+    learn.opt.add_param_group(dict(params=rest, scale=slower))
     return learn.fit().net
 
 # %% ../nbs/11_transfer.ipynb #d1801193

@@ -398,6 +398,23 @@ def test_everything_takes_it():
     assert drawing.shades.shape == (8, 8)
 
 
+
+def test_heads_on_frozen_features_heed_the_rate_of_u():
+    from ltpa.backbones import backbone_features, fit_heads
+    from ltpa.names import get_recipe
+    x, y = pictures(8), torch.arange(8) % 5
+    def after(**how):
+        net = small(frozen=True, scores='pc')
+        fit_heads(net, backbone_features(net, x), y, get_recipe('heads', epochs=1, batch_size=8, weight_decay=0., warmup=0., **how))
+        return {k: v.detach().clone() for k, v in net.named_parameters()}
+    usual, still = after(), after(u_lr=1e-3)
+    start = dict(small(frozen=True, scores='pc').named_parameters())
+    for k, w in start.items():
+        if k.endswith('.u.weight'): torch.testing.assert_close(still[k] - w, (usual[k] - w) / 1000, rtol=.02, atol=1e-6)
+        else: assert still[k].equal(usual[k]), k
+    assert any(k.endswith('.u.weight') for k in start)
+
+
 def test_heads_take_what_the_recipe_says():
     "Balance and odd numbers of labels; a limit of the gradient, which nobody would apply, is refused."
     from ltpa.backbones import backbone_features, fit_heads

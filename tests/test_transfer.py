@@ -269,6 +269,11 @@ def test_finetune_parameter_groups(optimizer):
     assert all(v.equal(before[k]) for k, v in net.state_dict().items())
 
 
+def test_finetune_refuses_a_rate_for_u():
+    for odd in dict(u_lr=2.), dict(u_decay=False):
+        with refuses(*(f'{k}={v!r}' for k, v in odd.items()), 'expected 1 and True'): finetune(tiny_net('vgg_att1_pc'), pictures(40, 32), replace(QUICK, **odd))
+
+
 def test_finetune_lets_the_trunk_walk_at_a_tenth_of_the_heads_rate():
     "Plain gradient descent: with a tenth of the rate, a single step goes a tenth of the way."
     recipe = replace(QUICK, momentum=0., weight_decay=0., batch_size=40, precision='fp32')

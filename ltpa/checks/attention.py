@@ -14,6 +14,16 @@ from ..exercises import Exercise, expect
 #| code-fold: true
 ex_scores = Exercise('scores without a loop', minutes=6, difficulty=1)
 
+def _learns(answer, **inputs):
+    "The sum of what comes back hands each input the gradient that stands beside it"
+    values = {name: x.requires_grad_() for name, (x, _) in inputs.items()}
+    out = answer(*values.values())
+    assert out.requires_grad, 'what comes back has lost its gradient'
+    out.sum().backward()
+    for name, x in values.items():
+        assert x.grad is not None, f'no gradient reaches {name}'
+        expect(x.grad, inputs[name][1])
+
 def _numbers(*shape):
     return torch.randn(*shape, generator=keyed_rng('numbers', shape), dtype=torch.float64)
 
@@ -44,14 +54,7 @@ def _(answer):
 
 @ex_scores.case('gradients reach l and g, so that both can learn')
 def _(answer):
-    l, g = torch.ones(1, 2, 1, 2, requires_grad=True), torch.ones(1, 2, requires_grad=True)
-    c = answer(l, g)
-    assert c.requires_grad, 'the scores have lost their gradient'
-    c.sum().backward()
-    for name, grad, want in ('l', l.grad, torch.ones(1, 2, 1, 2)), ('g', g.grad, torch.full((1, 2), 2.)):
-        assert grad is not None, f'no gradient reaches {name}'
-        expect(grad, want)
-
+    _learns(answer, l=(torch.ones(1, 2, 1, 2), torch.ones(1, 2, 1, 2)), g=(torch.ones(1, 2), torch.full((1, 2), 2.)))
 
 # %% ../../nbs/workshop/checks_attention.ipynb #hack0002
 #| code-fold: true
@@ -83,14 +86,7 @@ def _(answer):
 
 @ex_pool.case('gradients reach l and the weights, so that both can learn')
 def _(answer):
-    l, a = torch.full((1, 2, 1, 2), 3., requires_grad=True), torch.full((1, 2), .5, requires_grad=True)
-    ga = answer(l, a)
-    assert ga.requires_grad, 'the descriptor has lost its gradient'
-    ga.sum().backward()
-    for name, grad, want in ('l', l.grad, torch.full((1, 2, 1, 2), .5)), ('the weights', a.grad, torch.full((1, 2), 6.)):
-        assert grad is not None, f'no gradient reaches {name}'
-        expect(grad, want)
-
+    _learns(answer, l=(torch.full((1, 2, 1, 2), 3.), torch.full((1, 2, 1, 2), .5)), a=(torch.full((1, 2), .5), torch.full((1, 2), 6.)))
 
 # %% ../../nbs/workshop/checks_attention.ipynb #hack0003
 #| code-fold: true
