@@ -28,11 +28,10 @@ TESTED = [*(n for n in NAMES if '/' not in n), 'workshop']
 QUICK = {'00_start', '01_attention'}  # these take seconds, so `make quick` runs them too
 
 
-# All but the quick ones: one after another on one core from the beginning, the longest first, while the other tests, of
-# one thread each, have the other core.
+# The long ones: one after another on one core from the beginning, the longest first, while the other tests, of one thread
+# each, have the other core. The rest are short, and keep that one busy as long as these take.
 BESIDE = ('05_training', '10_faithfulness', '13_fgsm', '12_segmentation', '11_transfer', 'workshop', '09_saliency',
-          '07_maps', '04_resnets', '14_query', '15_backbones', '16_results', '02_data', '03_models', '06_recipes',
-          '08_explorer', '09a_metrics', '90_solutions', 'index')
+          '07_maps', '04_resnets', '14_query', '15_backbones', '16_results', '02_data', '03_models')
 
 
 @contextmanager
