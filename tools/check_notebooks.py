@@ -32,6 +32,11 @@ def notebooks(folder):
                   if not any(part.startswith(('_', '.')) for part in p.relative_to(folder).parts))
 
 
+def store(path, nb):
+    "Write a notebook as nbdev does"
+    path.write_text(json.dumps(nb, indent=1, ensure_ascii=False, sort_keys=True) + '\n', encoding='utf-8')
+
+
 def joined(text):
     return text if isinstance(text, str) else ''.join(text)
 

@@ -8,7 +8,7 @@ A widget without its kernel is an error on the page, and nbdev_clean keeps it. C
 import json
 from pathlib import Path
 
-from check_notebooks import meant_hidden, notebooks
+from check_notebooks import meant_hidden, notebooks, store
 
 NBS = Path(__file__).resolve().parent.parent / 'nbs'
 VIEW = 'application/vnd.jupyter.widget-view+json'
@@ -34,9 +34,7 @@ def hide(nb):
 def main():
     for path in notebooks(NBS):
         nb = json.loads(path.read_text(encoding='utf-8'))
-        if strip(nb) | hide(nb):
-            text = json.dumps(nb, indent=1, ensure_ascii=False, sort_keys=True)
-            path.write_text(text + '\n', encoding='utf-8')
+        if strip(nb) | hide(nb): store(path, nb)
 
 
 if __name__ == '__main__': main()

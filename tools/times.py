@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from check_notebooks import joined, meant_hidden, notebooks
+from check_notebooks import joined, meant_hidden, notebooks, store
 
 NBS = Path(__file__).resolve().parent.parent / 'nbs'
 WORDS, LINES = 150, 40                  # a minute
@@ -78,14 +78,11 @@ def write():
         want = counted(nb['cells'])
         for c in nb['cells']:
             if c['cell_type'] == 'markdown': c['source'] = SAID.sub(str(want), joined(c['source'])).splitlines(True)
-        save(path, nb)
+        store(path, nb)
         for c in table['cells']:
             text = re.sub(rf'^(\| \[{path.stem}\]\(.*\|) \d+ \|$', rf'\1 {sum(want)} |', joined(c['source']), flags=re.M)
             c['source'] = text.splitlines(True)
-    save(index, table)
-
-
-def save(path, nb): path.write_text(json.dumps(nb, indent=1, ensure_ascii=False, sort_keys=True) + '\n', encoding='utf-8')
+    store(index, table)
 
 
 def main():

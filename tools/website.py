@@ -24,7 +24,6 @@ SOURCE, SITE = ROOT / 'build' / 'site-source', ROOT / 'build' / 'site'
 LINK = re.compile(r'(\]\(|\b(?:src|href)=")(?![a-z]+:|#|/)([^)\s"#]+)')
 TITLE = re.compile(r'^# (.+)$', re.M)
 CONF = '''
-import sys
 project, author, copyright = 'ltpa', 'ltpa contributors', '2026 onwards, ltpa contributors'
 extensions = ['myst_nb', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon', 'sphinx.ext.mathjax']
 html_theme, html_title = 'furo', 'Learn To Pay Attention'
@@ -38,13 +37,10 @@ autodoc_member_order, autodoc_typehints, autodoc_inherit_docstrings = 'bysource'
 napoleon_google_docstring, napoleon_use_rtype = False, False
 suppress_warnings = ['myst.header', 'mystnb.unknown_mime_type', 'misc.highlighting_failure']
 html_show_sphinx, html_copy_source, html_show_sourcelink = False, False, False
-exclude_patterns = ['_files']
 '''
 CSS = '''
 .cell_output img { max-width: 100%; height: auto; background: white; }
 .cell_output table { font-size: .85em; }
-body[data-theme="dark"] .cell_output img { filter: none; }
-@media (prefers-color-scheme: dark) { .cell_output img { border-radius: 3px; } }
 '''
 
 
@@ -65,7 +61,7 @@ def relinked(text, folder, files):
         path = (folder / target).resolve()
         if not path.exists(): return match[0]
         if path.is_relative_to(NBS) and path.suffix in ('.ipynb', '.png', '.webp', '.svg'): return match[0]
-        if path.is_dir(): path = next((path / name for name in ('README.md', 'LICENSES.md') if (path / name).exists()), next(p for p in path.iterdir() if p.is_file()))
+        if path.is_dir(): path = next(p for p in (path / 'README.md', path / 'LICENSES.md', *sorted(path.iterdir())) if p.is_file())
         name = path.relative_to(ROOT).as_posix().replace('/', '--') + ('.txt' if path.suffix in ('', '.md') else '')
         files[name] = path
         return before + posixpath.relpath(f'_static/files/{name}', folder.relative_to(NBS).as_posix())
@@ -123,15 +119,14 @@ def modules():
 def write_source():
     "All that Sphinx reads"
     shutil.rmtree(SOURCE, ignore_errors=True)
-    files, titles = {}, []
+    files: dict[str, Path] = {}
+    titles = [p.relative_to(NBS).with_suffix('').as_posix() for p in notebooks(NBS)]
+    trees = (toctree('Lessons', [t for t in titles if '/' not in t and t != 'index']),
+             toctree('Beside them', ['reading/paths', 'reading/course_map', 'reading/teachers', 'reading/glossary', 'api/index',
+                                     'reading/workshop', 'reading/checks']))
     for path in notebooks(NBS):
         name = path.relative_to(NBS)
-        titles.append(name.with_suffix('').as_posix())
-        more = ()
-        if name.name == 'index.ipynb':
-            every = [p.relative_to(NBS).with_suffix('').as_posix() for p in notebooks(NBS)]
-            more = (toctree('Lessons', [n for n in every if '/' not in n and n != 'index']),
-                    toctree('Beside them', ['reading/paths', 'reading/course_map', 'reading/teachers', 'reading/glossary', 'api/index', 'reading/workshop', 'reading/checks']))
+        more = trees if name.name == 'index.ipynb' else ()
         target = SOURCE / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(page(path, files, more), encoding='utf-8')
