@@ -1047,6 +1047,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                 'ltpa.reproduce._lacks': ('workshop/reproduce.html#_lacks', 'ltpa/reproduce.py'),
                                 'ltpa.reproduce._outlook': ('workshop/reproduce.html#_outlook', 'ltpa/reproduce.py'),
                                 'ltpa.reproduce._photos': ('workshop/reproduce.html#_photos', 'ltpa/reproduce.py'),
+                                'ltpa.reproduce._rest': ('workshop/reproduce.html#_rest', 'ltpa/reproduce.py'),
                                 'ltpa.reproduce._shown': ('workshop/reproduce.html#_shown', 'ltpa/reproduce.py'),
                                 'ltpa.reproduce._test': ('workshop/reproduce.html#_test', 'ltpa/reproduce.py'),
                                 'ltpa.reproduce._unit': ('workshop/reproduce.html#_unit', 'ltpa/reproduce.py'),

@@ -66,12 +66,16 @@ def looked(
     target: str | Path | None = None,   # Where its features are tried; None: nowhere
     images: Any = None,                 # Pictures with masks, as `predict` takes them; None: there are none
     masks: torch.Tensor | None = None,  # bool [N,H,W]
+    aside: tuple[Any, torch.Tensor] | None = None,      # Pictures and labels that its arms are compared on
 )->list[dict[str, Any]]:
-    "Rows of `of_training`; in the first also where the product of the maps lies, and how its features transfer"
+    "Rows of `of_training`; in the first also where the product of the maps lies, and how its features transfer; `held_out`: accuracy on `aside`"
     row, *watched = of_training(folder)
     if images is not None and masks is not None:
         a = learned_maps(net)['attention, all'](net, as_floats(images, net), None)
         row |= {f'product_{key}': localization(a, masks)[key] for key in PLACES}
+    if aside is not None:
+        answers = predict(net, aside[0], precision='auto')[0].argmax(1)
+        row['held_out'] = round(float((answers == aside[1]).float().mean()), 4)
     if target is not None: row['transfer'] = transferred(net, target, seed)[0]['accuracy']
     return [row, *watched]
 

@@ -11,7 +11,7 @@ __all__ = ['CONTROLLED', 'SCALES', 'HORSES', 'DISCOVERED', 'MOVES', 'LOOKED', 'A
 import json, time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -102,17 +102,18 @@ class Scale(NamedTuple):
     shown: int                             # For attacks, places and masks
     few: int                               # For strong attacks and randomisation
     note: str
+    known: int | None = None               # Training pictures that `sharpness` trains on: the others compare its arms; None: all
 
 CONTROLLED = 'vgg', 'vgg_trunk', 'vgg_gap', 'vgg_att3_concat_uniform', 'vgg_att3_concat_pc', 'vgg_att2_concat_dp'
 SCALES = dict(
     small=Scale(dict(cluttered_fashion=(*CONTROLLED[:3], 'vgg_pan', *CONTROLLED[3:])),
                 dict(net=dict(width=1/8), changes=dict(epochs=2, optimizer='adamw', lr=.004)), (0, 1, 2), 120, 120, 16,
                 'the bundled set, an eighth of the width, two passes'),
-    cifar=Scale(dict(cifar10=CONTROLLED[1:5], cifar100=CONTROLLED),
+    cifar=Scale(dict(cifar10=(*CONTROLLED[1:3], 'vgg_pan', *CONTROLLED[3:5]), cifar100=CONTROLLED),
                 dict(changes=dict(epochs=4)), (0, 1, 2), 500, 60, 32,
-                'CIFAR in full, a quarter of the width, four passes: cut for all arms alike, before a seed was'),
+                'CIFAR in full, a quarter of the width, four passes: cut for all arms alike, before a seed was', 45_000),
     paper=Scale({of: tuple(dict.fromkeys((*models, 'vgg_trunk', 'vgg_att2_concat_uniform', 'vgg_att3_concat_uniform')))
-                 for of, models in PAPER.items()}, {}, (0, 1, 2), 1000, 1000, 64, "the paper's networks, sets and schedules"))
+                 for of, models in PAPER.items()}, {}, (0, 1, 2), 1000, 1000, 64, "the paper's networks, sets and schedules", 45_000))
 
 # %% ../nbs/workshop/reproduce.ipynb #4e9c000c
 HORSES, DISCOVERED = 'horses', 'object_discovery'       # folders that the reader names: photographs with masks
@@ -134,6 +135,11 @@ def _test(name, n):
     some = torch.randperm(len(data), generator=keyed_rng('reproduce'))[:n]
     images, masks = data.render(some) if hasattr(data, 'render') else (data.images[some], None)
     return images, data.labels[some], masks, list(data.classes)
+
+def _rest(name, known):
+    "The training part behind its first `known` pictures: uint8 [n,3,H,W], labels"
+    data: Any = open_data(name, 'train')
+    return data.images[known:], data.labels[known:]
 
 @lru_cache(maxsize=4)
 def _photos(folder, name, side):
@@ -254,10 +260,10 @@ def tables(size: str, places: Mapping[str, str | Path] = {}, seeds: Sequence[int
         known: Any = open_data(case['source'], 'train')
         rows = torch.cat([(known.labels == k).nonzero()[:20, 0] for k in range(len(classes))])
         return asked(nets[0], pairs_of(images, labels, s.pictures), known.images[rows], known.labels[rows])
-    def varied(case, seed):
+    def varied(case, seed, **known):
         of_case = VARIED.get(case.get('variant') or case.get('u'), {})
         more = {k: dict(s.case.get(k, {})) | of_case.get(k, {}) for k in ('net', 'changes')}
-        return [Training(f'{case["source"]}/{case["model"]}', size, seed, dict(s.case) | {k: v for k, v in more.items() if v})]
+        return [Training(f'{case["source"]}/{case["model"]}', size, seed, dict(s.case) | {k: v for k, v in (more | known).items() if v})]
     def of_few(case, seed):
         more = dict(s.case.get('changes', {})) | FEW[case['images']]
         return [Training(f'{case["source"]}/{case["model"]}', size, seed, dict(s.case) | dict(changes=more, images=case['images']))]
@@ -265,7 +271,8 @@ def tables(size: str, places: Mapping[str, str | Path] = {}, seeds: Sequence[int
         target, where = MOVES[size][0][1], LOOKED[size][0]
         here = not _lacks(places, where[1].partition(' ')[0])
         images, masks = _shown(dict(data=where[1]), s, places, nets[0])[:2] if here else (None, None)
-        return looked(nets[0], folders[0], seed, at(target, places), images, masks)
+        aside = _rest(case['source'], s.known) if s.known else None
+        return looked(nets[0], folders[0], seed, at(target, places), images, masks, aside)
     def with_trunk(case, seed): return own(case, seed) + [run(case['source'], 'vgg_trunk', seed)]
 
     each = [dict(source=of_, model=m) for of_ in s.arms for m in of(of_)]
@@ -299,7 +306,7 @@ def tables(size: str, places: Mapping[str, str | Path] = {}, seeds: Sequence[int
               questioned, ('source', 'model', 'asked', 'how', 'level'), 2 if size == 'small' else 20),
         table('levels', 'Where does the gain come from: from levels, the head, or from looking?', ladder, varied,
               lambda case, seed, nets, folders: of_training(folders[0]), ('source', 'model', 'variant'), 1),
-        table('sharpness', 'Does it look at all? By how the score vector u starts and learns', starts, varied, sharp,
+        table('sharpness', 'Does it look at all? By how the score vector u starts and learns', starts, partial(varied, images=s.known), sharp,
               ('source', 'model', 'u'), 4 if size == 'small' else 30),
         table('few', 'Few labels: the first so many pictures of the training part', scarce, of_few,
               lambda case, seed, nets, folders: of_training(folders[0])[:1], ('source', 'images', 'model'), 1)]

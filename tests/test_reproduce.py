@@ -10,13 +10,17 @@ from helpers import refuses
 import ltpa.measures
 import ltpa.reproduce
 from ltpa.names import EXTRAS, STUDIES
-from ltpa.models import create_model
+from ltpa.data import ImageSet
+from ltpa.models import create_model, load_weights
 from ltpa.recipes import PAPER
 from ltpa.reproduce import FEW, SCALES, Training, clock, left, repeat, reproduce, tables
+from ltpa.measures import looked
+from ltpa.runs import _first
+from ltpa.training import predict
 from ltpa.segmentation import two_piles
 from ltpa.studies import stored
 
-TINY = dict(net=dict(width=1 / 32, early_pools=2, dropout=False), changes=dict(epochs=1, batch_size=4000))
+TINY = dict(net=dict(width=1 / 32, early_pools=2, dropout=False), changes=dict(epochs=1, batch_size=250), images=1000)
 MODELS = 'vgg_gap', 'vgg_trunk', 'vgg_att1_pc'
 
 
@@ -74,7 +78,9 @@ def test_arms_are_cut_alike():
             assert {*net, *changes} <= {'u', 'u_lr', 'u_decay', 'learn_temperature', 'head_width', 'gather'} or 'images' in x.case
         assert {x.case['net']['u'] for x in trainings if 'u' in x.case.get('net', {})} == {.1, .3, 'msr'}
         recipes = {(x.plan.recipe.epochs, x.plan.recipe.lr, x.case.get('images')) for x in trainings}
-        assert size == 'paper' or len(recipes) == 1 + len(FEW), 'one recipe, whatever the model'
+        assert size == 'paper' or len(recipes) == 1 + len(FEW) + bool(SCALES[size].known), 'one recipe, whatever the model'
+        assert {x.case.get('images') for c in tables(size)['sharpness'].cases
+                for x in tables(size)['sharpness'].needs(c, 0)} == {SCALES[size].known}
 
 
 def test_arms_are_told_apart(tmp_path):
@@ -85,6 +91,22 @@ def test_arms_are_told_apart(tmp_path):
     assert sum('images 100' in line and 'epochs 100' in line for line in lines) == 4
     of_all, few = (Training('cluttered_fashion/vgg_gap', 'small', 0, dict(changes=dict(epochs=8)) | more) for more in ({}, dict(images=1600)))
     assert of_all.pmac() == pytest.approx(10 * few.pmac())
+
+
+def test_sharpness_is_chosen_on_pictures_that_nobody_trained_on(monkeypatch, runs):
+    "What is left of the training part behind the pictures that are trained on; test pictures choose nothing."
+    whole = ImageSet(torch.arange(20)[:, None, None, None].expand(20, 3, 32, 32).to(torch.uint8), torch.arange(20) % 10, [*'abcdefghij'], 'cifar10')
+    monkeypatch.setattr(ltpa.reproduce, 'open_data', lambda name, part: {'train': whole}[part])
+    images, labels = ltpa.reproduce._rest('cifar10', 15)
+    trained_on = _first(whole, 15, False).images
+    assert torch.equal(torch.cat([trained_on, images])[:, 0, 0, 0], torch.arange(20).to(torch.uint8))
+    folder = next(p.parent for p in runs.rglob('result.json') if 'att1_pc' in p.parent.name)
+    net = load_weights(folder / 'weights.safetensors')
+    own = predict(net, images, precision='auto')[0].argmax(1)
+    assert torch.equal(labels, whole.labels[15:])
+    assert looked(net, folder, 0, aside=(images, own))[0]['held_out'] == 1
+    assert looked(net, folder, 0, aside=(images, (own + 1) % 10))[0]['held_out'] == 0
+    assert 'held_out' not in looked(net, folder, 0)[0]
 
 
 def test_heads_are_made_equally_wide():
@@ -124,7 +146,7 @@ def test_names_that_do_not_exist(tmp_path):
 def test_what_is_not_here_is_said_and_not_run(tmp_path, monkeypatch):
     monkeypatch.setenv('LTPA_DATA', str(tmp_path))
     lines = lines_of('cifar', ['accuracy', 'places'], out=tmp_path, root=tmp_path / 'runs')
-    assert any(line.startswith('accuracy') and '30 not run for want of cifar10, cifar100' in line for line in lines)
+    assert any(line.startswith('accuracy') and '33 not run for want of cifar10, cifar100' in line for line in lines)
     assert 'cifar10 is not here: ltpa download cifar10' in lines and 'horses is not here: --data horses=FOLDER' in lines
     assert not list(tmp_path.glob('*.json')) and not (tmp_path / 'runs').exists()
 
