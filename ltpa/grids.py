@@ -20,16 +20,29 @@ def cell(
     scale: float = 1,           # What numbers are multiplied with: 100 for percent
     missing: str = 'not run',   # What is written where there is no value
 )->str:
-    "A value as text, with half its interval or its spread behind a ± where the row has them"
+    "A value as text; behind it half its interval or its spread, and the number of seeds, where the row has them"
     v = row.get(key)
     if v is None: return missing
     if isinstance(v, bool) or not isinstance(v, (int, float)): return printable(v)
     def number(x): return f'{x * scale:,.{digits}f}' if isinstance(v, float) or scale != 1 else f'{x:,}'
     low, high = row.get(f'{key}_low'), row.get(f'{key}_high')
     about = (high - low) / 2 if low is not None and high is not None else row.get(f'{key}_sd')
-    return number(v) + ('' if about is None else f' ±{about * scale:.{digits}f}')
+    seeds = row.get(f'{key}_seeds')
+    return number(v) + ('' if about is None else f' ±{about * scale:.{digits}f}') + ('' if seeds is None else f' ({seeds})')
 
 # %% ../nbs/workshop/grids.ipynb #70b1e011
+def _best(rows, cells, best, groups):
+    "For each row the columns in which it is the best of its group, or looks the same as the best"
+    found: list[set[str]] = [set() for _ in rows]
+    def number(i, key): return cells[i][key].partition(' ')[0]               # without what is known about it
+    for key, choose in best.items():
+        for group in set(groups):
+            mine = [i for i, g in enumerate(groups) if g == group and rows[i].get(key) is not None]
+            if len(mine) < 2: continue
+            top = number(choose(mine, key=lambda i: rows[i][key]), key)
+            for i in mine: found[i] |= {key} if number(i, key) == top else set()
+    return found
+
 class Grid:
     """Rows as a table: HTML in a notebook, text in a terminal.
 
@@ -41,6 +54,8 @@ class Grid:
         Keys, in order; a mapping gives each the heading to show.
     best : mapping of str to callable, optional
         From a column to `max` or `min`: the best value is bold.
+    within : sequence of str, optional
+        Keys; rows that agree in them are compared with each other only.
     caption : str, optional
         One line above the table: what it shows, of how many pictures, which is better.
     digits, scale, missing
@@ -67,22 +82,20 @@ class Grid:
     centre     0.35
     """
     def __init__(self, rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str] | Sequence[str],
-                 best: Mapping[str, Callable[..., Any]] = {}, caption: str = '', digits: int | Mapping[str, int] = 2,
-                 scale: float | Mapping[str, float] = 1, missing: str = 'not run', most: int = 12):
+                 best: Mapping[str, Callable[..., Any]] = {}, caption: str = '', *, within: Sequence[str] = (),
+                 digits: int | Mapping[str, int] = 2, scale: float | Mapping[str, float] = 1,
+                 missing: str = 'not run', most: int = 12):
         self.columns = dict(columns) if isinstance(columns, Mapping) else {c: c for c in columns}
         for key in best:
             if key not in self.columns: raise unknown('column', key, self.columns)
         def of(what, key, usual): return what.get(key, usual) if isinstance(what, Mapping) else what
         rows, self.caption, self.most = list(rows), caption, most
         self.cells = [{k: cell(r, k, of(digits, k, 2), of(scale, k, 1), missing) for k in self.columns} for r in rows]
-        self.top = {k: {c[k].partition(' ±')[0] for r, c in zip(rows, self.cells) if r.get(k) == choose(known)}
-                    for k, choose in best.items() if (known := [r[k] for r in rows if r.get(k) is not None])}
+        self.best = _best(rows, self.cells, best, [tuple(r.get(k) for k in within) for r in rows])
         self.numbers = {k for k in self.columns if any(isinstance(r.get(k), (int, float)) for r in rows)}
 
-    def _is_best(self, key, text): return text.partition(' ±')[0] in self.top.get(key, ())
-
     def __str__(self):
-        marked = [{k: t + '*' * self._is_best(k, t) for k, t in c.items()} for c in self.cells]
+        marked = [{k: t + '*' * (k in best) for k, t in c.items()} for c, best in zip(self.cells, self.best)]
         wide = {k: max(len(t) for t in [head, *(c[k] for c in marked)]) for k, head in self.columns.items()}
         lines = [[f'{c[k]:{">" if k in self.numbers else "<"}{w}}' for k, w in wide.items()] for c in [self.columns, *marked]]
         return '\n'.join([self.caption] * bool(self.caption) + ['  '.join(line).rstrip() for line in lines])
@@ -93,12 +106,12 @@ class Grid:
         def line(tag, cells):
             return '<tr>' + ''.join(f'<{tag} style="text-align: {"right" if k in self.numbers else "left"}">{text}</{tag}>'
                                     for k, text in cells.items()) + '</tr>'
-        def table(cells, head=''):
-            body = [line('td', {k: f'<b>{html.escape(t)}</b>' if self._is_best(k, t) else html.escape(t)
-                                for k, t in c.items()}) for c in cells]
+        def table(some, head=''):
+            body = [line('td', {k: f'<b>{html.escape(t)}</b>' if k in best else html.escape(t) for k, t in c.items()})
+                    for c, best in [*zip(self.cells, self.best)][some]]
             return f'<table>{head}<thead>{heads}</thead><tbody>{"".join(body)}</tbody></table>'
         heads = line('th', {k: html.escape(v) for k, v in self.columns.items()})
-        shown, folded = self.cells[:self.most], self.cells[self.most:]
+        folded = len(self.cells) - self.most
         said = f'<caption style="text-align: left">{html.escape(self.caption)}</caption>' * bool(self.caption)
-        more = f'<details><summary>{len(folded)} more</summary>{table(folded)}</details>' if folded else ''
-        return table(shown, said) + more
+        more = f'<details><summary>{folded} more</summary>{table(slice(self.most, None))}</details>' if folded > 0 else ''
+        return table(slice(self.most), said) + more
