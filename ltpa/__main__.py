@@ -37,10 +37,13 @@ def _flushed(code):
     for stream in sys.stdout, sys.stderr:
         try: stream.flush()
         except OSError as e:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())         # else Python tries again, and complains
-            if code or isinstance(e, BrokenPipeError) or stream is sys.stderr: continue        # the reader has left
+            # else Python tries again, and complains
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            # the reader has left
+            if code or isinstance(e, BrokenPipeError) or stream is sys.stderr: continue
             from ltpa.system import reason, way_out
-            print(f'ltpa: cannot write the output: {reason(e)}; {way_out(e, "another file")}', file=sys.stderr)
+            print(f'ltpa: cannot write the output: {reason(e)}; {way_out(e, "another file")}',
+                  file=sys.stderr)
             code = 2
     return code
 

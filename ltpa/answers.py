@@ -45,7 +45,8 @@ def natural(
 )->list[tuple]:
     "A key to sort by: upper and lower case alike, and 2 before 10"
     parts = re.split(r'(\d+)', name.casefold())
-    return [(len(p := part.lstrip('0')), p) if k % 2 else (0, part) for k, part in enumerate(parts)] + [(0, name)]
+    return [(len(p := part.lstrip('0')), p) if k % 2 else (0, part)
+            for k, part in enumerate(parts)] + [(0, name)]
 
 MARK = '<meta name="generator" content="ltpa explain">'
 
@@ -55,7 +56,8 @@ def is_gallery(
     "Whether `ltpa explain` has written its page there"
     path = folder / 'index.html'
     try:
-        with open(path, 'rb') if path.is_file() else io.BytesIO() as f: return MARK.encode() in f.read(500)     # a pipe would wait
+        # a pipe would wait
+        with open(path, 'rb') if path.is_file() else io.BytesIO() as f: return MARK.encode() in f.read(500)
     except OSError: return False
 
 class _Walk(Walk):
@@ -82,13 +84,15 @@ def _below(folder, walk):
     closed, entered = len(walk.closed), len(walk.entered)
     items = walk.pictures(folder, folder.name, 0)
     stems = {i.path.stem for i in items}
-    def ours(path): return any(path.stem.removesuffix(end) in stems for end in OURS if path.stem.endswith(end))
+    def ours(path):
+        return any(path.stem.removesuffix(end) in stems for end in OURS if path.stem.endswith(end))
     found = [Found(i.path) for i in items if not ours(i.path)]
     walk.own += len(items) - len(found)
     found += walk.closed[closed:]
     found += [Found(f, 'is a folder without a picture') for f in walk.entered[entered:]
               if ending(f.name) in SUFFIXES and not any(i.path.is_relative_to(f) for i in items)]
-    return sorted(found, key=lambda f: natural(f.file)) or [Found(folder, f'holds no pictures ({", ".join(SUFFIXES)})')]
+    return sorted(found, key=lambda f: natural(f.file)) or [Found(folder, f'holds no pictures '
+                                                                          f'({", ".join(SUFFIXES)})')]
 
 def _matches(name):
     "What a path or a pattern means"
@@ -99,7 +103,8 @@ def _matches(name):
 def find_pictures(
     images: Any,   # A path or a pattern, or several: files and folders
 )->Finding:
-    "The pictures that are meant, each once: what was named first comes first, folders in the order of their names"
+    """The pictures that are meant, each once: what was named first comes first, folders in the order of their
+    names"""
     if isinstance(images, Finding): return images
     named = [images] if isinstance(images, (str, os.PathLike)) else list(images)
     if not named: raise LtpaError('no pictures; expected files, folders or patterns')
@@ -111,13 +116,15 @@ def find_pictures(
             inside = os.path.isdir(path)
             folders |= inside
             for f in _below(Path(path), walk) if inside else [Found(Path(path))]:
-                found.setdefault(os.path.normcase(os.path.abspath(f.path)) if '\0' not in f.file else f.file, f)
+                found.setdefault(os.path.normcase(os.path.abspath(f.path)) if '\0' not in f.file else f.file,
+                                 f)
     return Finding([*found.values()], folders, _left(walk))
 
 def _left(walk):
     photos = any(e in PHOTOS for e in walk.left)
     said = [by_ending(walk.left) + ' (convert photographs to .png or .jpg)' * photos] * bool(walk.left)
-    return '; '.join(said + [counted(n, what) for n, what in ((walk.hidden, 'hidden files'), (walk.own, 'earlier figures')) if n])
+    return '; '.join(said + [counted(n, what) for n, what in ((walk.hidden, 'hidden files'),
+                                                              (walk.own, 'earlier figures')) if n])
 
 # %% ../nbs/workshop/answers.ipynb #a750000b
 def look_at(
@@ -144,13 +151,15 @@ def record(
     names: Sequence[str],   # Of the classes
     top: int = 1,           # How many of the likeliest classes are named
 )->dict[str, Any]:
-    "What a network says of a picture, in plain numbers; boxes are left, top, right, bottom, sizes width first"
+    """What a network says of a picture, in plain numbers; boxes are left, top, right, bottom, sizes width
+    first"""
     probs = [round(p, 6) for p in look.probs.tolist()]
     first = look.probs.argsort(descending=True, stable=True).tolist()[:top]
     return {'file': file, 'class': names[first[0]], 'probability': probs[first[0]],
             'top': [{'class': names[k], 'probability': probs[k]} for k in first],
             'probabilities': dict(zip(names, probs)), 'size': [*look.size[::-1]], 'box': [*look.box],
-            'seen': [*look.seen[::-1]], 'levels': [_level(a) for a in look.maps], 'warnings': [*look.warnings]}
+            'seen': [*look.seen[::-1]], 'levels': [_level(a) for a in look.maps],
+            'warnings': [*look.warnings]}
 
 def _level(a):
     "Cells of a map, how many share its weight, and its entropy; gates have none"
@@ -207,7 +216,8 @@ def _do(f, do):
         return do(f)
     except (MemoryError, RuntimeError) as e:
         if isinstance(e, RuntimeError) and 'memory' not in str(e): raise
-        raise LtpaError(f'{f.path}: not enough free memory for this picture; shrink it, or choose a smaller side') from None
+        raise LtpaError(f'{f.path}: not enough free memory for this picture; shrink it, or choose a smaller '
+                        f'side') from None
 
 # %% ../nbs/workshop/answers.ipynb #a750000f
 class Job(NamedTuple):
@@ -222,11 +232,14 @@ class Job(NamedTuple):
 
 def new_job(model: Any, device: Any, side: int | None, bits: int | None, top: int)->Job:
     "A network, opened, and what to ask of it; what is wrong for all pictures is refused"
-    if not is_whole(top, 1, 100_000): raise LtpaError(f'top {shown(top)}; expected a whole number of classes, at least 1')
+    if not is_whole(top, 1, 100_000):
+        raise LtpaError(f'top {shown(top)}; expected a whole number of classes, at least 1')
     net = load_weights(weights_file(model), pick_device(str(device)))
     as_bits(bits)
-    look = inspected(net, *seen_by(net, torch.zeros(3, 8, 8, dtype=torch.uint8), side))           # refuses what it would always refuse
-    return Job(net, str(model), unique_names(class_names(net)), min(top, net.num_classes), side, bits, len(look.maps))
+    # refuses what it would always refuse
+    look = inspected(net, *seen_by(net, torch.zeros(3, 8, 8, dtype=torch.uint8), side))
+    return Job(net, str(model), unique_names(class_names(net)), min(top, net.num_classes), side, bits,
+               len(look.maps))
 
 def document(
     job: Job,
@@ -248,7 +261,8 @@ def as_csv(
     top, levels = (max((len(r[k]) for r in pictures), default=0) for k in ('top', 'levels'))
     lines = {r['file']: _line(r) for r in pictures}
     lines |= {b['file']: dict(file=b['file'], error=b['reason']) for b in doc['broken']}
-    fields = ['file', 'class', 'probability', *(f'{what}_{k}' for k in range(2, top + 1) for what in ('class', 'probability')),
+    fields = ['file', 'class', 'probability',
+              *(f'{what}_{k}' for k in range(2, top + 1) for what in ('class', 'probability')),
               'width', 'height', 'left', 'top', 'right', 'bottom', *(f'cells_{k + 1}' for k in range(levels)),
               'figure', 'warnings', 'error']
     text = io.StringIO()
@@ -261,25 +275,29 @@ def as_csv(
 
 def _line(r):
     line = {k: r[k] for k in ('file', 'class', 'probability')}
-    for k, other in enumerate(r['top'][1:], 2): line |= {f'{what}_{k}': other[what] for what in ('class', 'probability')}
+    for k, other in enumerate(r['top'][1:], 2):
+        line |= {f'{what}_{k}': other[what] for what in ('class', 'probability')}
     line |= dict(zip(('width', 'height', 'left', 'top', 'right', 'bottom'), r['size'] + r['box']))
     line |= {f'cells_{k}': a['effective_cells'] for k, a in enumerate(r['levels'], 1) if a['effective_cells']}
     return line | dict(figure=r.get('figure', ''), warnings='; '.join(r['warnings']))
 
 # %% ../nbs/workshop/answers.ipynb #a7500011
-def predict_many(images: Any, model: Any = USUAL_NETWORK, side: int | None = None, device: str | torch.device = 'auto',
+def predict_many(images: Any, model: Any = USUAL_NETWORK, side: int | None = None,
+                 device: str | torch.device = 'auto',
                  bits: int | None = None, top: int = 1, csv: Any = None, json: bool = False,
                  quiet: bool = False)->dict[str, Any]:
     """Print what a network says of each picture: a line each with file, class and probability, between tabs.
 
-    This is the command ``ltpa predict``. What cannot be read is named on the error stream, and the rest is done.
+    This is the command ``ltpa predict``. What cannot be read is named on the error stream, and the rest is
+    done.
 
     Parameters
     ----------
     images : str, Path, or a list of these
         Files, folders (with all that is in them) and patterns such as ``'photos/*.jpg'``.
     model : str or Path
-        A bundled network, SET/MODEL as in `list_pretrained`, a .safetensors file of weights, or the folder of a run.
+        A bundled network, SET/MODEL as in `list_pretrained`, a .safetensors file of weights, or the folder of
+        a run.
     side : int, optional
         Shorter side in pixels for the network; None: the square of its training.
     device : str or torch.device
@@ -322,7 +340,8 @@ def predict_many(images: Any, model: Any = USUAL_NETWORK, side: int | None = Non
     ask = lambda f: record(f.file, look_at(job.net, f.path, side, bits)[2], job.names, job.top)
     for answer in through(pictures, ask, broken, quiet or lines and sys.stdout.isatty()):
         records.append(answer)
-        if lines: print('\t'.join([printable(answer['file']), *(f'{printable(t["class"])}\t{t["probability"]:.4f}'
+        if lines:
+            print('\t'.join([printable(answer['file']), *(f'{printable(t["class"])}\t{t["probability"]:.4f}'
                                                               for t in answer['top'])]), flush=True)
     doc = document(job, records, broken)
     table = as_csv(doc, [f.file for f in pictures])

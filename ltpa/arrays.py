@@ -17,7 +17,8 @@ from .files import ordinary_file
 from .weights import read_header
 
 # %% ../nbs/workshop/arrays.ipynb #0d62e9b5
-MOST_RATIO, ROOM = 100, 2**26           # bytes in memory for each byte of the file, and what is free in any case
+# bytes in memory for each byte of the file, and what is free in any case
+MOST_RATIO, ROOM = 100, 2**26
 WANTED = 'images', 'labels', 'classes'
 NUMBERS_AND_TEXT = 'buifUS'             # kinds of arrays, as numpy calls them
 
@@ -54,7 +55,8 @@ def _npz(f, path):
         wanted, need = {k: there[k] for k in WANTED if k in there}, 0
         for k, m in wanted.items():
             if m.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise LtpaError(f'{path}: {k} is packed in a way that numpy does not use; save it with np.savez')
+                raise LtpaError(f'{path}: {k} is packed in a way that numpy does not use; save it with '
+                                f'np.savez')
             with z.open(m) as member: need += _needs(member, path, k)
             if need > ROOM + MOST_RATIO * size:
                 raise LtpaError(f'{path} of {size:,} bytes would take {need:,} in memory; expected at most '
@@ -147,7 +149,8 @@ def load_arrays(path: str | Path, at_least: int = 0) -> ImageSet:
             raise LtpaError(f'{path} is truncated or damaged ({shown(str(e))[1:-1]}); write it again') from None
         if missing := {'images', 'labels'} - set(arrays):
             there = ', '.join(n[:40] for n in names[:9]) + ', …' * (len(names) > 9)
-            raise LtpaError(f'{path} has no {" and no ".join(sorted(missing))}; it holds: {there or "nothing"}')
+            raise LtpaError(f'{path} has no {" and no ".join(sorted(missing))}; it holds: '
+                            f'{there or "nothing"}')
         y = _labels(arrays['labels'], path)
         if 'classes' in arrays: classes = _class_names(arrays['classes'], path)
         else:

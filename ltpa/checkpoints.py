@@ -19,10 +19,10 @@ from .training import Callback, Learner, check_loss, diverged, random_states
 class Checkpoint(Callback):
     """Saves the state of a training to one file every so often, at the end, and when it is stopped.
 
-    The file holds all that the next step depends on: weights, the optimizer's running means, the scaler's factor,
-    random states, the step, the losses and the number of threads. `load_checkpoint` goes on from there, to the bit
-    if there are as many threads. It is whole or absent, and an old one stays until the new one is on the disk.
-    With a loss that is not finite nothing is written: the last good file stays.
+    The file holds all that the next step depends on: weights, the optimizer's running means, the scaler's
+    factor, random states, the step, the losses and the number of threads. `load_checkpoint` goes on from
+    there, to the bit if there are as many threads. It is whole or absent, and an old one stays until the new
+    one is on the disk. With a loss that is not finite nothing is written: the last good file stays.
 
     Parameters
     ----------
@@ -130,7 +130,8 @@ def _odd_optimizer(learn, state):
             return f'opt.{key} of {v.dtype} and shape {tuple(v.shape)}'
         if not v.isfinite().all(): return f'opt.{key} with NaN or infinite values'
     for name, found in there.items():
-        if odd := _kept(learn.recipe.optimizer, params[name]) - found: return f'no opt.{sorted(odd)[0]}.{name}'
+        if odd := _kept(learn.recipe.optimizer, params[name]) - found:
+            return f'no opt.{sorted(odd)[0]}.{name}'
 
 def _odd_state(learn, state, meta):
     "What is odd about the rest of a checkpoint, in words; None if nothing is"
@@ -198,7 +199,8 @@ def load_checkpoint(learn: Learner, path: str | Path) -> Learner:
     data = learn.loader.data
     for what, theirs, ours in (
             ('model', meta.get('model'), learn.net.name), ('settings', meta.get('config'), learn.net.config),
-            ('seed', meta.get('seed'), learn.seed), ('recipe', _of_today(meta.get('recipe')), asdict(learn.recipe)),
+            ('seed', meta.get('seed'), learn.seed),
+            ('recipe', _of_today(meta.get('recipe')), asdict(learn.recipe)),
             ('data', meta.get('fingerprint'), data.fingerprint)):
         if theirs != ours:
             raise LtpaError(f'{path} was made with another {what}: {_difference(theirs, ours)}; '
@@ -233,7 +235,8 @@ def _say_threads(learn, meta, path):
     "Warn where another number of threads will not come to the same bits"
     then, now = meta.get('threads'), torch.get_num_threads()
     if learn.device.type == 'cpu' and then not in (None, now):
-        warnings.warn(f'{path} was made with {then} thread(s), this process has {now}: the training goes on, but '
+        warnings.warn(f'{path} was made with {then} thread(s), this process has {now}: the training goes on, '
+                      f'but '
                       'its weights will differ in the last bits; for the same bits set '
                       f'OMP_NUM_THREADS={then}', stacklevel=3)
 

@@ -41,17 +41,21 @@ class Lead(NamedTuple):
     better: str                 # Which sign is attention's: 'higher' or 'lower'
 
     @property
-    def mean(self)->float | None: return sum(self.differences) / len(self.differences) if self.differences else None
+    def mean(self)->float | None:
+        return sum(self.differences) / len(self.differences) if self.differences else None
 
     @property
     def word(self)->str:
-        "'ahead'; 'leaning', ahead in every seed with an interval that holds zero; 'behind'; or why none of them"
-        if self.sign == self.better: return 'ahead' if abs(self.mean or 0.) > (half_width(self.differences) or 0.) else 'leaning'
+        """'ahead'; 'leaning', ahead in every seed with an interval that holds zero; 'behind'; or why none of
+        them"""
+        if self.sign == self.better:
+            return 'ahead' if abs(self.mean or 0.) > (half_width(self.differences) or 0.) else 'leaning'
         return 'behind' if self.sign in ('higher', 'lower') else self.sign
 
 # %% ../nbs/workshop/claims.ipynb #c1a1000a
 OURS, UNIFORM, TRUNK = 'vgg_att3_concat_pc', 'vgg_att3_concat_uniform', 'vgg_trunk'
-NETS = {'plain VGG': 'vgg', 'the trunk': TRUNK, 'global average pooling': 'vgg_gap', 'uniform attention': UNIFORM}
+NETS = {'plain VGG': 'vgg', 'the trunk': TRUNK, 'global average pooling': 'vgg_gap',
+        'uniform attention': UNIFORM}
 ALL, MASKS = f'{OURS}: attention, all', f'{OURS}: scores, product'
 
 class Claim(NamedTuple):
@@ -66,27 +70,36 @@ class Claim(NamedTuple):
     where: Mapping[str, Any] = {}           # Which rows count: a value, or several, each of which is a place of its own
 
 CLAIMS = [
-    Claim('Its maps mark the object', 'The learned maps highlight what matters and suppress clutter.', 'places',
+    Claim('Its maps mark the object', 'The learned maps highlight what matters and suppress clutter.',
+          'places',
           dict(pointing='higher', energy='higher', pxap='higher'), ALL,
           {'a blob in the middle': f'{OURS}: centre', 'DeepLift on the trunk': f'{TRUNK}: deep_lift',
-           'integrated gradients on the trunk': f'{TRUNK}: integrated_gradients', 'CAM': 'vgg_gap: cam'}, ('model', 'map')),
+           'integrated gradients on the trunk': f'{TRUNK}: integrated_gradients', 'CAM': 'vgg_gap: cam'},
+           ('model', 'map')),
     Claim('It classifies better', 'Networks with attention make fewer errors (Tables 1 and 2).', 'accuracy',
           dict(accuracy='higher'), OURS, NETS),
-    Claim('It transfers better', 'Its features do better on unseen sets (Table 3).', 'transfer', dict(accuracy='higher'),
+    Claim('It transfers better', 'Its features do better on unseen sets (Table 3).', 'transfer',
+          dict(accuracy='higher'),
           OURS, NETS),
-    Claim('Its maps give better masks', 'Cut in two, its maps beat those of other networks and saliency maps at segmentation.',
+    Claim('Its maps give better masks',
+          'Cut in two, its maps beat those of other networks and saliency maps at segmentation.',
           'segmentation', dict(otsu='higher'), MASKS,
-          {'CAM': 'vgg_gap: CAM', "PAN's gate": "vgg_pan: PAN's gate", 'Grad-CAM on the trunk': f'{TRUNK}: Grad-CAM',
-           'occlusion on the trunk': f'{TRUNK}: occlusion', 'a blob in the middle': f'{OURS}: centre'}, ('model', 'way')),
-    Claim('It withstands FGSM', 'Fewer answers change under the fast gradient sign method (Figures 5 and 6).', 'fgsm',
-          dict(fooled='lower'), OURS, NETS, where=dict(attack='fgsm', eps=(1, 2)))]       # where the paper has a lead
+          {'CAM': 'vgg_gap: CAM', "PAN's gate": "vgg_pan: PAN's gate",
+           'Grad-CAM on the trunk': f'{TRUNK}: Grad-CAM',
+           'occlusion on the trunk': f'{TRUNK}: occlusion', 'a blob in the middle': f'{OURS}: centre'},
+           ('model', 'way')),
+    Claim('It withstands FGSM', 'Fewer answers change under the fast gradient sign method (Figures 5 and 6).',
+          'fgsm',
+          # where the paper has a lead
+          dict(fooled='lower'), OURS, NETS, where=dict(attack='fgsm', eps=(1, 2)))]
 
 def leads(
     folder: str | Path,                     # Of the files, `STUDY_SIZE.json`
     sizes: Iterable[str] = tuple(SIZES),
     chosen: Sequence[Claim] = CLAIMS,
 )->list[Lead]:
-    "Every comparison of every claim at every size, with the controls that a size has; what has no rows is 'not run'"
+    """Every comparison of every claim at every size, with the controls that a size has; what has no rows is
+    'not run'"""
     found = []
     for claim in chosen:
         for size in sizes:
@@ -96,14 +109,17 @@ def leads(
                     for name, control in claim.controls.items():
                         if there and control not in there: continue
                         d = paired(rows, claim.ours, control, value, by='case')
-                        found.append(Lead(claim.name, size, place, value, name, d['differences'], d['sign'], better))
+                        found.append(Lead(claim.name, size, place, value, name, d['differences'], d['sign'],
+                                          better))
     return found
 
 def _by_place(folder, claim, size):
     "The rows that a claim is about, by where they were measured; `case` is whose they are"
     found: dict[str, list[dict]] = {}
     for r in stored(Path(folder) / f'{claim.study}_{size}.json').get('runs', []):
-        if 'epoch' in r or any(r.get(k) not in (v if isinstance(v, tuple) else (v,)) for k, v in claim.where.items()): continue
+        if 'epoch' in r or any(r.get(k) not in (v if isinstance(v, tuple) else (v,))
+                               for k, v in claim.where.items()):
+            continue
         source, data = r.get('source'), r.get('data')
         place = str(source) if data in (None, source) else f'{source} to {data}'
         place += ''.join(f', {k} {r[k]}' for k, v in claim.where.items() if isinstance(v, tuple))
@@ -150,15 +166,18 @@ def judged(
     verdicts = []
     for claim in chosen:
         at = [x for x in found if (x.claim, x.size) == (claim.name, size)]
-        told = {name: [x.word for x in at if x.control == name and x.word not in UNTOLD] for name in claim.controls}
+        told = {name: [x.word for x in at if x.control == name and x.word not in UNTOLD]
+                for name in claim.controls}
         short = {x.control for x in at if x.word in UNTOLD}
         ahead = [name for name, ws in told.items() if set(ws) == {'ahead'} and name not in short]
         behind = [name for name, ws in told.items() if ws and not {'ahead', 'leaning'} & set(ws)]
         mixed = [name for name, ws in told.items() if ws and name not in ahead + behind]
         untold = [name for name, ws in told.items() if not ws]
         every = {w for ws in told.values() for w in ws}
-        word = 'not supported' if every - {'ahead', 'leaning'} else 'open' if short or untold or 'leaning' in every else 'supported'
-        verdicts.append(Verdict(claim, size, word, ahead, mixed, behind, untold, any(x.differences for x in at)))
+        word = 'not supported' if every - {'ahead',
+                                           'leaning'} else 'open' if short or untold or 'leaning' in every else 'supported'
+        verdicts.append(Verdict(claim, size, word, ahead, mixed, behind, untold,
+                                any(x.differences for x in at)))
     return verdicts
 
 def in_words(

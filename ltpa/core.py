@@ -93,7 +93,8 @@ def autocast(
 def eval_mode(
     net:nn.Module,  # Any module
 )->Iterator[nn.Module]:
-    "Within the block `net` is in eval mode; after it, even by an error, each of its modules is in its own again"
+    """Within the block `net` is in eval mode; after it, even by an error, each of its modules is in its own
+    again"""
     was = [(m, m.training) for m in net.modules()]
     try: yield net.eval()
     finally:

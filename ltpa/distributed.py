@@ -183,7 +183,8 @@ def synchronize(net:nn.Module)->nn.Module:
 
 # %% ../nbs/workshop/distributed.ipynb #23cebc3c
 class Distributed(Callback):
-    "Trains one network in all processes of the group; the learner's `shard` must be `(get_rank(), get_world_size())`"
+    """Trains one network in all processes of the group; the learner's `shard` must be `(get_rank(),
+    get_world_size())`"""
     def __init__(self,
         batch_norm:str='sync',   # 'sync': statistics of the whole batch; 'local': of each process's part
     ):
@@ -237,7 +238,8 @@ def _call(function, args, kw):
     "In a new process: the function, with copies of what torch shares among all of them"
     args, kw = copy.deepcopy((args, kw))
     result = function(*args, **kw)
-    if dist.is_initialized(): dist.destroy_process_group()        # else its threads may abort the process, see `leave`
+    # else its threads may abort the process, see `leave`
+    if dist.is_initialized(): dist.destroy_process_group()
     return result
 
 @contextlib.contextmanager
@@ -267,7 +269,8 @@ def launch(
         how = LaunchConfig(
             min_nodes=1, max_nodes=1, nproc_per_node=processes, start_method='spawn', max_restarts=0,
             run_id=uuid.uuid4().hex, rdzv_backend='c10d', rdzv_endpoint='localhost:0', local_addr='localhost',
-            logs_specs=DefaultLogsSpecs(log_dir=folder))                  # where a failed process leaves its error
+            # where a failed process leaves its error
+            logs_specs=DefaultLogsSpecs(log_dir=folder))
         try: results = elastic_launch(how, _call)(function, *copy.deepcopy((args, kw)))
         except ChildFailedError as e:
             r, failure = e.get_first_failure()

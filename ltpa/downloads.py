@@ -28,16 +28,21 @@ def _address(url, where=''):
         host, port = parts.hostname or '', parts.port
         if '@' in parts.netloc: wrong = 'it holds a user or a password'
         elif parts.scheme not in ('http', 'https'): wrong = 'it is of another kind'
-        elif not url.isascii() or not url.isprintable() or ' ' in url: wrong = 'it holds letters that no address has'
-        elif not re.fullmatch(r'[\da-f:.]{2,45}' if '[' in parts.netloc else r'[\w.-]{1,253}', host) or port == 0: wrong = 'it names no host'
+        elif not url.isascii() or not url.isprintable() or ' ' in url:
+            wrong = 'it holds letters that no address has'
+        elif not re.fullmatch(r'[\da-f:.]{2,45}' if '[' in parts.netloc else r'[\w.-]{1,253}',
+                              host) or port == 0:
+            wrong = 'it names no host'
         else: return
     except (ValueError, AttributeError, TypeError) as e: wrong = str(e)
     shown = re.sub('//[^/]*@', '//...@', url)[:200] if isinstance(url, str) else url
-    raise LtpaError(f'cannot fetch {shown!r}{where}: {wrong}; expected http:// or https:// and a host, in plain '
+    raise LtpaError(f'cannot fetch {shown!r}{where}: {wrong}; expected http:// or https:// and a host, in '
+                    f'plain '
                     'letters, others as %XX')
 
 # %% ../nbs/workshop/downloads.ipynb #16116dc7
-QUIET, SLOW, LEAST = 30., 60., 2**16        # seconds without a byte; seconds in which at least so many bytes come
+# seconds without a byte; seconds in which at least so many bytes come
+QUIET, SLOW, LEAST = 30., 60., 2**16
 MOST_HEAD = 2**20                           # bytes before the file itself begins
 
 class _Patient(io.RawIOBase):
@@ -90,10 +95,12 @@ def _request(url, headers):
 
 # %% ../nbs/workshop/downloads.ipynb #1235f8c3
 def _ask(url, start):
-    "A stream of `url`, the byte where it begins, the size of the whole or None, and whether our part is no part of it"
+    """A stream of `url`, the byte where it begins, the size of the whole or None, and whether our part is no
+    part of it"""
     stream = _request(url, {'User-Agent': 'ltpa'} | ({'Range': f'bytes={start}-'} if start else {}))
     if stream.status == 200: return stream, 0, stream.length, False
-    given = re.fullmatch('bytes ([0-9]{1,15})-([0-9]{1,15})/([0-9]{1,15}|[*])', stream.headers.get('Content-Range', ''))
+    given = re.fullmatch('bytes ([0-9]{1,15})-([0-9]{1,15})/([0-9]{1,15}|[*])',
+                         stream.headers.get('Content-Range', ''))
     if stream.status == 206 and given:
         first, last, whole = int(given[1]), int(given[2]), None if given[3] == '*' else int(given[3])
         if first == start <= last < (whole or last + 1): return stream, start, whole, False
@@ -116,7 +123,8 @@ def _receive(url, part, size, name):
         left = (MOST_BYTES if total is None else total) - start
         if stream.fp: stream.fp.raw.most += 8 * left                     # chunks of one byte come in six
         with _written(part, name) as write, Bar(
-                desc=name, initial=start, total=total, unit='B', unit_scale=True, leave=False, disable=None) as bar:
+                desc=name, initial=start, total=total, unit='B', unit_scale=True, leave=False,
+                disable=None) as bar:
             if cut or size is not None and have > size: write(0)
             place = start
             while left and (data := stream.read1(min(left, 2**18))[:left]):
@@ -142,7 +150,8 @@ def _written(part, name):
     with f: yield write
 
 def _no_room(path, name, e):
-    return LtpaError(f'{name} could not be fetched: cannot use {path}: {reason(e)}; {way_out(e)}, and run again '
+    return LtpaError(f'{name} could not be fetched: cannot use {path}: {reason(e)}; {way_out(e)}, and run '
+                     f'again '
                      '(what has come is kept)')
 
 def _size(path): return path.stat().st_size if path.exists() else 0
@@ -158,16 +167,19 @@ def _alone(part, name):
     while True:
         fd = os.open(part, os.O_RDWR | os.O_CREAT | getattr(os, 'O_NONBLOCK', 0), 0o666)
         try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode): raise LtpaError(f'{part} is no file; move it away, and run again')
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise LtpaError(f'{part} is no file; move it away, and run again')
             locked = lock(fd)
             if locked is False:
-                raise LtpaError(f'{name} is being fetched to {part} by another process; wait until that has ended, '
+                raise LtpaError(f'{name} is being fetched to {part} by another process; wait until that has '
+                                f'ended, '
                                 'and run again')
             if os.path.exists(part) and os.path.samestat(os.fstat(fd), os.stat(part)): break
         except BaseException:
             os.close(fd)
             raise
-        os.close(fd)                       # the other was done in the meantime: what we have locked has another name
+        # the other was done in the meantime: what we have locked has another name
+        os.close(fd)
     if not locked: os.close(fd)            # Windows renames nothing that is open
     try: yield
     finally:
@@ -224,7 +236,8 @@ def _checked(path, kind, want):
     if not path.exists(): return False
     if not path.is_file(): raise LtpaError(f'{path} is no file; move it away, and run again to fetch it')
     if (got := _digest(path, kind)) == want: return True
-    raise LtpaError(f'{path} is there, but its {kind} is {got}, expected {want}; remove it, and run again to fetch it')
+    raise LtpaError(f'{path} is there, but its {kind} is {got}, expected {want}; remove it, and run again to '
+                    f'fetch it')
 
 # %% ../nbs/workshop/downloads.ipynb #f56f8419
 def _digest(path, kind):
@@ -268,11 +281,13 @@ class _Small(io.FileIO):
 
 def _bomb(archive):
     return LtpaError(f'{archive} is no set of pictures: more than {MOST_MEMBERS:,} members, '
-                     f'{megabytes(MOST_BYTES)} or {MOST_RATIO} times its own size, or names and headers without an '
+                     f'{megabytes(MOST_BYTES)} or {MOST_RATIO} times its own size, or names and headers '
+                     f'without an '
                      'end; nothing was unpacked, get it from its publisher')
 
 def _odd(archive, name, what):
-    return LtpaError(f'cannot unpack {archive}: member {name[:200]!r} is {what}; expected plain files and folders: '
+    return LtpaError(f'cannot unpack {archive}: member {name[:200]!r} is {what}; expected plain files and '
+                     f'folders: '
                      'nothing was unpacked, get the archive from its publisher')
 
 # %% ../nbs/workshop/downloads.ipynb #aba855d4
@@ -295,7 +310,8 @@ def _tar_members(archive, most):
         with tarfile.open(fileobj=stream, mode='r|', tarinfo=Header) as tar:  # type: ignore[call-overload]  # it only reads
             while (m := tar.next()) is not None:
                 tar.members.clear()                      # else it keeps them all
-                if m.size < 0 or max(len(m.pax_headers), len(tar.pax_headers)) > MOST_KEYS: raise _bomb(archive)
+                if m.size < 0 or max(len(m.pax_headers), len(tar.pax_headers)) > MOST_KEYS:
+                    raise _bomb(archive)
                 stream.until = stream.given + m.size + MOST_BETWEEN
                 odd = ('a link' if m.issym() or m.islnk() else 'a sparse file' if m.issparse() else
                        None if m.isreg() or m.isdir() else 'a device')
@@ -312,23 +328,27 @@ def _zip_members(archive, most):
             kind = stat.S_IFMT(m.external_attr >> 16)
             odd = ('a link' if kind == stat.S_IFLNK else
                    'a device' if kind not in (0, stat.S_IFREG, stat.S_IFDIR) else
-                   'encrypted' if m.flag_bits & 1 else None if m.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+                   'encrypted' if m.flag_bits & 1 else None
+                   if m.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
                    else 'packed in a way that is not known here')
             yield m.filename, m.file_size, odd, None if m.is_dir() else partial(z.open, m)
 
 # %% ../nbs/workshop/downloads.ipynb #211b247c
 def _members(archive):
-    "Path, size and opener (None: a folder) of each member of an archive, all of it checked before it is given out"
+    """Path, size and opener (None: a folder) of each member of an archive, all of it checked before it is
+    given out"""
     name, count, total = archive.name.lower(), 0, 0
     seen: dict[str, tuple[str, bool]] = {}
     if not name.endswith(('.tar', '.tar.gz', '.tgz', '.zip')):
         raise LtpaError(f'{archive}: expected a file that ends in .tar, .tar.gz, .tgz or .zip')
-    if not stat.S_ISREG((status := archive.stat()).st_mode): raise LtpaError(f'cannot unpack {archive}: it is no file')
+    if not stat.S_ISREG((status := archive.stat()).st_mode):
+        raise LtpaError(f'cannot unpack {archive}: it is no file')
     most = min(MOST_BYTES, 2**20 + MOST_RATIO * status.st_size)
     members = _zip_members if name.endswith('.zip') else _tar_members
     for name, size, odd, opener in members(archive, most):
         count, total = count + 1, total + size
-        if odd := odd or _odd_name(name) or _clash(PurePosixPath(name), bool(opener), seen): raise _odd(archive, name, odd)
+        if odd := odd or _odd_name(name) or _clash(PurePosixPath(name), bool(opener), seen):
+            raise _odd(archive, name, odd)
         if count > MOST_MEMBERS or total > most or size < 0: raise _bomb(archive)
         yield PurePosixPath(name), size, opener
 
@@ -339,7 +359,8 @@ def _odd_name(name):
     if any(c < ' ' or c == '\x7f' for c in name): return 'named with control characters'
     try: long = [len(os.fsencode(part)) for part in (name, *path.parts)]
     except UnicodeError: return 'named with half a character'
-    if long[0] > MOST_PATH or max(long[1:], default=0) > 255 or len(long) > MOST_DEPTH: return 'too long or too deep a path'
+    if long[0] > MOST_PATH or max(long[1:], default=0) > 255 or len(long) > MOST_DEPTH:
+        return 'too long or too deep a path'
 
 def _clash(path, is_file, seen):
     "What is wrong with a member beside those in `seen`, to which it is added, or None"
@@ -354,7 +375,8 @@ def _clash(path, is_file, seen):
 # %% ../nbs/workshop/downloads.ipynb #17390a6f
 @contextlib.contextmanager
 def _beside(folder):
-    "A temporary folder beside `folder`, locked while we are at work; those of dead processes are swept before"
+    """A temporary folder beside `folder`, locked while we are at work; those of dead processes are swept
+    before"""
     prefix, ours = f'.{folder.name[:50]}.', None
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):             # Windows opens no folders
@@ -372,7 +394,9 @@ def _beside(folder):
 
 def _sweep(parent, prefix):
     for p in parent.iterdir():
-        if not re.fullmatch(re.escape(prefix) + '[a-z0-9_]{1,16}', p.name) or p.is_symlink() or not p.is_dir(): continue
+        if not re.fullmatch(re.escape(prefix) + '[a-z0-9_]{1,16}',
+                            p.name) or p.is_symlink() or not p.is_dir():
+            continue
         with contextlib.suppress(OSError):
             fd = os.open(p, os.O_RDONLY)
             try:
@@ -395,7 +419,8 @@ def unpack(
         with _beside(folder) as tmp:
             root = tmp / 'all'
             root.mkdir()
-            for path, size, opener in Bar(_members(archive), f'{archive.name}: unpacking', leave=False, disable=None):
+            for path, size, opener in Bar(_members(archive), f'{archive.name}: unpacking', leave=False,
+                                          disable=None):
                 target = root / path
                 (target.parent if opener else target).mkdir(parents=True, exist_ok=True)
                 if opener:

@@ -86,4 +86,5 @@ EXAMPLES = dict(
   ltpa reproduce --size paper --dry-run
   # train a network again from what a file says of it, and compare the weights
   ltpa reproduce --repeat cifar10-vgg_gap-epochs-4-seed0 --out results""")
-FIRST = '\n'.join(line for text in EXAMPLES.values() for line in text.splitlines()[:2])     # for `ltpa --help`
+# for `ltpa --help`
+FIRST = '\n'.join(line for text in EXAMPLES.values() for line in text.splitlines()[:2])

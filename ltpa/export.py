@@ -78,7 +78,9 @@ def compared(
             images = trial(n, h, w)
             with torch.no_grad(): expected = net(images)
             for name, v in expected.items():
-                if not v.isfinite().all(): raise LtpaError(f'{name} of the network hold NaN or infinite values; expected numbers: train it again')
+                if not v.isfinite().all():
+                    raise LtpaError(f'{name} of the network hold NaN or infinite values; expected numbers: '
+                                    f'train it again')
             worst = max(worst, difference(run(images), expected))
     return worst
 
@@ -94,7 +96,8 @@ class Traced(NamedTuple):
 def _upwards(n, stride): return -(-round(n) // stride) * stride
 
 def _sizes(net, size):
-    "The usual height and width, and one in which both differ from it and from each other; `size` alone, if given"
+    """The usual height and width, and one in which both differ from it and from each other; `size` alone, if
+    given"""
     if size is not None: return [size]
     u, _ = usual(net)
     more = _upwards(u / 4, net.stride)
@@ -141,18 +144,21 @@ def traced(
 )->Traced:
     "The network as a program for any number of pictures, of any size where it can be"
     own, fixed, why = plain(net), _as_size(size), 'as asked for'
-    if fixed is None and (only := getattr(own.net, 'fixed_size', None)): fixed, why = _as_size(only), 'the network takes no other'
+    if fixed is None and (only := getattr(own.net, 'fixed_size', None)):
+        fixed, why = _as_size(only), 'the network takes no other'
     sizes = _sizes(own.net, fixed)
     outputs(own, sizes[0])                                        # what does not fit is said now
     tries = [(sizes, True), (sizes[:1], False)] if fixed is None else [(sizes, False)]
     for some, free in tries:
         try:
             program = _program(own, some[-1], free)
-            if compared(program.module(), own, some) <= TOLERANCE: return Traced(program, own, some, free, '' if free else why)
+            if compared(program.module(), own, some) <= TOLERANCE:
+                return Traced(program, own, some, free, '' if free else why)
             why = 'its numbers are others at other sizes'
         except LtpaError: raise
         except Exception as e: why = _first(e)
-    raise LtpaError(f'{own.net.name} cannot be made a program ({why}); expected a network whose computation does not '
+    raise LtpaError(f'{own.net.name} cannot be made a program ({why}); expected a network whose computation '
+                    f'does not '
                     'depend on how many pictures it gets: use its weights instead')
 
 # %% ../nbs/workshop/export.ipynb #e4b00016
@@ -165,10 +171,12 @@ def _described(t):
     "What a program that has the file alone must know; JSON can hold it, and no path of this machine is in it"
     import ltpa
     net, how = t.net.net, trained_how(t.net.net)
-    inside = 'as it is: the network normalizes inside' if getattr(net, 'unit_pixels', False) else 'normalized as in its training'
+    inside = 'as it is: the network normalizes inside' if getattr(net, 'unit_pixels',
+                                                                  False) else 'normalized as in its training'
     sizes = sides(net) if t.free else '{}x{} alone'.format(*t.sizes[0])
     fit = {k: how[k] for k in ('size', 'fit') if how.get(k) is not None}
-    return dict(network=net.name, classes=class_names(net), stride=net.stride, sizes=sizes, trained_on=fit or None,
+    return dict(network=net.name, classes=class_names(net), stride=net.stride, sizes=sizes,
+                trained_on=fit or None,
                 input=f'images: float32 [batch,3,height,width], RGB in 0..1, {inside}',
                 outputs='logits [batch,classes]; map_1 and so on: attention [batch,h,w], shallow to deep',
                 ltpa=ltpa.__version__, torch=torch.__version__)
@@ -199,7 +207,8 @@ def packages(
 def _as_opset(opset):
     onnx, *_ = packages('onnx', 'onnx', 'onnxscript', 'onnxruntime')
     if not is_whole(opset, OPSET, most := onnx.defs.onnx_opset_version()):
-        raise LtpaError(f'opset {shown(opset)}; expected a whole number, at least {OPSET} and here at most {most}')
+        raise LtpaError(f'opset {shown(opset)}; expected a whole number, at least {OPSET} and here at most '
+                        f'{most}')
 
 @contextlib.contextmanager
 def _quiet():
@@ -222,14 +231,18 @@ def _as_onnx(t, about, opset):
     "The bytes of an .onnx, and the function that onnxruntime makes of them"
     [runtime] = packages('onnx', 'onnxruntime')
     if (size := sum(v.nbytes for v in t.net.state_dict().values())) >= MOST_ONNX:
-        raise LtpaError(f'{about["network"]} has {size:,} bytes of weights; an ONNX file holds less than {MOST_ONNX:,}: '
+        raise LtpaError(f'{about["network"]} has {size:,} bytes of weights; an ONNX file holds less than '
+                        f'{MOST_ONNX:,}: '
                         'use the format torch')
     names = outputs(t.net, t.sizes[0])
-    made: Any = torch.onnx.export(t.program, input_names=['images'], output_names=names, opset_version=opset, verbose=False,
-                                  external_data=False, custom_translation_table={torch.ops.aten.matmul.default: _matmul})
+    made: Any = torch.onnx.export(t.program, input_names=['images'], output_names=names, opset_version=opset,
+                                  verbose=False,
+                                  external_data=False,
+                                  custom_translation_table={torch.ops.aten.matmul.default: _matmul})
     proto = made.model_proto
     if (got := proto.opset_import[0].version) != opset:
-        raise LtpaError(f'opset {opset} cannot be written here, only {got}; expected a number from {OPSET} on: try {OPSET}')
+        raise LtpaError(f'opset {opset} cannot be written here, only {got}; expected a number from {OPSET} '
+                        f'on: try {OPSET}')
     _tidy(proto)
     for k, v in dict(about, opset=opset).items():
         proto.metadata_props.add(key=k, value=v if isinstance(v, str) else json.dumps(v))
@@ -264,14 +277,15 @@ class Exported(NamedTuple):
     tried: list[tuple[int, int]]    # heights and widths at which it was compared, `BATCHES` pictures at a time
     difference: float      # the largest, relative
 
-def export_network(net: Any, path: str | Path, size: int | tuple[int, int] | None = None, opset: int = OPSET) -> Exported:
+def export_network(net: Any, path: str | Path, size: int | tuple[int, int] | None = None,
+                   opset: int = OPSET) -> Exported:
     """Write a network as ONNX or as a program of `torch.export`, for use without this library.
 
-    The file takes `images`, float32 [B,3,H,W], RGB in 0..1, for any B, and for any H and W that the network takes
-    where its computation allows it. Its outputs have names: `logits` [B,K] and, shallow to deep, `map_1`, `map_2`
-    and so on [B,h,w]. Names of the classes, stride and more are in the metadata of ONNX, and in a .pt2 in
-    `ltpa.json`. What is written has been compared with the network in eval mode, on batches of 1 and 7, where
-    sizes are free at two of them; the network itself stays as it is.
+    The file takes `images`, float32 [B,3,H,W], RGB in 0..1, for any B, and for any H and W that the network
+    takes where its computation allows it. Its outputs have names: `logits` [B,K] and, shallow to deep,
+    `map_1`, `map_2` and so on [B,h,w]. Names of the classes, stride and more are in the metadata of ONNX, and
+    in a .pt2 in `ltpa.json`. What is written has been compared with the network in eval mode, on batches of 1
+    and 7, where sizes are free at two of them; the network itself stays as it is.
 
     Parameters
     ----------
@@ -280,23 +294,23 @@ def export_network(net: Any, path: str | Path, size: int | tuple[int, int] | Non
     path : str or Path
         Where the file goes: ends in .onnx or, for `torch.export`, in .pt2.
     size : int, tuple of two int, or None
-        Side, or height and width, in pixels, that alone the file shall take. None: any, where the network can,
-        else that of its training.
+        Side, or height and width, in pixels, that alone the file shall take. None: any, where the network
+        can, else that of its training.
     opset : int
         Of ONNX: the version of its operations, 18 or more.
 
     Returns
     -------
     Exported
-        `path`, `format`, `opset`, `outputs`, `sizes` and `why` (which heights and widths it takes, and if only one,
-        for what reason), `tried` and `difference`: at which sizes it was compared, and the largest difference of
-        an output, relative to that output's largest value.
+        `path`, `format`, `opset`, `outputs`, `sizes` and `why` (which heights and widths it takes, and if
+        only one, for what reason), `tried` and `difference`: at which sizes it was compared, and the largest
+        difference of an output, relative to that output's largest value.
 
     Raises
     ------
     LtpaError
-        The ending is another; a package is missing; the network cannot be made a program; or its file computes
-        something else, by more than 1e-4: then nothing is written.
+        The ending is another; a package is missing; the network cannot be made a program; or its file
+        computes something else, by more than 1e-4: then nothing is written.
 
     Examples
     --------
@@ -311,7 +325,8 @@ def export_network(net: Any, path: str | Path, size: int | tuple[int, int] | Non
     {'logits': (3, 5), 'map_1': (3, 16, 8), 'map_2': (3, 8, 4)}
     """
     path = Path(path)
-    if path.suffix not in KINDS: raise LtpaError(f'{path}: ends in {shown(path.suffix)}; expected {" or ".join(KINDS)}')
+    if path.suffix not in KINDS:
+        raise LtpaError(f'{path}: ends in {shown(path.suffix)}; expected {" or ".join(KINDS)}')
     kind = KINDS[path.suffix]
     if kind == 'onnx': _as_opset(opset)
     if isinstance(net, (str, Path)): net = load_weights(net)
@@ -325,9 +340,11 @@ def export_network(net: Any, path: str | Path, size: int | tuple[int, int] | Non
                             'expected a network of usual operations: try the other format, or another opset') from e
         worst = compared(run, t.net, t.sizes)
     if not worst <= TOLERANCE:
-        raise LtpaError(f'{path}: its numbers would differ from those of {about["network"]} by {worst:.1e}; expected at most '
+        raise LtpaError(f'{path}: its numbers would differ from those of {about["network"]} by {worst:.1e}; '
+                        f'expected at most '
                         f'{TOLERANCE:g}, so it was not written: try the other format, or another opset')
-    return Exported(write_atomic(path, data), kind, opset if kind == 'onnx' else None, outputs(t.net, t.sizes[0]), about['sizes'],
+    return Exported(write_atomic(path, data), kind, opset if kind == 'onnx' else None,
+                    outputs(t.net, t.sizes[0]), about['sizes'],
                     t.why, t.sizes, worst)
 
 # %% ../nbs/workshop/export.ipynb #e4b00023
@@ -352,9 +369,11 @@ def facts(
     "What there is to say of it, in words by name"
     tried = ' and '.join(f'{w}x{h}' for h, w in done.tried)
     near = f'within {done.difference:.0e} of the network' if done.difference else 'equal to the network'
-    return {'written': str(done.path), 'format': f'ONNX, opset {done.opset}' if done.opset else 'torch.export',
+    return {'written': str(done.path),
+            'format': f'ONNX, opset {done.opset}' if done.opset else 'torch.export',
             'takes': 'images: float32 [B,3,H,W], RGB in 0..1',
-            'sizes': f'any B; H and W: {done.sizes}' + f' ({done.why})' * bool(done.why), 'gives': ', '.join(done.outputs),
+            'sizes': f'any B; H and W: {done.sizes}' + f' ({done.why})' * bool(done.why),
+            'gives': ', '.join(done.outputs),
             'compared': f'batches of {BATCHES[0]} and {BATCHES[1]}, pictures of {tried}: {near}'}
 
 def how_to(

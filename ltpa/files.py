@@ -21,12 +21,14 @@ from .core import has_bf16
 def _folder_of(path):
     "While something is written to `path`: its folder locked, dead processes' leftovers swept, then synced"
     try: folder = os.open(path.parent, os.O_RDONLY)
-    except OSError: yield; return                           # Windows opens no folders; others need not let us read one
+    # Windows opens no folders; others need not let us read one
+    except OSError: yield; return
     try:
         with contextlib.suppress(OSError):
             if lock(folder):                                # nobody writes
                 for name in os.listdir(folder):
-                    if name.startswith(_prefix(path)) and name.endswith('.tmp'): os.unlink(name, dir_fd=folder)
+                    if name.startswith(_prefix(path)) and name.endswith('.tmp'):
+                        os.unlink(name, dir_fd=folder)
         lock(folder, shared=True, seconds=PATIENCE)
         yield
         with contextlib.suppress(OSError): os.fsync(folder)
@@ -65,7 +67,8 @@ def write_atomic(
 def _replaced(text):
     "The file that a path leads to, through links, and the status of what is there, or None"
     if not text or text.endswith(tuple(filter(None, (os.sep, os.altsep)))):
-        raise LtpaError(f'cannot write {text!r}: that is the name of a folder; expected a file: choose another name')
+        raise LtpaError(f'cannot write {text!r}: that is the name of a folder; expected a file: choose '
+                        f'another name')
     real = Path(os.path.realpath(text) if os.path.islink(text) else text)
     try: was = os.stat(text)
     except FileNotFoundError: return real, None
@@ -76,8 +79,10 @@ def _replaced(text):
                     'or choose another folder')
 
 def _dress(tmp, was):
-    "Owner and permissions of what is replaced; temporary files are private, a new file should be an ordinary one"
-    with contextlib.suppress(OSError, AttributeError):      # only root may give files away; some disks know no owners
+    """Owner and permissions of what is replaced; temporary files are private, a new file should be an
+    ordinary one"""
+    # only root may give files away; some disks know no owners
+    with contextlib.suppress(OSError, AttributeError):
         if was and (was.st_uid, was.st_gid) != tuple(os.stat(tmp))[4:6]: os.chown(tmp, was.st_uid, was.st_gid)
     with contextlib.suppress(OSError): tmp.chmod(was.st_mode & 0o777 if was else 0o666 & ~_umask())
 
@@ -144,11 +149,13 @@ def _end(process):
 def git_commit(
     folder: str | Path = '.',  # Any folder of the checkout
 ) -> str | None:
-    "The checkout's commit, with '+' where files differ from it, those in `results/` aside; None outside a checkout"
+    """The checkout's commit, with '+' where files differ from it, those in `results/` aside; None outside a
+    checkout"""
     head = _git(folder, 'rev-parse', '--short=12', 'HEAD')
     if not re.fullmatch('[0-9a-f]{12,64}', head or ''): return None
     but_results = ':(top)', ':(top,exclude)results'          # no measurement reads them, and each writes one
-    return head + '+' * (_git(folder, 'status', '--porcelain', '--untracked-files=no', '--', *but_results) != '')
+    return head + '+' * (_git(folder, 'status', '--porcelain', '--untracked-files=no', '--',
+                              *but_results) != '')
 
 def _own_commit():
     import ltpa

@@ -26,7 +26,8 @@ def pad_square(
     image: torch.Tensor,   # uint8 [3,H,W]
     size: int,             # Side of the result
 )->torch.Tensor:
-    "The whole image in its own shape, in the middle of uint8 [3,size,size]; around it the mean colour of its edges"
+    """The whole image in its own shape, in the middle of uint8 [3,size,size]; around it the mean colour of
+    its edges"""
     H, W = image.shape[1:]
     top, left, h, w = placed(H, W, size)
     small = resize(image, (h, w))
@@ -57,7 +58,8 @@ def fit_boxes(
     W: int,
     size: int,   # Side of the square
 )->tuple[Box, Box]:
-    "Of a picture of HxW pixels, the part that is seen in the square, and the frame: what the square covers, padding included"
+    """Of a picture of HxW pixels, the part that is seen in the square, and the frame: what the square covers,
+    padding included"""
     if fit == 'middle':
         side = min(H, W)
         left, top = (W - side) / 2, (H - side) / 2

@@ -31,7 +31,8 @@ from .splits import RULE, Survey, survey
 def common_bits(
     items: Sequence[Item],   # All pictures of a set
 )->tuple[int | None, str]:
-    "Bits of the grey scale that all pictures of a set share, and how they were found; None where none is deep"
+    """Bits of the grey scale that all pictures of a set share, and how they were found; None where none is
+    deep"""
     deep: list[tuple[int | None, float]] = []
     for i in items:
         if i.odd or ending(i.name) not in ('.png', '.tif', '.tiff', '.pgm'): continue
@@ -39,7 +40,8 @@ def common_bits(
             if (found := gray_range(i.path)) and not isinstance(found[1], float): deep.append(found)
     if not deep: return None, ''
     declared = {bits for bits, _ in deep}
-    if len(declared) == 1 and None not in declared: return (bits := declared.pop()), f'{bits} bits, as the files declare'
+    if len(declared) == 1 and None not in declared:
+        return (bits := declared.pop()), f'{bits} bits, as the files declare'
     top = max(largest for _, largest in deep)
     bits = next((b for b in (10, 12, 14, 16) if top < 2**b), None)
     if bits is None: return None, ''      # no picture has so many; each is refused as it is read
@@ -68,7 +70,8 @@ def broken_files(
     "The error for files that cannot be read"
     first = next(iter(broken.values()))
     if len(broken) == 1: return LtpaError(first + way)
-    return LtpaError(f'{root}: {len(broken)} pictures cannot be read: {few(broken, 20)}; the first: {first}{way}')
+    return LtpaError(f'{root}: {len(broken)} pictures cannot be read: {few(broken, 20)}; the first: '
+                     f'{first}{way}')
 
 # %% ../nbs/workshop/folders.ipynb #f01d0005
 @dataclass
@@ -123,7 +126,8 @@ def read_folder(
         return square(x, size)
     good, broken = read_all([*wanted.values()], read, name)
     if broken and not skip_broken:
-        broken |= read_all([i for n, i in every.items() if n not in wanted], lambda path: read_image(path, bits=bits), name)[1]
+        broken |= read_all([i for n, i in every.items() if n not in wanted],
+                           lambda path: read_image(path, bits=bits), name)[1]
         raise broken_files(root, broken, '; or leave out what is broken by --skip-broken (skip_broken=True)')
     sets = {}
     for k, items in picked.items():
@@ -133,9 +137,11 @@ def read_folder(
     how = s.how | dict(bits=bits, skip_broken=skip_broken) | ({} if callable(fit) else dict(fit=fit))
     said = list(s.warnings)
     if broken: said.append(f'left out, since broken: {counted(len(broken), "pictures")}: {few(broken, 20)}')
-    facts = {'labels': f'from {printable(s.table)}' if s.table and s.table != root else '', 'left out': '; '.join([by_ending(s.left)] * bool(s.left)
+    facts = {'labels': f'from {printable(s.table)}' if s.table and s.table != root else '',
+             'left out': '; '.join([by_ending(s.left)] * bool(s.left)
                                    + [counted(s.hidden, 'hidden files')] * bool(s.hidden) + s.notes),
-             'fit': '' if callable(fit) else fit_effect(fit, sum(x > .1 for x in sides), len(sides)), 'greys': gray}
+             'fit': '' if callable(fit) else fit_effect(fit, sum(x > .1 for x in sides), len(sides)),
+             'greys': gray}
     return Reading(sets, s, how, broken, {k: v for k, v in facts.items() if v}, said)
 
 # %% ../nbs/workshop/folders.ipynb #f01d0006
@@ -157,39 +163,41 @@ def load_folder(
 ) -> ImageSet:
     """A part of a folder of images, or of a table of labels, as an `ImageSet`.
 
-    Folders called train, val (valid, validation) and test, in any case, give the parts; without `test`, `val` is what
-    is tested on. Where only classes lie in the folder, a picture is held out to test on if the hash of its path says
-    so. So it stays on its side when other pictures join or go.
+    Folders called train, val (valid, validation) and test, in any case, give the parts; without `test`, `val`
+    is what is tested on. Where only classes lie in the folder, a picture is held out to test on if the hash
+    of its path says so. So it stays on its side when other pictures join or go.
 
-    A table is a `.csv` in UTF-8 with the columns `file` and `label` and, where wanted, `split` (train, val or test) and
-    `group`, which stays on one side. What it does not name is left aside.
+    A table is a `.csv` in UTF-8 with the columns `file` and `label` and, where wanted, `split` (train, val or
+    test) and `group`, which stays on one side. What it does not name is left aside.
 
     Parameters
     ----------
     root : str or Path
-        Holds `class/image`, or `train/class/image` and `val/class/image` or `test/class/image`. Or a table of labels,
-        whose paths begin in its own folder.
+        Holds `class/image`, or `train/class/image` and `val/class/image` or `test/class/image`. Or a table of
+        labels, whose paths begin in its own folder.
     split : str
         'train', 'test', 'val', or 'all', which is everything.
     size : int
         Side of the images, in pixels.
     fit : str or callable
-        How an image becomes square: 'middle', its middle square; 'whole', all of it, padded; 'stretch', all of it,
-        distorted; or a function from uint8 [3,H,W] and size to [3,size,size].
+        How an image becomes square: 'middle', its middle square; 'whole', all of it, padded; 'stretch', all
+        of it, distorted; or a function from uint8 [3,H,W] and size to [3,size,size].
     layout : str or None
-        'classes' or 'splits': what the folders in `root` are. None: by their names, and refused where these can be
-        read in two ways.
+        'classes' or 'splits': what the folders in `root` are. None: by their names, and refused where these
+        can be read in two ways.
     val_fraction : float or None
         The share that is held out, between 0 and 1, where no parts are given. None: 0.2.
     groups : str, Path or None
-        What to keep on one side: a file .csv with lines `path,group`, or a regular expression that finds the group
-        (its first group, else all that it matches) in a path such as 'cat/leaf7_a.png'.
+        What to keep on one side: a file .csv with lines `path,group`, or a regular expression that finds the
+        group (its first group, else all that it matches) in a path such as 'cat/leaf7_a.png'.
     strict : bool
-        Refuse copies of a file on both sides or in two classes, and groups on both sides, instead of a warning.
+        Refuse copies of a file on both sides or in two classes, and groups on both sides, instead of a
+        warning.
     skip_broken : bool
         Leave out images that cannot be read, with a warning, instead of refusing them.
     bits : int or None
-        The bits of deep greys that are in use, from 9 to 32. None: as declared, else as the whole set needs them.
+        The bits of deep greys that are in use, from 9 to 32. None: as declared, else as the whole set needs
+        them.
     rule : int
         How pictures are held out: 2, or 1 as in the first version: a fifth of each class by rank.
     labels : str, Path or None
@@ -203,13 +211,14 @@ def load_folder(
     Raises
     ------
     LtpaError
-        A folder is missing, empty or can be read in two ways, parts have different classes, images cannot be read, or a
-        table is none, contradicts itself or names what is not there.
+        A folder is missing, empty or can be read in two ways, parts have different classes, images cannot be
+        read, or a table is none, contradicts itself or names what is not there.
 
     Warns
     -----
     ltpa.splits.DataWarning
-        For copies on both sides, classes without a picture to test on, and photographs in formats that are not read.
+        For copies on both sides, classes without a picture to test on, and photographs in formats that are
+        not read.
 
     Examples
     --------
@@ -224,7 +233,8 @@ def load_folder(
     (['cat', 'dog'], torch.Size([17, 3, 32, 32]), 3)
     """
     if split not in (known := ('train', 'test', 'val', 'all')): raise unknown('split', split, known)
-    reading = read_folder(root, [split], size, fit, layout, val_fraction, groups, strict, skip_broken, bits, rule, labels)
+    reading = read_folder(root, [split], size, fit, layout, val_fraction, groups, strict, skip_broken, bits,
+                          rule, labels)
     for text in reading.warnings: warnings.warn(f'{root}: {text}', DataWarning, stacklevel=2)
     return reading.sets[split]
 
@@ -261,11 +271,13 @@ class MaskedImages:
         size: int,                     # Side of the pictures in pixels
         mask_size: int | None = None,  # Side of the masks; None: `size`
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        "All of each picture, stretched to a square, and its mask: uint8 [N,3,size,size] and bool [N,size,size]"
+        """All of each picture, stretched to a square, and its mask: uint8 [N,3,size,size] and bool
+        [N,size,size]"""
         k = size if mask_size is None else mask_size
         for side in (size, k):
             if not is_whole(side, 1, MOST_SIDE):
-                raise LtpaError(f'size {shown(side)}; expected a whole number of pixels, at least 1, at most {MOST_SIDE}')
+                raise LtpaError(f'size {shown(side)}; expected a whole number of pixels, at least 1, at most '
+                                f'{MOST_SIDE}')
         gray = (255 * m.byte().expand(3, -1, -1) for m in self.masks)      # the same in three colours
         small = (resize(m, (k, k), Image.Resampling.BOX)[0] for m in gray)
         return torch.stack([fill_square(x, size) for x in self.images]), torch.stack([m > 127 for m in small])
@@ -322,7 +334,8 @@ def _load_pairs(images, masks, missing, name, count=None):
         raise LtpaError(f'{pictures[odd[0]]} has no mask ({len(odd)} such); expected {masks}/{odd[0]}.png: '
                         "add it, or say missing='noise' if that means a picture without object")
     photos, bad = read_all([_item(f) for f in pictures.values()], read_image, name)
-    masks_of, worse = read_all([_item(drawn[k]) for k in pictures if k in drawn], _read_mask, f'{name}: masks')
+    masks_of, worse = read_all([_item(drawn[k]) for k in pictures if k in drawn], _read_mask,
+                               f'{name}: masks')
     if bad or worse: raise broken_files(images.parent, bad | worse)
     truth = [masks_of[str(drawn[k])] if k in drawn else torch.zeros(x.shape[1:], dtype=torch.bool)
              for k, x in zip(pictures, photos.values())]
@@ -353,7 +366,8 @@ def _read_mask(path):
     m = torch.from_numpy(np.ascontiguousarray(TURNS[turn](m.numpy())))
     low, top = m.min().item(), m.max().item()
     if not 0 <= low <= top <= 65535: raise LtpaError(
-        f'{path} has values from {low:g} to {top:g}; expected a mask of 0 and 1, of 0 and 255, or of 0 and 65535')
+        f'{path} has values from {low:g} to {top:g}; expected a mask of 0 and 1, of 0 and 255, or of 0 and '
+        f'65535')
     full = next(f for f in (1, 255, 65535) if top <= f)
     if 0 < top <= full / 2: raise LtpaError(
         f'{path} has values up to {top:g}; expected a mask of 0 and 1, of 0 and 255, '

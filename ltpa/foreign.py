@@ -44,8 +44,8 @@ def fit_foreign(net: Any, images: Any) -> dict[str, Any]:
     net : ltpa.models.Net
         A trained network.
     images : torch.Tensor or data set
-        Pictures of its training, or better of the same kind but held out, as `predict` takes them, or a set that
-        gives them: at least 100. Of more than 2,000 as many are taken, evenly spread.
+        Pictures of its training, or better of the same kind but held out, as `predict` takes them, or a set
+        that gives them: at least 100. Of more than 2,000 as many are taken, evenly spread.
 
     Returns
     -------
@@ -74,7 +74,8 @@ def fit_foreign(net: Any, images: Any) -> dict[str, Any]:
     if not found.isfinite().all():
         raise LtpaError('logits of its own pictures have NaN or infinite values: that training had diverged')
     quantiles = found.quantile(torch.linspace(0, 1, 101).double())
-    return dict(statistic='energy', pictures=len(rows), quantiles=[float(f'{q:.6g}') for q in quantiles.tolist()])
+    return dict(statistic='energy', pictures=len(rows),
+                quantiles=[float(f'{q:.6g}') for q in quantiles.tolist()])
 
 # %% ../nbs/workshop/foreign.ipynb #fe10000f
 def foreign(net: Any, logits: torch.Tensor) -> torch.Tensor | None:
@@ -106,7 +107,8 @@ def foreign(net: Any, logits: torch.Tensor) -> torch.Tensor | None:
     if fitted.get('statistic') != 'energy': return None
     levels = torch.tensor(fitted['quantiles'], dtype=torch.float64)
     found = evidence(logits.detach().cpu()).double()
-    above = torch.searchsorted(levels, found, right=True).clamp(1, 100)        # between two hundredths, a line
+    # between two hundredths, a line
+    above = torch.searchsorted(levels, found, right=True).clamp(1, 100)
     low, high = levels[above - 1], levels[above]
     between = ((found - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)
     return ((above - 1 + between) / 100).float()
@@ -132,10 +134,13 @@ def warnings_of(
     rank = foreign(net, logits)
     if rank is not None and rank[0] < FEW:
         than = f'{1 - float(rank[0]):.1%}' if rank[0] > 0 else 'all'
-        said.append(f'unlike what it was trained on: it finds less of its classes here than in {than} of those '
-                    f'pictures ({FEW:.0%} of them are warned of too, more of new ones); its answer may mean nothing')
+        said.append(f'unlike what it was trained on: it finds less of its classes here than in {than} of '
+                    f'those '
+                    f'pictures ({FEW:.0%} of them are warned of too, more of new ones); its answer may mean '
+                    f'nothing')
     shares = evenness(maps)
     if shares and min(shares) > EVEN:
         cells = ' and '.join(f'{s:.0%}' for s in shares)
-        said.append(f'nearly even maps: {cells} of the cells share the weight; they do not say where it looked')
+        said.append(f'nearly even maps: {cells} of the cells share the weight; they do not say where it '
+                    f'looked')
     return said

@@ -11,7 +11,8 @@ from .names import LtpaError, as_side
 
 # %% ../nbs/workshop/formats.ipynb #f0a30006
 ENDINGS = dict(onnx='.onnx', torch='.pt2', hub='-hub')      # a file, a file, a folder
-OPSET = 18                                                  # the version of ONNX's operations that PyTorch's exporter is written for
+# the version of ONNX's operations that PyTorch's exporter is written for
+OPSET = 18
 
 def as_format(
     format:str|None=None,      # One of `ENDINGS`; None: by the ending of `out`, else onnx
@@ -21,10 +22,13 @@ def as_format(
     license:str|None=None,
 )->str:
     "The format, if all that was said of it fits"
-    kind = format or next((k for k, end in ENDINGS.items() if end[0] == '.' and (out or '').endswith(end)), 'onnx')
-    for name, value, of in ('opset', opset, ['onnx']), ('image-size', image_size, ['onnx', 'torch']), ('license', license, ['hub']):
+    kind = format or next((k for k, end in ENDINGS.items() if end[0] == '.' and (out or '').endswith(end)),
+                          'onnx')
+    for name, value, of in ('opset', opset, ['onnx']), ('image-size', image_size,
+                                                        ['onnx', 'torch']), ('license', license, ['hub']):
         if value is not None and kind not in of:
-            raise LtpaError(f'--{name} {value} with the format {kind}; expected {" or ".join(of)}: leave it out')
+            raise LtpaError(f'--{name} {value} with the format {kind}; expected {" or ".join(of)}: leave it '
+                            f'out')
     if out and kind != 'hub' and not out.endswith(ENDINGS[kind]):
         raise LtpaError(f'--out {out} with the format {kind}; expected a name that ends in {ENDINGS[kind]}')
     if image_size is not None: as_side(image_size, '--image-size')

@@ -23,7 +23,8 @@ from .inputs import to_floats
 from .fits import trained_fit
 from .foreign import known_classes
 from .maps import (
-    COLORMAP, FORMATS, SCALE, Inspection, View, combine, draw_grid, no_maps, overlay, panels_of, save_figure, seen_pixels,
+    COLORMAP, FORMATS, SCALE, Inspection, View, combine, draw_grid, no_maps, overlay, panels_of, save_figure,
+    seen_pixels,
     shade, spread, to_original, upsample, verdict)
 from .explorer import strength
 from .saliency import captum_suite
@@ -39,7 +40,8 @@ class Seen(NamedTuple):
 
     @property
     def combined(self)->torch.Tensor | None:
-        "All levels of attention in one map [1,h,w] in the pixels that the network saw; None without attention"
+        """All levels of attention in one map [1,h,w] in the pixels that the network saw; None without
+        attention"""
         return combine(self.look.maps, self.look.seen) if self.look.maps else None
 
 def as_methods(
@@ -99,11 +101,13 @@ def full_overlay(
 def raw_maps(
     seen: Seen,
 )->dict[str, np.ndarray]:
-    "Maps as float32: levels as the network gives them, in cells; all else in the picture's own pixels, 0 outside what was seen"
+    """Maps as float32: levels as the network gives them, in cells; all else in the picture's own pixels, 0
+    outside what was seen"""
     found = {f'level{k}': a[0].numpy() for k, a in enumerate(seen.look.maps, 1)}
     if (both := seen.combined) is not None:
         a = to_original(seen.look, both)
-        found['combined'] = (a / a.sum().clamp_min(torch.finfo(a.dtype).tiny)).numpy()      # one unit of weight, as before
+        # one unit of weight, as before
+        found['combined'] = (a / a.sum().clamp_min(torch.finfo(a.dtype).tiny)).numpy()
     return found | {name: to_original(seen.look, m).numpy() for name, m in seen.others.items()}
 
 def _npy(a):
@@ -132,7 +136,8 @@ _INK, _PAPER, _GAP, _LINE = '#222222', 'white', 12, 22
 @functools.lru_cache
 def _font(size):
     import matplotlib
-    return ImageFont.truetype(os.path.join(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf'), size)
+    return ImageFont.truetype(os.path.join(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf'),
+                              size)
 
 def _fitting(text, font, width):
     "The text, cut where it is wider than `width` pixels"
@@ -150,7 +155,8 @@ def strip(
     pictures = []
     for _, rgb, _ in columns:
         img = Image.fromarray(rgb)
-        img.thumbnail((PANEL, PANEL), Image.Resampling.BOX if max(rgb.shape) % PANEL == 0 else Image.Resampling.LANCZOS)
+        img.thumbnail((PANEL, PANEL),
+                      Image.Resampling.BOX if max(rgb.shape) % PANEL == 0 else Image.Resampling.LANCZOS)
         pictures.append(img)
     wide, high = max(PANEL * 3 // 4, *(p.width for p in pictures)), max(p.height for p in pictures)
     lines = max(caption.count('\n') + 1 for *_, caption in columns)
@@ -176,7 +182,8 @@ _BAD = re.compile('[\x00-\x1f\x7f<>:"/\\\\|?*\ud800-\udfff]')       # not for na
 _PAGE = 'index.html', 'answers.csv', 'answers.json'
 
 def _clean(part):
-    name = _BAD.sub('_', part).encode()[:150].decode(errors='ignore').rstrip('. ') or '_'     # an ending follows
+    # an ending follows
+    name = _BAD.sub('_', part).encode()[:150].decode(errors='ignore').rstrip('. ') or '_'
     return name + '_' * (name.lower() in _PAGE)
 
 def _key(path): return nfc(os.path.normcase(os.path.realpath(path))).casefold()
@@ -210,11 +217,14 @@ def check_folder(
 )->Path:
     "Refuse a place for a gallery where something else is"
     if out.suffix[1:].lower() in FORMATS and not out.is_dir():
-        raise LtpaError(f'{out} is the name of one figure; expected a folder for the figures of several pictures')
-    if out.exists() and not out.is_dir(): raise LtpaError(f'{out} is a file; expected a folder: name another with --out')
+        raise LtpaError(f'{out} is the name of one figure; expected a folder for the figures of several '
+                        f'pictures')
+    if out.exists() and not out.is_dir():
+        raise LtpaError(f'{out} is a file; expected a folder: name another with --out')
     for name in _PAGE:
         if (out / name).exists() and not is_gallery(out):
-            raise LtpaError(f'{out / name} was not written by ltpa explain; expected a folder of its own: name another with --out')
+            raise LtpaError(f'{out / name} was not written by ltpa explain; expected a folder of its own: '
+                            f'name another with --out')
     return out
 
 # %% ../nbs/workshop/gallery.ipynb #9a110013
@@ -253,7 +263,8 @@ def _size(two): return '×'.join(map(str, two))
 def _link(path, text): return f'<a href="{_e(quote(path))}">{_e(text)}</a>'
 
 def _card(n, r):
-    said = ''.join(f'<dt>{_e(t["class"])}</dt><dd>{t["probability"]:.1%}</dd><i style="width: {max(t["probability"], .004):.1%}"></i>'
+    said = ''.join(f'<dt>{_e(t["class"])}</dt><dd>{t["probability"]:.1%}</dd><i style="width: '
+                   f'{max(t["probability"], .004):.1%}"></i>'
                    for t in r['top'])
     left, top, right, bottom = r['box']
     seen = f'{_size(r["size"])} pixels; seen: {left:g} to {right:g} across, {top:g} to {bottom:g} down, as {_size(r["seen"])}'
@@ -262,7 +273,8 @@ def _card(n, r):
     made = dict(overlay=r['overlay']) if 'overlay' in r else {}
     files = ', '.join(_link(path, name) for name, path in (made | r.get('maps', {})).items())
     warned = ''.join(f'<p class="warn">{_e(w)}</p>' for w in r['warnings'])
-    spread = sum(a['effective_cells'] / (a['cells'][0] * a['cells'][1]) for a in r['levels'] if a['effective_cells'])
+    spread = sum(a['effective_cells'] / (a['cells'][0] * a['cells'][1]) for a in r['levels']
+                 if a['effective_cells'])
     width, height = r['figure_size']
     return f'''<article data-n="{n}" data-answer="{_e(r['class'])}" data-p="{r['probability']}" data-spread="{spread:.4f}">
 <div class="figure" tabindex="0"><a href="{_e(quote(r['figure']))}"><img loading="lazy" width="{width}" height="{height}" src="{_e(quote(r['figure']))}" alt="{_e(r['file'])} and where the network looks in it; it says {_e(r['class'])}. {_e(cells)}" style="min-width: {width * 2 // 5}px"></a></div>
@@ -275,7 +287,8 @@ def page(
 )->str:
     "The gallery as one page of HTML"
     n, bad = len(doc['pictures']), doc['broken']
-    orders = dict(file='file', answer='answer', sure='surest first', unsure='least sure first', spread='narrowest maps first')
+    orders = dict(file='file', answer='answer', sure='surest first', unsure='least sure first',
+                  spread='narrowest maps first')
     options = ''.join(f'<option value="{k}">{v}</option>' for k, v in orders.items())
     lost = ''.join(f'<tr><td>{_e(b["file"])}</td><td>{_e(b["reason"])}</td></tr>' for b in bad)
     cards = '\n'.join(_card(k, r) for k, r in enumerate(doc['pictures']))
@@ -305,7 +318,8 @@ def explain(image: Any, model: str = USUAL_NETWORK, side: int | None = None,
     image : str, Path, PIL.Image.Image, torch.Tensor or numpy.ndarray
         An image file, or a picture as `inspect_image` takes it.
     model : str
-        A bundled network, SET/MODEL as in `list_pretrained`, a .safetensors file of weights, or the folder of a run.
+        A bundled network, SET/MODEL as in `list_pretrained`, a .safetensors file of weights, or the folder of
+        a run.
     side : int, optional
         Shorter side in pixels for the network; None: the square of its training.
     out : str or Path, optional
@@ -316,8 +330,8 @@ def explain(image: Any, model: str = USUAL_NETWORK, side: int | None = None,
     bits : int, optional
         Of greys deeper than 8 bits, as in `read_image`; None: as in training, or as the file says.
     maps : bool
-        Write the raw maps beside the figure, .npy, float32: levels as the network gives them, in cells; all else in
-        the pixels of the picture, 0 where nothing was seen.
+        Write the raw maps beside the figure, .npy, float32: levels as the network gives them, in cells; all
+        else in the pixels of the picture, 0 where nothing was seen.
     overlay : bool
         Write the picture beside the figure at its own size, with the map over the part that was seen.
     methods : str or sequence of str
@@ -333,8 +347,8 @@ def explain(image: Any, model: str = USUAL_NETWORK, side: int | None = None,
     Raises
     ------
     LtpaError
-        If the picture cannot be read or would be overwritten, or the network, a method or the ending of `out` is
-        unknown.
+        If the picture cannot be read or would be overwritten, or the network, a method or the ending of `out`
+        is unknown.
 
     Examples
     --------
@@ -362,12 +376,17 @@ def explain(image: Any, model: str = USUAL_NETWORK, side: int | None = None,
             raise LtpaError(f'{written} is the picture itself; name another file with --out')
     look, columns = seen.look, panels(seen, job.names)
     size = _seen(job.net, look)
-    facts = dict(network=model, knows=known_classes(job.net), picture=f'{image}, {size}' if path else size, says=verdict(look, job.names))
-    if top > 1: facts['then'] = ', '.join(f'{t["class"]} {t["probability"]:.0%}' for t in record('', look, job.names, job.top)['top'][1:])
+    facts = dict(network=model, knows=known_classes(job.net), picture=f'{image}, {size}' if path else size,
+                 says=verdict(look, job.names))
+    if top > 1:
+        facts['then'] = ', '.join(f'{t["class"]} {t["probability"]:.0%}'
+                                  for t in record('', look, job.names, job.top)['top'][1:])
     facts |= {f'level {k}': ', '.join(spread(a).splitlines()) for k, a in enumerate(look.maps, 1)}
     done = 'replaced' if out.exists() else 'written'
-    titles, name = [t for t, *_ in columns], f'{job.net.name}, which sees {look.seen[1]}×{look.seen[0]} pixels'
-    facts[done] = save_figure(draw_grid([[(rgb, text) for _, rgb, text in columns]], titles, name, SCALE), out)
+    titles, name = [t
+                    for t, *_ in columns], f'{job.net.name}, which sees {look.seen[1]}×{look.seen[0]} pixels'
+    facts[done] = save_figure(draw_grid([[(rgb, text) for _, rgb, text in columns]], titles, name, SCALE),
+                              out)
     for written, data in files.items(): write_atomic(written, data)
     for k, text in facts.items(): print(row(k, text))
     for text in (*look.warnings, *(['besides: ' + ', '.join(map(str, files))] if files else [])):
@@ -388,21 +407,24 @@ def _seen(net, look):
     return f'{W}x{H} pixels, its middle seen as {size}{cut}'
 
 # %% ../nbs/workshop/gallery.ipynb #9a110016
-def explain_many(images: Any, model: str = USUAL_NETWORK, side: int | None = None, out: str | Path = 'attention',
-                 device: str | torch.device = 'auto', bits: int | None = None, maps: bool = False, overlay: bool = False,
+def explain_many(images: Any, model: str = USUAL_NETWORK, side: int | None = None,
+                 out: str | Path = 'attention',
+                 device: str | torch.device = 'auto', bits: int | None = None, maps: bool = False,
+                 overlay: bool = False,
                  methods: str | Sequence[str] = (), top: int = 3, quiet: bool = False)->dict[str, Any]:
     """Explain many pictures: a figure each, ``answers.csv``, ``answers.json`` and ``index.html``, a page to look through.
 
-    This is the command ``ltpa explain`` for several pictures. What cannot be read is named on the error stream and in
-    the tables, and the rest is done. Each file is written whole; after an interruption, tables and page hold what was
-    done.
+    This is the command ``ltpa explain`` for several pictures. What cannot be read is named on the error
+    stream and in the tables, and the rest is done. Each file is written whole; after an interruption, tables
+    and page hold what was done.
 
     Parameters
     ----------
     images : str, Path, or a list of these
         Files, folders (with all that is in them) and patterns such as ``'photos/*.jpg'``.
     model : str
-        A bundled network, SET/MODEL as in `list_pretrained`, a .safetensors file of weights, or the folder of a run.
+        A bundled network, SET/MODEL as in `list_pretrained`, a .safetensors file of weights, or the folder of
+        a run.
     side : int, optional
         Shorter side in pixels for the network; None: the square of its training.
     out : str or Path
@@ -426,8 +448,8 @@ def explain_many(images: Any, model: str = USUAL_NETWORK, side: int | None = Non
     Raises
     ------
     LtpaError
-        If no picture can be read, nothing can be written, `out` holds something else, or the network, a method or the
-        side is unknown.
+        If no picture can be read, nothing can be written, `out` holds something else, or the network, a
+        method or the side is unknown.
 
     Examples
     --------
@@ -452,13 +474,15 @@ def explain_many(images: Any, model: str = USUAL_NETWORK, side: int | None = Non
         seen, name = see(job, f.path, chosen), names[f.file]
         figure = strip(panels(seen, job.names), f'{printable(f.path.name)}: {verdict(seen.look, job.names)}')
         more = extras(seen, maps, overlay)
-        r = record(f.file, seen.look, job.names, job.top) | dict(figure=f'{name}-attention.png', figure_size=[*figure.size])
+        r = record(f.file, seen.look, job.names, job.top) | dict(figure=f'{name}-attention.png',
+                                                                 figure_size=[*figure.size])
         if overlay: r['overlay'] = f'{name}-overlay.png'
         if maps: r['maps'] = {end[1:-4]: name + end for end in more if end.endswith('.npy')}
         return r, {'-attention.png': _png(np.asarray(figure))} | more
     def finish():
         doc = document(job, records, broken)
-        for name, text in zip(_PAGE, (page(doc), as_csv(doc, [f.file for f in found.pictures]), as_json(doc))):
+        for name, text in zip(_PAGE,
+                              (page(doc), as_csv(doc, [f.file for f in found.pictures]), as_json(doc))):
             write_atomic(out / name, text.encode())
         return doc
     try:
@@ -470,19 +494,26 @@ def explain_many(images: Any, model: str = USUAL_NETWORK, side: int | None = Non
             if records: finish()
         raise
     doc = finish()
-    facts = {'network': model, 'pictures': f'{len(records):,}' + f' of {len(found.pictures):,}; {len(broken):,} could not be read' * bool(broken),
-             'left out': found.left, 'written': f'{out / _PAGE[0]}, {", ".join(_PAGE[1:])}, {counted(len(records), "figures")}'}
+    facts = {'network': model, 'pictures': f'{len(records):,}'
+             + f' of {len(found.pictures):,}; {len(broken):,} could not be read' * bool(broken),
+             'left out': found.left,
+             'written': f'{out / _PAGE[0]}, {", ".join(_PAGE[1:])}, {counted(len(records), "figures")}'}
     for k, text in facts.items():
         if text: print(row(k, text))
     return doc
 
-def explain_command(images: Sequence[str], model: str, side: int | None, out: str | None, device: str, bits: int | None,
-                    maps: bool, overlay: bool, methods: str | Sequence[str], top: int | None, quiet: bool)->int:
+def explain_command(images: Sequence[str], model: str, side: int | None, out: str | None, device: str,
+                    bits: int | None,
+                    maps: bool, overlay: bool, methods: str | Sequence[str], top: int | None,
+                    quiet: bool)->int:
     "What `ltpa explain` does: `explain` for one file, else `explain_many`; its exit code"
     found = find_pictures(images)
-    folder = out is not None and (os.path.isdir(out) or out.endswith(tuple(filter(None, (os.sep, os.altsep)))))
+    folder = out is not None and (os.path.isdir(out)
+                                  or out.endswith(tuple(filter(None, (os.sep, os.altsep)))))
     if len(found.pictures) == 1 and not found.folders and not folder:
-        explain(found.pictures[0].path, model, side, out, device, bits, maps, overlay, methods, 1 if top is None else top)
+        explain(found.pictures[0].path, model, side, out, device, bits, maps, overlay, methods,
+                1 if top is None else top)
         return 0
-    return int(bool(explain_many(found, model, side, 'attention' if out is None else out, device, bits, maps, overlay, methods,
+    return int(bool(explain_many(found, model, side, 'attention' if out is None else out, device, bits, maps,
+                                 overlay, methods,
                                  3 if top is None else top, quiet)['broken']))

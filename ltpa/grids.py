@@ -20,7 +20,8 @@ def cell(
     scale: float = 1,           # What numbers are multiplied with: 100 for percent
     missing: str = 'not run',   # What is written where there is no value
 )->str:
-    "A value as text; behind it half its interval or its spread, and the number of seeds, where the row has them"
+    """A value as text; behind it half its interval or its spread, and the number of seeds, where the row has
+    them"""
     v = row.get(key)
     if v is None: return missing
     if isinstance(v, bool) or not isinstance(v, (int, float)): return printable(v)
@@ -82,7 +83,8 @@ class Grid:
     centre     0.35
     """
     def __init__(self, rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str] | Sequence[str],
-                 best: Mapping[str, Callable[..., Any]] = {}, caption: str = '', *, within: Sequence[str] = (),
+                 best: Mapping[str, Callable[..., Any]] = {}, caption: str = '', *,
+                 within: Sequence[str] = (),
                  digits: int | Mapping[str, int] = 2, scale: float | Mapping[str, float] = 1,
                  missing: str = 'not run', most: int = 12):
         self.columns = dict(columns) if isinstance(columns, Mapping) else {c: c for c in columns}
@@ -90,24 +92,28 @@ class Grid:
             if key not in self.columns: raise unknown('column', key, self.columns)
         def of(what, key, usual): return what.get(key, usual) if isinstance(what, Mapping) else what
         rows, self.caption, self.most = list(rows), caption, most
-        self.cells = [{k: cell(r, k, of(digits, k, 2), of(scale, k, 1), missing) for k in self.columns} for r in rows]
+        self.cells = [{k: cell(r, k, of(digits, k, 2), of(scale, k, 1), missing) for k in self.columns}
+                      for r in rows]
         self.best = _best(rows, self.cells, best, [tuple(r.get(k) for k in within) for r in rows])
         self.numbers = {k for k in self.columns if any(isinstance(r.get(k), (int, float)) for r in rows)}
 
     def __str__(self):
         marked = [{k: t + '*' * (k in best) for k, t in c.items()} for c, best in zip(self.cells, self.best)]
         wide = {k: max(len(t) for t in [head, *(c[k] for c in marked)]) for k, head in self.columns.items()}
-        lines = [[f'{c[k]:{">" if k in self.numbers else "<"}{w}}' for k, w in wide.items()] for c in [self.columns, *marked]]
+        lines = [[f'{c[k]:{">" if k in self.numbers else "<"}{w}}' for k, w in wide.items()]
+                 for c in [self.columns, *marked]]
         return '\n'.join([self.caption] * bool(self.caption) + ['  '.join(line).rstrip() for line in lines])
 
     __repr__ = __str__
 
     def _repr_html_(self):
         def line(tag, cells):
-            return '<tr>' + ''.join(f'<{tag} style="text-align: {"right" if k in self.numbers else "left"}">{text}</{tag}>'
+            return '<tr>' + ''.join(f'<{tag} style="text-align: '
+                                    f'{"right" if k in self.numbers else "left"}">{text}</{tag}>'
                                     for k, text in cells.items()) + '</tr>'
         def table(some, head=''):
-            body = [line('td', {k: f'<b>{html.escape(t)}</b>' if k in best else html.escape(t) for k, t in c.items()})
+            body = [line('td', {k: f'<b>{html.escape(t)}</b>' if k in best else html.escape(t)
+                                for k, t in c.items()})
                     for c, best in [*zip(self.cells, self.best)][some]]
             return f'<table>{head}<thead>{heads}</thead><tbody>{"".join(body)}</tbody></table>'
         heads = line('th', {k: html.escape(v) for k, v in self.columns.items()})

@@ -22,13 +22,15 @@ def epoch_row(
     learn: Any,   # A `Learner`
     epoch: int,   # From 1; it has begun
 )->dict[str, Any]:
-    "What a pass did: its number, the steps done by its end or till now, its mean loss, the rate of its last step"
+    """What a pass did: its number, the steps done by its end or till now, its mean loss, the rate of its last
+    step"""
     n = len(learn.loader)
     first, last = (epoch - 1) * n, min(epoch * n, learn.step)
     before = learn.step - len(learn.losses)                       # steps whose losses are not known
     losses = learn.losses[max(0, first - before):max(0, last - before)]
     loss = round(torch.stack(losses).float().mean().item(), 6) if losses else None
-    return dict(epoch=epoch, steps=last, loss=loss, learning_rate=float(f'{learn.recipe.lr_at(last - 1, n):.6g}'))
+    return dict(epoch=epoch, steps=last, loss=loss,
+                learning_rate=float(f'{learn.recipe.lr_at(last - 1, n):.6g}'))
 
 def duration(
     seconds: float,
@@ -43,7 +45,8 @@ def read_history(
     path: str | Path,   # A `history.csv`
 )->list[dict[str, Any]]:
     "Its rows as numbers, None where a cell is empty; none if there is no such file, or it is another"
-    def number(text): return None if not text else float(text) if '.' in text or 'e' in text or 'n' in text else int(text)
+    def number(text):
+        return None if not text else float(text) if '.' in text or 'e' in text or 'n' in text else int(text)
     try:
         text = Path(path).read_bytes()[:2**26].decode()
         return [{k: number(row[k]) for k in COLUMNS} for row in csv.DictReader(io.StringIO(text, newline=''))]
@@ -58,18 +61,21 @@ class History(Callback):
         self.rows: list[dict[str, Any]] = []
 
     def before_fit(self, learn):
-        took = {(row['epoch'], row['steps']): row['seconds'] for row in read_history(self.file)} if learn.step else {}
+        took = {(row['epoch'], row['steps']): row['seconds']
+                for row in read_history(self.file)} if learn.step else {}
         n = len(learn.loader)
         self.rows = []
         for epoch in range(1, math.ceil(learn.step / n) + 1):
             row = epoch_row(learn, epoch)
             self.rows.append(row | dict(seconds=took.get((epoch, row['steps']))))
-        self.spent = (self.rows.pop()['seconds'] or 0.) if learn.step % n else 0.      # of a pass that was broken off
+        # of a pass that was broken off
+        self.spent = (self.rows.pop()['seconds'] or 0.) if learn.step % n else 0.
         self.begun = time.monotonic()
 
     def _add(self, learn):
         now = time.monotonic()
-        self.rows.append(epoch_row(learn, len(self.rows) + 1) | dict(seconds=round(self.spent + now - self.begun, 3)))
+        self.rows.append(epoch_row(learn, len(self.rows) + 1)
+                         | dict(seconds=round(self.spent + now - self.begun, 3)))
         self.spent, self.begun = 0., now
         out = io.StringIO(newline='')
         table = csv.DictWriter(out, COLUMNS, lineterminator='\n')
@@ -110,7 +116,8 @@ class TensorBoard(Callback):
         folder: str | Path,   # Where the events go
     ):
         if not (writer := tensorboard_writer()):
-            raise LtpaError('TensorBoard is not installed, so there is nobody to write for; run: pip install tensorboard')
+            raise LtpaError('TensorBoard is not installed, so there is nobody to write for; run: pip install '
+                            'tensorboard')
         self.folder, self.writer = Path(folder), writer
 
     def before_fit(self, learn):

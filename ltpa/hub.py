@@ -34,11 +34,14 @@ def handed_on(
     "Its description for somebody else: how to build it, its classes and recipe, how pictures were prepared"
     import ltpa
     info, how = getattr(net, 'info', {}), trained_how(net)
-    kept = {k: v for k, v in info.items() if v is not None and k not in ('kind', 'format', 'model', 'config', 'classes', 'source')}
+    kept = {k: v for k, v in info.items() if v is not None
+            and k not in ('kind', 'format', 'model', 'config', 'classes', 'source')}
     if how:
         name = how.get('source')
-        kept['source'] = {k: how.get(k) for k in ('size', 'scale', 'fit', 'bits')} | dict(source=Path(name).name if name else None)
-    return kept | dict(kind='weights', format=FORMAT, model=net.name, config=net.config, classes=class_names(net), ltpa=ltpa.__version__)
+        kept['source'] = {k: how.get(k) for k in ('size', 'scale', 'fit',
+                                                  'bits')} | dict(source=Path(name).name if name else None)
+    return kept | dict(kind='weights', format=FORMAT, model=net.name, config=net.config,
+                       classes=class_names(net), ltpa=ltpa.__version__)
 
 def measured(
     name:str|Path,  # A bundled network, a file of weights, or the folder of a run
@@ -47,7 +50,8 @@ def measured(
     path = weights_file(name)
     if BUNDLED not in path.parents: return stored(path.with_name('result.json'))
     scores = json.loads(path.with_name('scores.json').read_text(encoding='utf-8'))[path.stem]
-    return dict(rows=[{k: v for k, v in scores.items() if k != 'provenance'}], provenance=scores['provenance'], license='apache-2.0')
+    return dict(rows=[{k: v for k, v in scores.items() if k != 'provenance'}],
+                provenance=scores['provenance'], license='apache-2.0')
 
 # %% ../nbs/workshop/hub.ipynb #4bcd0010
 TAGS = ['image-classification', 'attention', 'interpretability', 'learn-to-pay-attention', 'arxiv:1804.02391']
@@ -57,7 +61,8 @@ def _md(text, most=200):
     "Letter by letter in Markdown, on one line"
     return re.sub(r'([\\`*_\[\]<>|~&$!:@]|(?<=www)\.)', r'\\\1', printable(text, most))
 
-def _value(v): return f'{v:.4g}' if isinstance(v, float) else f'{v:,}' if is_whole(v, -10**15, 10**15) else _md(v)
+def _value(v):
+    return f'{v:.4g}' if isinstance(v, float) else f'{v:,}' if is_whole(v, -10**15, 10**15) else _md(v)
 
 def _table(rows):
     "Rows of a table, of what is a text or a number"
@@ -65,7 +70,8 @@ def _table(rows):
 
 def _as_license(license):
     if isinstance(license, str) and re.fullmatch(r'[a-z0-9][a-z0-9.+-]{0,60}', license): return license
-    raise LtpaError(f"license {shown(license)}; expected an identifier as the hub has it, in small letters: 'apache-2.0', 'cc-by-4.0'")
+    raise LtpaError(f"license {shown(license)}; expected an identifier as the hub has it, in small letters: "
+                    f"'apache-2.0', 'cc-by-4.0'")
 
 def _head(net, row, license):
     "The YAML at the top of a card"
@@ -76,7 +82,8 @@ def _head(net, row, license):
         more = dict(model_name=net.name, eval_results=[hub.EvalResult(
             task_type='image-classification', dataset_type=re.sub(r'[^\w.-]+', '-', data), dataset_name=data,
             dataset_split=split or 'test', metric_type='accuracy', metric_value=float(row['accuracy']))])
-    return hub.ModelCardData(license=license, library_name='ltpa', pipeline_tag='image-classification', tags=TAGS, **more).to_yaml()
+    return hub.ModelCardData(license=license, library_name='ltpa', pipeline_tag='image-classification',
+                             tags=TAGS, **more).to_yaml()
 
 def model_card(
     net:Net,                                 # A network of ours
@@ -86,7 +93,8 @@ def model_card(
 )->str:
     "The text of a model card, its YAML head included"
     record = {} if record is None else record
-    if not isinstance(record, Mapping): raise LtpaError(f'record {shown(record)}; expected what `run_training` returns, or a result.json')
+    if not isinstance(record, Mapping):
+        raise LtpaError(f'record {shown(record)}; expected what `run_training` returns, or a result.json')
     rows, made, source = record.get('rows'), record.get('provenance'), trained_how(net)
     row = next((r for r in rows if isinstance(r, Mapping)), {}) if isinstance(rows, list) else {}
     made = made if isinstance(made, Mapping) else {}
@@ -97,31 +105,50 @@ def model_card(
     data = row.get('data') if isinstance(row.get('data'), str) else None
     data = data or (Path(source['source']).name if isinstance(source.get('source'), str) else None)
     looks = ('It looks at all of a picture alike: it has no attention.' if not maps else
-             f'With each answer {"come" if maps > 1 else "comes"} {maps} map{"s" * (maps > 1)}, shallow to deep: how much each place of the picture weighed in it.')
-    lines = ['---', _head(net, row, license), '---', f'# {_md(net.name)}' + f', trained on {_md(data)}' * bool(data), '',
-             f'A network of *Learn To Pay Attention* (Jetley and others, ICLR 2018), built and trained with the library `ltpa`. '
+             f'With each answer {"come" if maps > 1 else "comes"} {maps} map{"s" * (maps > 1)}, shallow to '
+             f'deep: how much each place of the picture weighed in it.')
+    lines = ['---', _head(net, row, license), '---',
+             f'# {_md(net.name)}' + f', trained on {_md(data)}' * bool(data), '',
+             f'A network of *Learn To Pay Attention* (Jetley and others, ICLR 2018), built and trained with '
+             f'the library `ltpa`. '
              f'It tells {len(classes)} classes apart: {some}. {looks}', '',
-             '## Load it', '', '```python', "from ltpa import from_pretrained          # pip install 'ltpa[hub]'",
-             f'net = from_pretrained({name!r})', 'out = net(images)                         # out.logits, out.maps', '```', '',
-             f'`images` are floats [B,3,H,W], RGB in 0..1, as they are: the network normalizes inside. Height and width: '
+             '## Load it', '', '```python',
+             "from ltpa import from_pretrained          # pip install 'ltpa[hub]'",
+             f'net = from_pretrained({name!r})',
+             'out = net(images)                         # out.logits, out.maps', '```', '',
+             f'`images` are floats [B,3,H,W], RGB in 0..1, as they are: the network normalizes inside. '
+             f'Height and width: '
              f'{sides(net)}; usual {size[0]}.', '', '## What was measured', '']
     scores = {k: v for k, v in row.items() if k not in ('model', 'data', 'seed')}
-    lines += ([f'On {_md(data or "its test pictures")}, which it was not trained on, as far as the record says:', '',
-               '| what | value |', '|---|---|', *_table(scores)] if _table(scores) else ['Nothing: there is no record.'])
+    lines += ([f'On {_md(data or "its test pictures")}, which it was not trained on, as far as the record '
+               f'says:', '',
+               '| what | value |', '|---|---|', *_table(scores)]
+               if _table(scores) else ['Nothing: there is no record.'])
     if any(str(k).startswith('pointing') for k in scores):
-        lines += ['', '*pointing*: the share of pictures whose brightest place, in the map of that level, lies on the object.']
-    how = {'data': data, 'seed': made.get('seed', row.get('seed')), 'commit of ltpa': made.get('commit'), 'when': made.get('when'),
-           'target': Path(made['target']).name if isinstance(made.get('target'), str) else None, 'size': made.get('size'),
-           'preset': made.get('preset'), 'steps': made.get('steps'), 'seconds': made.get('seconds'), 'on': made.get('hardware')}
-    recipe = next((r for r in (made.get('recipe'), getattr(net, 'info', {}).get('recipe')) if isinstance(r, Mapping)), {})
+        lines += ['', '*pointing*: the share of pictures whose brightest place, in the map of that level, '
+                      'lies on the object.']
+    how = {'data': data, 'seed': made.get('seed', row.get('seed')), 'commit of ltpa': made.get('commit'),
+           'when': made.get('when'),
+           'target': Path(made['target']).name if isinstance(made.get('target'), str) else None,
+           'size': made.get('size'),
+           'preset': made.get('preset'), 'steps': made.get('steps'), 'seconds': made.get('seconds'),
+           'on': made.get('hardware')}
+    recipe = next((r for r in (made.get('recipe'), getattr(net, 'info', {}).get('recipe'))
+                   if isinstance(r, Mapping)), {})
     lines += ['', '## How it was made', '', '| what | value |', '|---|---|', *_table(how),
-              *_table({f'recipe, {k}': v for k, v in recipe.items()}), *_table({f'network, {k}': v for k, v in net.config.items()})]
+              *_table({f'recipe, {k}': v for k, v in recipe.items()}),
+              *_table({f'network, {k}': v for k, v in net.config.items()})]
     lines += ['', '## What it is for, and what not', '',
-              'For pictures like those that it was trained on, and to see where a network looks. Of any other picture it also says '
-              'one of its classes: that it knows nothing of it, it does not say. A map shows what weighed in the answer; it is no '
+              'For pictures like those that it was trained on, and to see where a network looks. Of any '
+              'other picture it also says '
+              'one of its classes: that it knows nothing of it, it does not say. A map shows what weighed in '
+              'the answer; it is no '
               'outline of the object, and no reason. Not for decisions about people.', '',
-              '## Files', '', '`model.safetensors`: the tensors, bit for bit those of the network. `config.json`: how to build it. '
-              f'Nothing in them is code. License: {_md(license)}' + (': its author has named none.' if license == 'unknown' else '.')]
+              '## Files', '',
+              '`model.safetensors`: the tensors, bit for bit those of the network. `config.json`: how to '
+              'build it. '
+              f'Nothing in them is code. License: {_md(license)}'
+              + (': its author has named none.' if license == 'unknown' else '.')]
     return '\n'.join(lines) + '\n'
 
 # %% ../nbs/workshop/hub.ipynb #4bcd0013
@@ -159,10 +186,11 @@ def save_pretrained(net: Any, folder: str | Path, record: Any = None, license: s
     folder : str or Path
         Where `model.safetensors`, `config.json` and `README.md` go; files of these names are replaced.
     record : mapping, str, Path or None
-        What was measured, for the card: what `run_training` returns, or the path of a result.json. None: what lies beside the
-        weights, if they were named; else the card says that nothing was measured.
+        What was measured, for the card: what `run_training` returns, or the path of a result.json. None: what
+        lies beside the weights, if they were named; else the card says that nothing was measured.
     license : str or None
-        An identifier as the hub has it: 'apache-2.0', 'cc-by-4.0'. None: that of a bundled network, else 'unknown'.
+        An identifier as the hub has it: 'apache-2.0', 'cc-by-4.0'. None: that of a bundled network, else
+        'unknown'.
 
     Returns
     -------
@@ -172,8 +200,8 @@ def save_pretrained(net: Any, folder: str | Path, record: Any = None, license: s
     Raises
     ------
     LtpaError
-        `huggingface_hub` is missing, which checks the card; the network could not be built again from its settings;
-        or the folder cannot be written.
+        `huggingface_hub` is missing, which checks the card; the network could not be built again from its
+        settings; or the folder cannot be written.
 
     Examples
     --------
@@ -187,17 +215,19 @@ def save_pretrained(net: Any, folder: str | Path, record: Any = None, license: s
     return _write(folder, *_ready(net, record, license))
 
 def from_pretrained(
-    name: str | Path, device: str | torch.device = 'cpu', revision: str | None = None, token: str | None = None,
+    name: str | Path, device: str | torch.device = 'cpu', revision: str | None = None,
+    token: str | None = None,
 ) -> Net:
     """Load a network from a folder or a repository in the form of the Hugging Face hub.
 
-    A folder is read without the network and without `huggingface_hub`. Nothing is unpickled, and sizes are compared before
-    anything is built.
+    A folder is read without the network and without `huggingface_hub`. Nothing is unpickled, and sizes are
+    compared before anything is built.
 
     Parameters
     ----------
     name : str or Path
-        A folder, as `save_pretrained` writes it; or OWNER/NAME, a repository of the hub, which is fetched once.
+        A folder, as `save_pretrained` writes it; or OWNER/NAME, a repository of the hub, which is fetched
+        once.
     device : str or torch.device
         Where the network goes.
     revision : str or None
@@ -225,10 +255,13 @@ def from_pretrained(
     """
     folder = _found(name, revision, token)
     path = folder / 'config.json'
-    with ordinary_file(path, 'the config.json that `save_pretrained` writes') as f: data = f.read(MOST_CONFIG + 1)
-    if len(data) > MOST_CONFIG: raise LtpaError(f'{path} is larger than {MOST_CONFIG:,} bytes; expected settings: fetch it again')
+    with ordinary_file(path, 'the config.json that `save_pretrained` writes') as f:
+        data = f.read(MOST_CONFIG + 1)
+    if len(data) > MOST_CONFIG:
+        raise LtpaError(f'{path} is larger than {MOST_CONFIG:,} bytes; expected settings: fetch it again')
     try: meta = parsed(data)
-    except ValueError as e: raise LtpaError(f'{path} is no JSON ({shown(str(e))}); expected settings: fetch it again') from None
+    except ValueError as e: raise LtpaError(f'{path} is no JSON ({shown(str(e))}); expected settings: fetch '
+                                            f'it again') from None
     meta = described(renamed(meta), path)
     state, _ = read_any(folder / 'model.safetensors')
     return network_of(state, meta, path).to(device)
@@ -237,9 +270,12 @@ def _found(name, revision, token):
     "The folder, fetched if it is the name of a repository"
     if (path := Path(name)).is_dir(): return path
     if path.exists() or not REPOSITORY.fullmatch(str(name)):
-        raise LtpaError(f'{name} is no folder; expected one, as `save_pretrained` writes it, or OWNER/NAME on the hub')
+        raise LtpaError(f'{name} is no folder; expected one, as `save_pretrained` writes it, or OWNER/NAME '
+                        f'on the hub')
     [hub] = packages('hub', 'huggingface_hub')
-    try: return Path(hub.snapshot_download(str(name), revision=revision, token=token, allow_patterns=[*FILES[:2]]))
+    try:
+        return Path(hub.snapshot_download(str(name), revision=revision, token=token,
+                                          allow_patterns=[*FILES[:2]]))
     except Exception as e:               # no connection, no such repository, not yours, a broken cache
         raise LtpaError(f'{name}: there is no such folder, and the hub gave nothing ({_reason(e)}); '
                         'expected a folder, or a repository that can be reached: check name and connection') from None
@@ -249,7 +285,8 @@ def _reason(e): return printable(' '.join(str(e).split()) or type(e).__name__, 2
 # %% ../nbs/workshop/hub.ipynb #4bcd0018
 @functools.cache
 def hub_class()->Any:
-    "The class whose objects hold a network and can `save_pretrained`, `push_to_hub` and be made `from_pretrained`"
+    """The class whose objects hold a network and can `save_pretrained`, `push_to_hub` and be made
+    `from_pretrained`"""
     [hub] = packages('hub', 'huggingface_hub')
 
     class HubNet(nn.Module, hub.PyTorchModelHubMixin, library_name='ltpa', tags=[*TAGS]):       # type: ignore
@@ -260,18 +297,21 @@ def hub_class()->Any:
 
         def forward(self, images): return self.net(images)
 
-        def _save_pretrained(self, save_directory): _write(save_directory, *_ready(self.net, self.record, self.license, self.name))
+        def _save_pretrained(self, save_directory):
+            _write(save_directory, *_ready(self.net, self.record, self.license, self.name))
 
         @classmethod
         def from_pretrained(cls, pretrained_model_name_or_path, *, revision=None, token=None, **kw):
             return cls(from_pretrained(pretrained_model_name_or_path, revision=revision, token=token))
 
-        def generate_model_card(self, *args, **kw): return hub.ModelCard(model_card(self.net, self.record, self.license, self.name))
+        def generate_model_card(self, *args, **kw):
+            return hub.ModelCard(model_card(self.net, self.record, self.license, self.name))
 
     return HubNet
 
 def push_to_hub(
-    net: Any, repository: str, record: Any = None, license: str | None = None, private: bool | None = None, token: str | None = None,
+    net: Any, repository: str, record: Any = None, license: str | None = None, private: bool | None = None,
+    token: str | None = None,
 ) -> str:
     """Send a network with its model card to the Hugging Face hub.
 
@@ -310,9 +350,13 @@ def push_to_hub(
     if not isinstance(repository, str) or not REPOSITORY.fullmatch(repository):
         raise LtpaError(f'repository {shown(repository)}; expected OWNER/NAME')
     net, record = _named(net, record)
-    _ready(net, record, license)                                        # what is wrong with it is said before anything is made there
-    try: return str(hub_class()(net, record, license, repository).push_to_hub(repository, private=private, token=token))
+    # what is wrong with it is said before anything is made there
+    _ready(net, record, license)
+    try:
+        return str(hub_class()(net, record, license,
+                               repository).push_to_hub(repository, private=private, token=token))
     except LtpaError: raise
     except Exception as e:
-        raise LtpaError(f'{repository}: the hub did not take it ({_reason(e)}); expected a connection, and a token that may write: '
+        raise LtpaError(f'{repository}: the hub did not take it ({_reason(e)}); expected a connection, and a '
+                        f'token that may write: '
                         'hf auth login') from None

@@ -60,24 +60,28 @@ def _planes(x, name, stack, as_is):
     given = tuple(x.shape)
     eighths = x.is_floating_point() and x.element_size() < 2              # torch can hardly compute with them
     if x.layout != torch.strided or x.is_complex() or x.is_quantized or x.is_meta or eighths:
-        raise LtpaError(f'{name}: a tensor that is {x.dtype} or not dense; expected uint8, uint16 or floats in 0..1')
+        raise LtpaError(f'{name}: a tensor that is {x.dtype} or not dense; expected uint8, uint16 or floats '
+                        f'in 0..1')
     gray = x.ndim == (3 if stack else 2)
     if gray: x = x[:, None] if stack else x[None, None]
     elif x.ndim == 3: x = x[None]
     first, last = (x.shape[1], x.shape[3]) if x.ndim == 4 else (0, 0)
     if as_is and x.ndim == 4 and x.is_floating_point() and not {1, 3, 4} & {first, last}: first = 3
-    if 0 in x.shape: raise LtpaError(f'{name}: shape {given}, which has no pixels; expected at least one picture')
+    if 0 in x.shape:
+        raise LtpaError(f'{name}: shape {given}, which has no pixels; expected at least one picture')
     if x.ndim != 4 or not {1, 3, 4} & {first, last}:
         raise LtpaError(f'{name}: shape {given}; expected ' + (
             'images as [N,H,W], [N,H,W,C] or [N,C,H,W]' if stack else
-            'a picture [H,W], [3,H,W] or [H,W,3], or many as [N,3,H,W] or [N,H,W,3]') + ' with C of 1, 3 or 4')
+            'a picture [H,W], [3,H,W] or [H,W,3], or many as [N,3,H,W] or [N,H,W,3]')
+            + ' with C of 1, 3 or 4')
     if not gray and (first not in (1, 3, 4) or last == 3 != first): x = x.permute(0, 3, 1, 2)
     return x.detach()
 
 def _finite(x, name):
     bad = ~torch.isfinite(x).flatten(1).all(1)
     if bad.any():
-        raise LtpaError(f'{name}: image {int(bad.nonzero()[0])} has NaN or infinite pixels; expected finite numbers: '
+        raise LtpaError(f'{name}: image {int(bad.nonzero()[0])} has NaN or infinite pixels; expected finite '
+                        f'numbers: '
                         'remove or repair it')
 
 def _in_range(x, name):
@@ -112,8 +116,10 @@ def _white_of_arrays(arrays, name, bits):
     high, top = max(int(x.cpu().numpy().max()) for x in deep), 2**(bits or 16) - 1
     if high > top: raise LtpaError(f'{name}: values up to {high}; expected at most {top}, {bits} bits')
     if not bits and 0 < high < 2**15:
-        raise LtpaError(f'{name}: 16-bit pixels up to {high} of 65535: are they of fewer bits, or just dark? Give '
-                        'floats, divided by the value that is white: images / 4095 for 12 bits, / 65535 for 16')
+        raise LtpaError(f'{name}: 16-bit pixels up to {high} of 65535: are they of fewer bits, or just dark? '
+                        f'Give '
+                        'floats, divided by the value that is white: images / 4095 for 12 bits, / 65535 for '
+                        '16')
     return top
 
 # %% ../nbs/workshop/inputs.ipynb #c1a7001c
@@ -170,7 +176,8 @@ def as_pictures(
     def take(x, name):
         if _is_file(x): return read_image(x, bits=bits)[None].contiguous()
         if isinstance(x, Image.Image): return _of_pil(x, name, bits)
-        x = _tensor(x, name, 'images', 'pictures: paths, PIL pictures, or arrays of uint8, uint16 or floats in 0..1')
+        x = _tensor(x, name, 'images',
+                    'pictures: paths, PIL pictures, or arrays of uint8, uint16 or floats in 0..1')
         return _planes(x, name, stack and items is None, as_is)
     parts = [take(v, n) for v, n in zip(many, called)]
     top = _white_of_arrays(parts, name, bits)
@@ -214,7 +221,8 @@ def to_floats(
         x = x.to(device, wide)
         x = x.div_(torch.full((), 255., dtype=wide, device=device))
         return x.to(own or wide)
-    return x.to(device, own if own in (torch.float32, torch.float64) or hasattr(net, 'unit_pixels') else x.dtype)
+    return x.to(device,
+                own if own in (torch.float32, torch.float64) or hasattr(net, 'unit_pixels') else x.dtype)
 
 def as_floats(
     x: Any,                 # Anything that `as_pictures` takes
@@ -231,7 +239,8 @@ def batch_of(
     size: int | None = None,  # What the caller asked for
     most: int = 500,          # Pictures, however small
 ) -> int:
-    "How many pictures to take at a time: `size`, else `most`, of large ones as many as are `MOST_AT_ONCE` pixels"
+    """How many pictures to take at a time: `size`, else `most`, of large ones as many as are `MOST_AT_ONCE`
+    pixels"""
     pixels = x.shape[2] * x.shape[3]
     if size is None: return most if pixels <= 32 * 32 else max(1, min(most, MOST_AT_ONCE // pixels))
     if isinstance(size, int) and size > 0: return size
@@ -298,7 +307,8 @@ YUV = torch.tensor([[.299, .587, .114], [-.14713, -.28886, .436], [.615, -.51499
 def yuv_lcn(
     x:torch.Tensor,  # RGB [B,3,H,W] in 0..1
 )->torch.Tensor:
-    "Brightness Y, normalised by the mean and deviation of 7x7 Gaussian surroundings, and colours U, V: [B,3,H,W]"
+    """Brightness Y, normalised by the mean and deviation of 7x7 Gaussian surroundings, and colours U, V:
+    [B,3,H,W]"""
     yuv = torch.einsum('kc,bchw->bkhw', YUV.to(x), x)
     steps = torch.arange(7, device=x.device) - 3.
     w = torch.exp(-steps**2 / (2 * 1.75**2)).to(x)

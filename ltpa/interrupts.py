@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 # %% ../nbs/workshop/interrupts.ipynb #e865a1c9
-ENDING = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP') if hasattr(signal, name)]   # Windows: two
+# Windows: two
+ENDING = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP') if hasattr(signal, name)]
 
 class Stopped(KeyboardInterrupt):
     "Raised when a signal has stopped us: which, and what it says"
@@ -28,12 +29,14 @@ def name_of(signum:int)->str: return 'Ctrl-C' if signum == signal.SIGINT else si
 
 @contextlib.contextmanager
 def orderly_stop(learn)->Iterator[list[int]]:
-    "Gives a list in which Ctrl-C and the like are noted; at its end it restores the handlers, raises `Interrupted`"
+    """Gives a list in which Ctrl-C and the like are noted; at its end it restores the handlers, raises
+    `Interrupted`"""
     asked:list[int] = []
     usual:dict[int,Any] = {}
     def note(signum, frame):
         if not asked:
-            with contextlib.suppress(OSError, ValueError, RuntimeError, AttributeError):      # nobody hears it
+            # nobody hears it
+            with contextlib.suppress(OSError, ValueError, RuntimeError, AttributeError):
                 print('\nFinishing this step; Ctrl-C again stops at once', file=sys.stderr, flush=True)
         asked.append(signum)
         if signum == signal.SIGINT: signal.signal(signum, usual[signum])
@@ -46,13 +49,16 @@ def orderly_stop(learn)->Iterator[list[int]]:
     if not asked: return
     paths = ', '.join(map(str, learn.saved_in()))
     saved = f'saved in {paths}' if paths else 'not saved'
-    raise Interrupted(f'stopped by {name_of(asked[0])} after step {learn.step} of {learn.steps}, {saved}', asked[0])
+    raise Interrupted(f'stopped by {name_of(asked[0])} after step {learn.step} of {learn.steps}, {saved}',
+                      asked[0])
 
 # %% ../nbs/workshop/interrupts.ipynb #56a76289
-def said_of(signum:int)->str: return 'interrupted' if signum == signal.SIGINT else f'stopped by {name_of(signum)}'
+def said_of(signum:int)->str:
+    return 'interrupted' if signum == signal.SIGINT else f'stopped by {name_of(signum)}'
 
 def end_at_once(signum:int, frame:Any=None)->NoReturn:
-    "Say in one line that a signal has ended the process, and end it: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP"
+    """Say in one line that a signal has ended the process, and end it: 130 for Ctrl-C, 143 for SIGTERM, 129
+    for SIGHUP"""
     said = f'ltpa: {said_of(signum)}; run it again\n'
     with contextlib.suppress(OSError):
         if os.environ.get('RANK', '0') == '0': os.write(2, said.encode())
@@ -67,13 +73,16 @@ def interrupt(signum:int, frame:Any)->None:
     raise Stopped(said_of(signum), signum)
 
 def on_signals(handler:Callable[[int,Any],Any])->None:
-    "Let signals that end a process call `handler`, but for those that are ignored; of several processes, Ctrl-C alone"
+    """Let signals that end a process call `handler`, but for those that are ignored; of several processes,
+    Ctrl-C alone"""
     if threading.current_thread() is not threading.main_thread(): return
-    ours = ENDING if os.environ.get('WORLD_SIZE', '1') == '1' else [signal.SIGINT]       # torchrun ends its own
+    # torchrun ends its own
+    ours = ENDING if os.environ.get('WORLD_SIZE', '1') == '1' else [signal.SIGINT]
     for s in ours:
         if signal.getsignal(s) not in (signal.SIG_IGN, None): signal.signal(s, handler)
 
 def swallowed(what:Any)->None:
     "For `sys.unraisablehook`: an interrupt that came while Python cleared something away is not lost"
-    if isinstance(what.exc_value, KeyboardInterrupt): end_at_once(getattr(what.exc_value, 'signum', signal.SIGINT))
+    if isinstance(what.exc_value, KeyboardInterrupt):
+        end_at_once(getattr(what.exc_value, 'signum', signal.SIGINT))
     sys.__unraisablehook__(what)

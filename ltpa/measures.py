@@ -32,10 +32,12 @@ def of_training(
 )->list[dict[str, Any]]:
     "Its scores and cost, in one row; then a row for each level and pass: how many cells share the weight"
     result, watched = stored(Path(folder) / 'result.json'), read_sharpness(Path(folder) / 'cells.csv')
-    if not result.get('rows'): raise LtpaError(f'{folder} holds no result.json with a row; expected a finished run')
+    if not result.get('rows'):
+        raise LtpaError(f'{folder} holds no result.json with a row; expected a finished run')
     row = {k: result['rows'][0][k] for k in KEPT if k in result['rows'][0]}
     for r in watched:
-        if r['epoch'] == watched[-1]['epoch']: row |= {f'cells_{r["level"]}': r['cells'], f'of_{r["level"]}': r['of']}
+        if r['epoch'] == watched[-1]['epoch']:
+            row |= {f'cells_{r["level"]}': r['cells'], f'of_{r["level"]}': r['of']}
     return [row, *watched]
 
 # %% ../nbs/workshop/measures.ipynb #4ea5000a
@@ -54,7 +56,8 @@ def relabeled(
     net: Net,       # Trained on CIFAR-10
     data: Any,      # STL-10
 )->list[dict[str, Any]]:
-    "Accuracy of its own classifier on a set that shares nine of its classes, mapped and, as in the paper, unmapped"
+    """Accuracy of its own classifier on a set that shares nine of its classes, mapped and, as in the paper,
+    unmapped"""
     found = mapped_label_accuracy(predict(net, data.images, precision='auto')[0], data.labels)
     return [dict(accuracy=found['unmapped']) | found]
 
@@ -68,7 +71,8 @@ def looked(
     masks: torch.Tensor | None = None,  # bool [N,H,W]
     aside: tuple[Any, torch.Tensor] | None = None,      # Pictures and labels that its arms are compared on
 )->list[dict[str, Any]]:
-    "Rows of `of_training`; in the first also where the product of the maps lies, and how its features transfer; `held_out`: accuracy on `aside`"
+    """Rows of `of_training`; in the first also where the product of the maps lies, and how its features
+    transfer; `held_out`: accuracy on `aside`"""
     row, *watched = of_training(folder)
     if images is not None and masks is not None:
         a = learned_maps(net)['attention, all'](net, as_floats(images, net), None)
@@ -108,11 +112,13 @@ def segmented(
     labels: torch.Tensor,   # The true class of each
     aside: torch.Tensor,    # bool [N], not scored: thresholds are chosen on these
 )->list[dict[str, Any]]:
-    "A row for each way from maps to masks: the network's own, CAM or Grad-CAM, occlusion, a blob in the middle"
+    """A row for each way from maps to masks: the network's own, CAM or Grad-CAM, occlusion, a blob in the
+    middle"""
     size = tuple(masks.shape[1:])
     maps, scores = own_maps(net, images, size, 'auto')
     after = {way.removesuffix(f', {net.name}'): m for way, m in class_maps(net, images, labels, size).items()}
-    rivals = dict(occlusion=blend(occlusion(net, as_floats(images, net), labels).abs(), size), centre=gaussian(masks))
+    rivals = dict(occlusion=blend(occlusion(net, as_floats(images, net), labels).abs(), size),
+                  centre=gaussian(masks))
     return compare_network(maps | after | rivals, scores, masks, aside)
 
 # %% ../nbs/workshop/measures.ipynb #4ea50010
@@ -131,7 +137,8 @@ def attacked(
     if isinstance(net, AttentionNet):
         for e in eps:
             changed = crossed(net, x, fgsm(net, x, e / 255))
-            rows += [dict(attack=f'crossed: {what}', eps=e, images=len(x), fooled=v) for what, v in changed.items()]
+            rows += [dict(attack=f'crossed: {what}', eps=e, images=len(x), fooled=v)
+                     for what, v in changed.items()]
     hard = strong_attacks(net, x[:few], labels[:few], strong / 255, source)
     return rows + [{k: v for k, v in r.items() if k != 'few'} for r in hard]
 
@@ -143,7 +150,8 @@ def swapped(
 )->list[dict[str, Any]]:
     "Rows of `interventions`, without intervals: `levels` 'all', and each level alone"
     levels: list[int | None] = [None, *range(1, len(learned_maps(net)))]
-    return [dict(levels='all' if level is None else str(level)) | {k: r[k] for k in ('weights', 'accuracy', 'adapted')}
+    return [dict(levels='all' if level is None else str(level))
+            | {k: r[k] for k in ('weights', 'accuracy', 'adapted')}
             for level in levels for r in interventions(net, images, labels, masks, level=level)]
 
 def randomized_away(
@@ -158,7 +166,8 @@ def randomized_away(
     return [{k: r[k] for k in ('map', 'part', 'spearman_abs', 'ssim')} for r in rows]
 
 # %% ../nbs/workshop/measures.ipynb #4ea50014
-CASES = [('own g', 'as it is'), ('class mean', 'as it is'), ('class mean', 'contrast'), ('absent class', 'contrast')]
+CASES = [('own g', 'as it is'), ('class mean', 'as it is'), ('class mean', 'contrast'),
+         ('absent class', 'contrast')]
 
 def pairs_of(
     images: torch.Tensor,    # uint8 [N,3,H,W]
@@ -170,7 +179,8 @@ def pairs_of(
     rng = keyed_rng('side by side', seed)
     pairs: list[tuple[int, int]] = []
     while len(pairs) < n:
-        if len(set(labels.tolist())) < 2: raise LtpaError('pictures of one class; expected two classes or more')
+        if len(set(labels.tolist())) < 2:
+            raise LtpaError('pictures of one class; expected two classes or more')
         order = torch.randperm(len(labels), generator=rng).tolist()
         pairs += [(a, b) for a, b in zip(order[::2], order[1::2]) if labels[a] != labels[b]]
     rows = torch.tensor(pairs[:n])
@@ -187,5 +197,6 @@ def asked(
 )->list[dict[str, Any]]:
     "A row for each question, way and level: the mean `share` of the weight on the object that is asked for"
     found = interrogate(net, scenes, pictures, labels, CASES)
-    return [dict(asked=what, how=how, level=level, share=a['share'].mean().item(), points=a['points'].mean().item())
+    return [dict(asked=what, how=how, level=level, share=a['share'].mean().item(),
+                 points=a['points'].mean().item())
             for (what, how, level), a in found.items()]

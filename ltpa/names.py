@@ -128,7 +128,8 @@ def as_class_names(classes: Any, where: str) -> list[Any]:
 
 # %% ../nbs/workshop/names.ipynb #4ea1ea81
 SWITCHES = dict(early_pools=(0, 1, 2), layout=('cifar', 'cub'), project=('g', 'l'), head=('bn', 'plain'),
-                indep=('mean', 'product'), branch_grad=('sum', 'mean'), glob=('full', 'none'), gather=('sum', 'max'),
+                indep=('mean', 'product'), branch_grad=('sum', 'mean'), glob=('full', 'none'),
+                gather=('sum', 'max'),
                 color=('rgb', 'yuv_lcn'), u=('small', 'msr'), bn_gain=('one', 'uniform'))
 COMMON = 'color', 'u', 'bn_gain'        # of every network, whatever its class
 ATTENTION = 'early_pools dropout norm temperature layout project head indep branch_grad glob gather head_width learn_temperature'
@@ -141,7 +142,8 @@ TAKES = {k: v.split() for k, v in dict(    # the other switches of each class
 def admissible(settings: dict[str, Any]) -> None:
     "Refuse what no network of ours can be set to, whoever builds it: `create_model` or its class"
     def need(k, ok, what):
-        if k in settings and not ok(settings[k]): raise LtpaError(f'{k} {shown(settings[k])}; expected {what}')
+        if k in settings and not ok(settings[k]):
+            raise LtpaError(f'{k} {shown(settings[k])}; expected {what}')
     need('num_classes', lambda v: is_whole(v, 2, MOST_CLASSES),
          f'a whole number, at least 2 and at most {MOST_CLASSES:,}')
     need('width', lambda v: is_number(v) and 0 < v <= 8, 'a number above 0, at most 8')
@@ -319,7 +321,8 @@ class Recipe:
         for n, most in dict(epochs=100_000, batch_size=1_000_000).items():
             need(is_whole(getattr(self, n), 1, most), f'a whole number, at least 1 and at most {most:,}', n)
         need(is_whole(self.crop, 0, MOST_SIDE), f'a whole number, at least 0 and at most {MOST_SIDE}', 'crop')
-        for n in 'nesterov', 'flip', 'compile', 'balance', 'u_decay': need(getattr(self, n) in (True, False), 'True or False', n)
+        for n in 'nesterov', 'flip', 'compile', 'balance', 'u_decay':
+            need(getattr(self, n) in (True, False), 'True or False', n)
         number = lambda n: is_number(getattr(self, n))
         need(number('lr') and 0 < self.lr < 3.4e38, 'a number above 0 that float32 can hold', 'lr')
         need(number('u_lr') and 0 < self.u_lr <= 1000, 'a number above 0, at most 1000', 'u_lr')
@@ -352,8 +355,10 @@ RECIPES = {r.name: r for r in (
     Recipe('cub', epochs=320, schedule='cub', lr=.01),
     Recipe('resnet', epochs=200, batch_size=64, schedule='resnet', nesterov=True, crop=4),
     Recipe('fast', epochs=6, batch_size=64, optimizer='muon', lr=.008, weight_decay=.05),
-    Recipe('heads', epochs=20, batch_size=64, optimizer='adamw', lr=.003, weight_decay=.05, label_smoothing=.1),
-    Recipe('tune', epochs=20, batch_size=32, optimizer='adamw', lr=.0003, weight_decay=.05, label_smoothing=.1))}
+    Recipe('heads', epochs=20, batch_size=64, optimizer='adamw', lr=.003, weight_decay=.05,
+           label_smoothing=.1),
+    Recipe('tune', epochs=20, batch_size=32, optimizer='adamw', lr=.0003, weight_decay=.05,
+           label_smoothing=.1))}
 
 # %% ../nbs/workshop/names.ipynb #ad042e0c
 def get_recipe(name: str, **changes: Any) -> Recipe:
@@ -412,7 +417,8 @@ SETS: dict[str, dict[str, Any]] = {
                 cifar=dict(epochs=60)),
     'stl10': dict(images=5_000, classes=10, side=96)}
 
-STUDIES = 'accuracy transfer places segmentation fgsm swaps randomization query'.split()      # of `ltpa reproduce`
+# of `ltpa reproduce`
+STUDIES = 'accuracy transfer places segmentation fgsm swaps randomization query'.split()
 EXTRAS = ['levels', 'sharpness', 'few']      # ... when they are asked for
 USUAL_MODEL = 'vgg_att2_concat_pc'           # of `ltpa train --data FOLDER`
 ATTACHED = 'attached'                        # the model of a run with a backbone: SET/attached

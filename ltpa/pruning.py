@@ -44,7 +44,9 @@ def dead_weights(net: Net) -> dict[str, int]:
         side = max(32, net.stride)
         x = torch.rand(8, 3, side, side, device=net.mean.device, dtype=net.mean.dtype)
         y = torch.randint(net.num_classes, (8,), device=x.device)
-        try: found = torch.autograd.grad(F.cross_entropy(net.eval().logits(x), y), list(named.values()), allow_unused=True)
+        try:
+            found = torch.autograd.grad(F.cross_entropy(net.eval().logits(x), y), list(named.values()),
+                                        allow_unused=True)
         finally:
             for m, mode in modes: m.training = mode
     return {k: w.numel() for (k, w), d in zip(named.items(), found) if d is None or not d.any()}
@@ -83,7 +85,8 @@ def prune_unused(net: Net) -> Net:
     (True, True)
     """
     if not isinstance(net, AttentionNet) or 'glob' not in switches(net.name):
-        raise LtpaError(f'{getattr(net, "name", type(net).__name__)} has no global vector beside its attention; '
+        raise LtpaError(f'{getattr(net, "name", type(net).__name__)} has no global vector beside its '
+                        f'attention; '
                         'expected a network vgg_att… or resnet164_att…')
     with seeded(0, net.mean.device): twin = create_model(net.name, **(net.config | dict(glob='none')))
     state = net.state_dict()

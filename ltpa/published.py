@@ -106,7 +106,8 @@ def open_data(
     name : str or Path
         'cluttered_fashion'; or 'cifar10', 'cifar100', 'svhn', 'stl10' or 'cub', in the folder that LTPA_DATA
         names, else in `data`; or the path of a folder, with class folders (see `load_folder`) or with `train`
-        and `test` as `.npz` or `.safetensors` (see `load_arrays`); or that of a `.csv` with labels (see `load_folder`).
+        and `test` as `.npz` or `.safetensors` (see `load_arrays`); or that of a `.csv` with labels (see
+        `load_folder`).
     split : str
         'train' or 'test'; of a folder also 'val' and 'all'.
     size : int or None

@@ -34,7 +34,8 @@ def _content(path):
                 raise LtpaError(f'{path} is a pipe, a socket or a device; expected an ordinary image file')
             size, data = found.st_size, b''
             if size <= MOST_BYTES:
-                with open(path, 'rb') as f: data = f.read(size + 1)      # asked for more, it would take the room
+                # asked for more, it would take the room
+                with open(path, 'rb') as f: data = f.read(size + 1)
     except LtpaError: raise                             # which is a ValueError
     except (FileNotFoundError, NotADirectoryError): raise LtpaError(f'{path}: no such file') from None
     except PermissionError:
@@ -149,7 +150,8 @@ def _webp(data):
     return data, Notes(_turn(said.get(b'EXIF', b''), said.get(b'XMP ', b'')))
 
 # %% ../nbs/workshop/readers.ipynb #c1a70008
-LAYOUT = {256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325, 332, 338,
+LAYOUT = {256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325, 332,
+          338,
           339, 347, 512, 513, 514, 515, 519, 520, 521, 529, 530, 531, 532}          # tags that decide pixels
 
 def _tiff(data):
@@ -163,7 +165,8 @@ def _tiff(data):
             kept.append(e)
         if tag == 700: xmp = _stored(data, e, count, order)
         if value is not None: said[tag] = value
-    if said.get(322, 1) * said.get(323, 1) > 2**24: raise ValueError(f'tiles of {said[322]}x{said[323]} pixels')
+    if said.get(322, 1) * said.get(323, 1) > 2**24:
+        raise ValueError(f'tiles of {said[322]}x{said[323]} pixels')
     wide, out = bool(entries) and len(entries[0]) == 20, bytearray(data)
     struct.pack_into(order + ('Q' if wide else 'H'), out, start - (8 if wide else 2), len(kept))
     body = b''.join(kept) + bytes(8 if wide else 4)         # no directory after this one
@@ -180,7 +183,8 @@ def _stored(data, entry, count, order):
 
 def _bare(data):
     "A file's pixels and `Notes`"
-    for start, strip in ((b'\x89PNG\r\n\x1a\n', _png), (b'\xff\xd8\xff', _jpeg), (b'II', _tiff), (b'MM', _tiff),
+    for start, strip in ((b'\x89PNG\r\n\x1a\n', _png), (b'\xff\xd8\xff', _jpeg), (b'II', _tiff),
+                         (b'MM', _tiff),
                          (b'RIFF', _webp)):
         if data.startswith(start): return strip(data)
     return data, Notes()
@@ -195,7 +199,8 @@ def _bounded(size, path, length=None):
     if length is not None and W * H > FREE_PIXELS: most = min(most, PIXELS_A_BYTE * length)
     if W * H <= most: return
     held = '' if length is None else f' in a file of {length:,} bytes'
-    raise LtpaError(f'{path} is too large: {W}x{H} pixels{held}; expected at most {most:,} pixels: shrink it first')
+    raise LtpaError(f'{path} is too large: {W}x{H} pixels{held}; expected at most {most:,} pixels: shrink it '
+                    f'first')
 
 # %% ../nbs/workshop/readers.ipynb #c1a7000e
 def _strips(img):
@@ -232,7 +237,8 @@ def _white(img, name, bits, told):
     white, maximum, _ = told
     low, high, used = _range(img, maximum)
     if low != low: raise LtpaError(f'{name} has NaN or infinite pixels; remove or repair it')
-    stretched = white is not None and img.format == 'PNG' and (high > white or not used % (65536 // (white + 1)))
+    stretched = white is not None and img.format == 'PNG' and (high > white
+                                                               or not used % (65536 // (white + 1)))
     if bits: top = 2**bits - 1
     elif img.mode == 'F': top = 1
     elif maximum and maximum < 65535: top = maximum
@@ -244,7 +250,8 @@ def _white(img, name, bits, told):
     sure = bits or img.mode == 'F' or top != 65535 or high == 0
     if not sure and (img.mode == 'I' and img.format != 'PPM' or high < 2**15):
         raise LtpaError(f'{name} has greys up to {high:g} of 65535, and does not say how many bits it has; '
-                        'say it: bits=12 (in a command --gray-bits 12), or as many as it has; bits=16 if it is just dark')
+                        'say it: bits=12 (in a command --gray-bits 12), or as many as it has; bits=16 if it '
+                        'is just dark')
     return top
 
 def _scaled(x, top):
@@ -261,17 +268,20 @@ def _brightest(img: Any) -> int: return max(top for _, top in img.getextrema()[:
 
 def _doubtful_colors(img, name, bits):
     if bits not in (None, 16):
-        raise LtpaError(f'{name} has colors of 16 bits, of which the upper 8 are read; bits={bits} cannot be: '
+        raise LtpaError(f'{name} has colors of 16 bits, of which the upper 8 are read; bits={bits} cannot '
+                        f'be: '
                         'save it with 8 bits a color')
     high = _brightest(img)
     if bits is None and 0 < high < 128:
-        raise LtpaError(f'{name} has colors of 16 bits that use at most {high} of 255; save it with 8 bits a color, '
+        raise LtpaError(f'{name} has colors of 16 bits that use at most {high} of 255; save it with 8 bits a '
+                        f'color, '
                         'or read it with bits=16 if it is just dark')
 
 # %% ../nbs/workshop/readers.ipynb #c1a70012
 TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
          1: lambda x: x, 2: lambda x: x[:, ::-1], 3: lambda x: x[::-1, ::-1], 4: lambda x: x[::-1],
-         5: lambda x: x.swapaxes(0, 1), 6: lambda x: np.rot90(x, -1), 7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
+         5: lambda x: x.swapaxes(0, 1), 6: lambda x: np.rot90(x, -1),
+         7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
          8: np.rot90}                                     # by EXIF's orientation
 
 @functools.lru_cache(maxsize=1)
@@ -318,7 +328,8 @@ def opened(
     path: Any,           # A file, or its path
     decode: bool = True,    # False: the header alone
 ) -> Iterator[Opened]:
-    "A block with a picture file of the listed formats, checked and decoded; whatever goes wrong is an `LtpaError`"
+    """A block with a picture file of the listed formats, checked and decoded; whatever goes wrong is an
+    `LtpaError`"""
     data = _content(path)
     try:
         with warnings.catch_warnings():
@@ -336,7 +347,8 @@ def opened(
                         'convert it, for example to PNG') from None
     except Image.DecompressionBombError as e: raise LtpaError(f'{path} is too large: {e}; shrink it first') from None
     except MemoryError: raise _no_memory(path) from None
-    except Exception as e:                     # a damaged file raises nearly anything: struct.error, KeyError, …
+    # a damaged file raises nearly anything: struct.error, KeyError, …
+    except Exception as e:
         raise LtpaError(f'{path} is truncated or damaged ({e}); replace or remove it') from None
 
 def read_image(path: str | PathLike | IO[bytes], min_side: int = 8, bits: int | None = None) -> torch.Tensor:
@@ -381,7 +393,8 @@ def read_image(path: str | PathLike | IO[bytes], min_side: int = 8, bits: int | 
 def gray_range(
     path: Any,  # A picture file
 ) -> tuple[int | None, float] | None:
-    "Declared bits (None: not declared) and largest value of a picture deeper than 8 bits; None for all others"
+    """Declared bits (None: not declared) and largest value of a picture deeper than 8 bits; None for all
+    others"""
     with opened(path, decode=False) as file:
         img, (white, maximum, colors) = file.img, file.told
         if img.mode[0] not in 'IF' and not colors: return None
@@ -405,7 +418,9 @@ def gray_bits(
     if all(floats) and high <= 1: same = None               # floats from 0 to 1, or nothing silent
     elif not any(floats) and (high == 0 or 2**15 <= high < 2**16): same = 16
     else:
-        raise LtpaError(f'{name}: {len(silent)} pictures deeper than 8 bits do not say how deep they are, and the '
-                        f'largest value is {high:g} (in {max(silent, key=silent.__getitem__)}); say how many bits '
+        raise LtpaError(f'{name}: {len(silent)} pictures deeper than 8 bits do not say how deep they are, '
+                        f'and the '
+                        f'largest value is {high:g} (in {max(silent, key=silent.__getitem__)}); say how many '
+                        f'bits '
                         'they have: 12 if white is 4095, 16 if they are just dark')
     return {path: same if bits is None else bits for path, (bits, _) in found.items()}

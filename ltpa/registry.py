@@ -13,7 +13,8 @@ from .names import MODELS, admissible
 
 # %% ../nbs/workshop/registry.ipynb #8ee00a39
 CLASSES:dict[str, Any] = {}      # by their own names; each module that builds some adds them
-ELSEWHERE = dict(ResNet='resnets', ResNetTrunk='resnets', ResNetAttention='resnets')   # all else is in `models`
+# all else is in `models`
+ELSEWHERE = dict(ResNet='resnets', ResNetTrunk='resnets', ResNetAttention='resnets')
 
 def rebuilt(
     config:dict[str, Any],  # Settings of a network on a backbone
@@ -39,13 +40,15 @@ def complete(
     @functools.wraps(build)
     def init(net, *args, **kw):
         try: given = takes.bind(net, *args, **kw)
-        except TypeError: return build(net, *args, **kw)                       # which says so in its own words
+        # which says so in its own words
+        except TypeError: return build(net, *args, **kw)
         known = {n: fixed for n, (kind, fixed) in MODELS.items() if CLASSES.get(kind) is cls}
         asked = dict(list(given.arguments.items())[1:])                        # without `self`
         if known: admissible(asked)
         build(net, *args, **kw)
         given.apply_defaults()
-        net.settings = given.arguments | vars(net).get('settings', {})         # what a super().__init__ was told counts
+        # what a super().__init__ was told counts
+        net.settings = given.arguments | vars(net).get('settings', {})
         if type(net) is cls: _identify(net, known, asked)
     return init
 

@@ -53,13 +53,15 @@ def draw_curve(
     each = max(1, len(losses) // 400)                                   # a few hundred points, each a mean
     if losses and rows:
         y = np.asarray(losses)[:len(losses) // each * each].reshape(-1, each).mean(1)
-        ends = np.linspace(0, rows[-1]['epoch'] if len(rows) == 1 else len(rows) - 1 + _part(rows), len(y) + 1)[1:]
+        ends = np.linspace(0, rows[-1]['epoch'] if len(rows) == 1 else len(rows) - 1 + _part(rows),
+                           len(y) + 1)[1:]
         ax.plot(ends, y, color=BLUE, alpha=.35, lw=.8, label='loss of the steps')
     known = [row for row in rows if row['loss'] is not None]
     ax.plot([row['epoch'] for row in known], [row['loss'] for row in known], 'o-', color=BLUE, lw=1.6,
             ms=4 if len(known) < 60 else 0, label='loss of the pass')
     rate = ax.twinx()
-    rate.plot([row['epoch'] for row in rows], [row['learning_rate'] for row in rows], '--', color=ORANGE, lw=1.1, label='learning rate')
+    rate.plot([row['epoch'] for row in rows], [row['learning_rate'] for row in rows], '--', color=ORANGE,
+              lw=1.1, label='learning rate')
     ax.set(xlabel='pass', ylabel='loss', ylim=(0, None))
     rate.set(ylabel='learning rate', ylim=(0, None))
     ax.xaxis.get_major_locator().set_params(integer=True)
@@ -73,7 +75,8 @@ def _part(rows):
     return min(1., (rows[-1]['steps'] - (rows[-2]['steps'] if len(rows) > 1 else 0)) / n) if n else 1.
 
 # %% ../nbs/workshop/report.ipynb #4e90470a
-MOST_COUNTED, MOST_NAMED, MOST_DRAWN = 12, 250, 2000         # classes with counts in the cells, with names, and drawn at all
+# classes with counts in the cells, with names, and drawn at all
+MOST_COUNTED, MOST_NAMED, MOST_DRAWN = 12, 250, 2000
 
 def draw_confusion(
     scores: dict[str, Any],   # As `ltpa.scores.by_class` gives them
@@ -92,7 +95,8 @@ def draw_confusion(
     rgba[..., :3], rgba[..., 3] = to_rgb(ORANGE), .85 * share
     rgba[range(K), range(K), :3] = to_rgb(BLUE)
     named = K <= MOST_NAMED
-    side = .55 * max(2, K) if K <= MOST_COUNTED else 2 + .115 * K if named else 9         # of the square, in inches
+    # of the square, in inches
+    side = .55 * max(2, K) if K <= MOST_COUNTED else 2 + .115 * K if named else 9
     fig, ax = _figure(side, side)
     ax.imshow(rgba, interpolation='none', aspect='equal')
     ax.set(xlabel='what was said', ylabel='what it is')
@@ -109,7 +113,8 @@ def draw_confusion(
     literal(fig)
     draws = fig.canvas.get_renderer()
     longest = max((t.get_window_extent(draws).width / fig.dpi for t in ax.get_yticklabels()), default=0.)
-    left, whole = longest + .45, side + longest + .55               # room for the names, and for what the axes are
+    # room for the names, and for what the axes are
+    left, whole = longest + .45, side + longest + .55
     fig.set_size_inches(whole, whole)
     ax.set_position((left / whole, left / whole, side / whole, side / whole))
     return fig
@@ -144,7 +149,8 @@ def confident_errors(
     picked = wrong[sure[wrong].argsort(descending=True, stable=True)[:most]].tolist()
     names = keys_of(tested.data.classes)
     return [Card(names[said[i]], sure[i].item(), names[labels[i]], probs[i, labels[i]].item(),
-                 tested.files[i].name if tested.files else f'picture {i}', _pictures(tested, i)) for i in picked]
+                 tested.files[i].name if tested.files else f'picture {i}', _pictures(tested, i))
+                 for i in picked]
 
 def _pictures(tested, i):
     "The picture, and under each map, 256 pixels or more on its longer side"
@@ -153,7 +159,8 @@ def _pictures(tested, i):
     part = small[0]
     if tested.files:
         # as in training, but in the file's own pixels; what has changed since then is drawn as it was seen
-        with contextlib.suppress(LtpaError, OSError): part = _drawn(seen_by(tested.net, tested.files[i].path)[0])
+        with contextlib.suppress(LtpaError, OSError):
+            part = _drawn(seen_by(tested.net, tested.files[i].path)[0])
     long = max(part.shape[1:])
     scale = min(max(long, 256), 384) / long
     part = resize(part, tuple(max(1, round(n * scale)) for n in part.shape[1:]),      # type: ignore[arg-type]
@@ -182,13 +189,15 @@ def draw_errors(
     fig = Figure(figsize=(W / 150, H / 150))
     ax = fig.add_axes((0, 0, 1, 1))
     ax.set_axis_off()
-    def write(x, y, text, size, **how): ax.text(x, y, text, fontsize=size, color=INK, va='top', linespacing=1.15, **how)
+    def write(x, y, text, size, **how):
+        ax.text(x, y, text, fontsize=size, color=INK, va='top', linespacing=1.15, **how)
     for n, card in enumerate(cards):
         row, column = divmod(n, across)
         left, top = gap + column * wide * (side + gap), row * (side + gap + head) + 6
         letters = int(20 * wide)
         write(left, top, '\n'.join([f'{printable(card.said, LABEL)}, {card.sure:.0%}'[:letters],
-                                    f'but is {printable(card.truth, LABEL)}, {card.doubt:.0%}'[:letters], _tail(card.file, letters)]), 7.5)
+                                    f'but is {printable(card.truth, LABEL)}, {card.doubt:.0%}'[:letters],
+                                    _tail(card.file, letters)]), 7.5)
         for k, (title, rgb) in enumerate(card.pictures):
             small = Image.fromarray(rgb)
             small.thumbnail((side, side))
@@ -261,22 +270,27 @@ def _section(title, *parts): return f'<section><h2>{_t(title)}</h2>{"".join(filt
 def _table(scores, trained):
     head = 'class', 'to train on', 'to test on', 'recall', 'precision'
     rows = [f'<tr><td>{_t(name)}</td><td>{n:,}</td><td>{row["images"]:,}</td><td>{_percent(row["recall"])}</td>'
-            f'<td>{_percent(row["precision"])}</td></tr>' for (name, row), n in zip(scores['classes'].items(), trained)]
+            f'<td>{_percent(row["precision"])}</td></tr>'
+            for (name, row), n in zip(scores['classes'].items(), trained)]
     return (f'<div class="scroll"><table><thead><tr>{"".join(f"<th>{h}</th>" for h in head)}</tr></thead>'
             f'<tbody>{"".join(rows)}</tbody></table></div>')
 
 def _taken_for(scores, most=10):
     "What is most often taken for what, in words"
-    found = [(n, truth, said) for truth, row in scores['confusion'].items() for said, n in row.items() if n and said != truth]
+    found = [(n, truth, said) for truth, row in scores['confusion'].items() for said, n in row.items() if n
+             and said != truth]
     found.sort(key=lambda f: -f[0])
-    items = ''.join(f'<li>{_t(truth)} taken for {_t(said)}: {n:,} of {scores["classes"][truth]["images"]:,}</li>' for n, truth, said in found[:most])
+    items = ''.join(f'<li>{_t(truth)} taken for {_t(said)}: {n:,} of '
+                    f'{scores["classes"][truth]["images"]:,}</li>' for n, truth, said in found[:most])
     return f'<ul>{items}</ul>' + f'<p class="soft">and {len(found) - most:,} more pairs</p>' * (len(found) > most) if found else ''
 
 def _cards(cards):
     def one(card):
-        pictures = ''.join(f'<figure><img src="{_uri(_jpeg(rgb), "jpeg")}" alt="{_t(title)}"><figcaption>{_t(title)}</figcaption></figure>'
+        pictures = ''.join(f'<figure><img src="{_uri(_jpeg(rgb), "jpeg")}" '
+                           f'alt="{_t(title)}"><figcaption>{_t(title)}</figcaption></figure>'
                            for title, rgb in card.pictures)
-        return (f'<article class="card"><b>{_t(card.said)}, {card.sure:.0%}</b> but is <b>{_t(card.truth)}</b>, {card.doubt:.0%}'
+        return (f'<article class="card"><b>{_t(card.said)}, {card.sure:.0%}</b> but is '
+                f'<b>{_t(card.truth)}</b>, {card.doubt:.0%}'
                 f'<br><span class="soft">{_t(card.file)}</span><div>{pictures}</div></article>')
     wide = '30rem' if len(cards[0].pictures) > 1 else '12rem'
     return f'<div class="cards" style="--wide:{wide}">{"".join(map(one, cards))}</div>'
@@ -293,9 +307,13 @@ def next_commands(
 def _commands(folder, source, own, uneven, balanced):
     "What to copy from the page"
     run, data = shlex.quote(printable(folder)), shlex.quote(printable(source))
-    lines = [*next_commands(folder), ('judge it on new pictures of the same classes', f'ltpa evaluate {run} --data NEW_PICTURES')]
-    if own and uneven and not balanced: lines.append(('classes differ in size: let all weigh alike', f'ltpa train --data {data} --balance --out ANOTHER_FOLDER'))
-    if (Path(folder) / 'tensorboard').is_dir(): lines.append(('look at the curves in TensorBoard', f'tensorboard --logdir {run}/tensorboard'))
+    lines = [*next_commands(folder),
+             ('judge it on new pictures of the same classes', f'ltpa evaluate {run} --data NEW_PICTURES')]
+    if own and uneven and not balanced:
+        lines.append(('classes differ in size: let all weigh alike',
+                      f'ltpa train --data {data} --balance --out ANOTHER_FOLDER'))
+    if (Path(folder) / 'tensorboard').is_dir():
+        lines.append(('look at the curves in TensorBoard', f'tensorboard --logdir {run}/tensorboard'))
     weights = repr(printable(Path(folder) / 'weights.safetensors'))
     python = f"from ltpa import load_weights, show_attention\nshow_attention(load_weights({weights}), 'picture.jpg')"
     shell = '\n'.join(f'# {what}\n{command}' for what, command in lines)
@@ -326,7 +344,8 @@ def write_report(
     counts = trained.cpu().bincount(minlength=len(result['classes'])).tolist()
     with _no_word_of_glyphs():
         cards = confident_errors(tested)
-        figures = dict(zip(RUN_PICTURES, (draw_curve(rows, losses) if rows else None, draw_confusion(result), draw_errors(cards) if cards else None)))
+        figures = dict(zip(RUN_PICTURES, (draw_curve(rows, losses) if rows else None, draw_confusion(result),
+                                          draw_errors(cards) if cards else None)))
         for name, fig in figures.items():
             if fig: save_figure(fig, folder / name)
             else: (folder / name).unlink(missing_ok=True)                     # of the run before it went on
@@ -345,17 +364,26 @@ def _page(folder, result, row, record, rows, losses, cards, counts, said, warned
     own = bool(said) and 'training' in dict(said) and isinstance(source.get('sample'), list)
     title = f'{row["model"]} on {source["source"]}'
     most = max(s['images'] for s in result['classes'].values()) / max(1, row['images'])
-    tiles = [(_percent(row['accuracy']), 'accuracy'), (_percent(row['balanced_accuracy']), 'balanced accuracy: the mean of all classes'),
-             (_percent(most), 'the most common class alone'), (f'{sum(counts):,}', f'pictures to train on, of {K:,} classes'),
-             (f'{row["images"]:,}', 'pictures to test on'), (duration(_seconds(rows, record)), f'for {row["passes"]:g} passes')]
-    tiles += [(_percent(v), f'level {k.removeprefix("pointing_")} points at the object') for k, v in row.items() if k.startswith('pointing_')]
+    tiles = [(_percent(row['accuracy']), 'accuracy'),
+             (_percent(row['balanced_accuracy']), 'balanced accuracy: the mean of all classes'),
+             (_percent(most), 'the most common class alone'),
+             (f'{sum(counts):,}', f'pictures to train on, of {K:,} classes'),
+             (f'{row["images"]:,}', 'pictures to test on'),
+             (duration(_seconds(rows, record)), f'for {row["passes"]:g} passes')]
+    tiles += [(_percent(v), f'level {k.removeprefix("pointing_")} points at the object')
+              for k, v in row.items() if k.startswith('pointing_')]
     there = [n for n in counts if n]
     uneven = max(there) > UNEVEN * min(there)
-    warned = [*warned] + [f'the largest class has {max(there):,} pictures to train on, the smallest {min(there):,}; look at the balanced accuracy'] * uneven
-    confusion = (f'<figure{" class=natural" * (K > 30)}>' + _by_day_and_night(folder / 'confusion.png', draw_confusion(result, NIGHT), 'Confusion matrix') + '</figure>' if K <= MOST_DRAWN
+    warned = [*warned] + [f'the largest class has {max(there):,} pictures to train on, the smallest '
+                          f'{min(there):,}; look at the balanced accuracy'] * uneven
+    confusion = (f'<figure{" class=natural" * (K > 30)}>'
+                 + _by_day_and_night(folder / 'confusion.png', draw_confusion(result, NIGHT),
+                                     'Confusion matrix') + '</figure>' if K <= MOST_DRAWN
                  else f'<p>{K:,} classes are too many for a picture; result.json has the counts.</p>')
-    curve = _by_day_and_night(folder / 'curve.png', draw_curve(rows, losses, NIGHT), 'Loss and learning rate') if rows else '<p>No history.csv.</p>'
-    errors = (f'<p>{counted(wrong, "errors")} in all; the {len(cards)} of which the network was most sure. Bright is where it looked.</p>' + _cards(cards)
+    curve = _by_day_and_night(folder / 'curve.png', draw_curve(rows, losses, NIGHT),
+                              'Loss and learning rate') if rows else '<p>No history.csv.</p>'
+    errors = (f'<p>{counted(wrong, "errors")} in all; the {len(cards)} of which the network was most sure. '
+              f'Bright is where it looked.</p>' + _cards(cards)
               if cards else '<p>None.</p>')
     recipe = [(k.replace('_', ' '), v) for k, v in record['recipe'].items()]
     made = [(k.replace('_', ' '), ', '.join(f'{n} {x}' for n, x in v.items()) if isinstance(v, dict) else v)
@@ -363,17 +391,24 @@ def _page(folder, result, row, record, rows, losses, cards, counts, said, warned
     read = [(k.replace('_', ' '), v) for k, v in source.items() if k != 'sample' and v is not None]
     files = ', '.join(map(_t, kept))
     parts = [
-        f'<h1>{_t(title)}</h1><p class="soft">{_t(record["when"])}, seed {_t(record["seed"])}, ltpa {_t(record["versions"]["ltpa"])}</p>',
-        '<div class="tiles">' + ''.join(f'<div class="tile"><b>{_t(v)}</b><span>{_t(k)}</span></div>' for v, k in tiles) + '</div>',
+        f'<h1>{_t(title)}</h1><p class="soft">{_t(record["when"])}, seed {_t(record["seed"])}, ltpa '
+        f'{_t(record["versions"]["ltpa"])}</p>',
+        '<div class="tiles">'
+        + ''.join(f'<div class="tile"><b>{_t(v)}</b><span>{_t(k)}</span></div>' for v, k in tiles) + '</div>',
         ''.join(f'<p class="warn">{_t(w)}</p>' for w in warned),
         _section('What was trained on what', _pairs(said)),
         _section('Loss', f'<figure class="wide">{curve}</figure>'),
-        _section('By class', _table(result, counts), '<p class="soft">Recall: the share of its test pictures that are found. '
+        _section('By class', _table(result, counts),
+                 '<p class="soft">Recall: the share of its test pictures that are found. '
                  'Precision: of the pictures that are said to be it, the share that is.</p>'),
         _section('What is taken for what', confusion, _taken_for(result)),
         _section('The most confident errors', errors),
-        _section('How to go on', _commands(folder, source['source'], own, uneven, record['recipe'].get('balance'))),
-        '<div class="two">' + _section('Recipe', _pairs(recipe)) + _section('Where it comes from', _pairs(made), '<h2>How it was read</h2>', _pairs(read)) + '</div>',
+        _section('How to go on',
+                 _commands(folder, source['source'], own, uneven, record['recipe'].get('balance'))),
+        '<div class="two">' + _section('Recipe', _pairs(recipe))
+        + _section('Where it comes from', _pairs(made), '<h2>How it was read</h2>', _pairs(read)) + '</div>',
         f'<p class="soft">Beside this page: {files}.</p>' * bool(kept)]
-    return ('<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
-            f'<meta name="robots" content="noindex"><title>{_t(title)}</title><style>{STYLE}</style></head><body><main>{"".join(parts)}</main></body></html>\n')
+    return ('<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
+            'content="width=device-width,initial-scale=1">'
+            f'<meta name="robots" '
+            f'content="noindex"><title>{_t(title)}</title><style>{STYLE}</style></head><body><main>{"".join(parts)}</main></body></html>\n')

@@ -68,22 +68,26 @@ def _check_out(folder, ckpt, resume):
     if resume and not there:
         raise LtpaError(f'{folder} holds no checkpoint to resume from; leave out --resume to start')
     near = next(f for f in (folder.absolute(), *folder.absolute().parents) if os.path.exists(f))
-    if not os.path.isdir(near): raise LtpaError(f'{folder} cannot be a run folder: {near} is a file; choose another folder with --out')
+    if not os.path.isdir(near):
+        raise LtpaError(f'{folder} cannot be a run folder: {near} is a file; choose another folder with --out')
     if not os.access(near, os.W_OK | os.X_OK):
-        raise LtpaError(f'cannot write to {near}: Permission denied; make it writable, or choose another folder with --out')
+        raise LtpaError(f'cannot write to {near}: Permission denied; make it writable, or choose another '
+                        f'folder with --out')
     if resume or near != folder.absolute(): return
     names = os.listdir(near) if os.access(near, os.R_OK) else []
     if there or 'result.json' in names or 'weights.safetensors' in names:
         go_on = 'add --resume to go on with it, or ' * there
         raise LtpaError(f'{folder} holds a run already; {go_on}choose another folder with --out')
     if any(ending(n) in SUFFIXES and n not in RUN_PICTURES for n in names):
-        raise LtpaError(f'{folder} holds pictures; expected a folder for a run alone: choose another folder with --out')
+        raise LtpaError(f'{folder} holds pictures; expected a folder for a run alone: choose another folder '
+                        f'with --out')
 
 def _same_classes(test, classes, where):
     "Raise unless `test` has these class names, in this order"
     both = [list(map(nfc, c)) for c in (test.classes, classes)]
     if both[0] == both[1]: return
-    k = next(i for i in range(max(map(len, both))) if both[0][i:i + 1] != both[1][i:i + 1])     # the first to differ
+    # the first to differ
+    k = next(i for i in range(max(map(len, both))) if both[0][i:i + 1] != both[1][i:i + 1])
     theirs, ours = (repr(c[k]) if k < len(c) else 'none' for c in both)
     raise LtpaError(f'{test.name}: class {k} is {theirs}, {where} it is {ours}; '
                     'expected the same classes in the same order')
@@ -95,7 +99,8 @@ def picture_size(data)->tuple[int,int]:
     return (data.size,) * 2 if hasattr(data, 'size') else tuple(data.images.shape[-2:])
 
 # %% ../nbs/workshop/runs.ipynb #a0e50002
-FLAGS = dict(fit='--fit', layout='--folders', val_fraction='--val-fraction', groups='--groups', bits='--gray-bits',
+FLAGS = dict(fit='--fit', layout='--folders', val_fraction='--val-fraction', groups='--groups',
+             bits='--gray-bits',
              skip_broken='--skip-broken', labels='--labels')
 TABLES = 'groups', 'labels'                   # what may be the path of a table
 
@@ -107,7 +112,8 @@ def _keywords(how):
     return dict(rule=1) | kw | ({} if how.get('scale') is None else dict(scale=how['scale']))
 
 def open_source(how:Mapping[str,Any], split:str, download:bool=False):
-    "The set that a run was made with: `how` holds source, size and scale, and of own pictures how they were read"
+    """The set that a run was made with: `how` holds source, size and scale, and of own pictures how they were
+    read"""
     return open_data(how['source'], split, how.get('size'), download=download, **_keywords(how))
 
 def _read_source(how, splits, download=False):
@@ -131,14 +137,16 @@ def _source_of(p, scale, own, stored, ckpt):
     kind = kind_of(p.source)
     source = dict(source=p.source, size=p.image_size, scale=scale)
     given = _given(own)
-    odd = [FLAGS.get(k, '--strict') for k in given if kind != 'folder' and not (kind == 'arrays' and k == 'fit')]
+    odd = [FLAGS.get(k, '--strict') for k in given if kind != 'folder'
+           and not (kind == 'arrays' and k == 'fit')]
     if odd: raise LtpaError(f'{", ".join(odd)}: for a folder of pictures only; {p.source} is none')
     if kind not in ('folder', 'arrays'): return source
     if stored is None: return source | dict(fit='middle') | given | (dict(rule=2) if kind == 'folder' else {})
     then = dict(fit='middle') | _given({k: stored[k] for k in FLAGS if k in stored})
     for k, v in given.items():
         if k in FLAGS and v != then.get(k): raise LtpaError(
-            f'{ckpt} was made with {FLAGS[k]} {then.get(k, "unset")}, not {v}; leave {FLAGS[k]} out to go on, '
+            f'{ckpt} was made with {FLAGS[k]} {then.get(k, "unset")}, not {v}; leave {FLAGS[k]} out to go '
+            f'on, '
             'or start a new run in another folder with --out')
     if source['size'] is None: source['size'] = stored.get('size')
     if kind == 'folder': then['rule'] = stored.get('rule', 1)
@@ -148,8 +156,10 @@ def _first(data, n, mine):
     "The first `n` pictures of a set; None: all of it"
     if n is None: return data
     if mine or not is_whole(n, 1, len(data)):
-        raise LtpaError(f'images={shown(n)} of {data.name}; expected a named set, and a whole number from 1 to {len(data):,}')
-    if isinstance(data, ClutteredFashion): return ClutteredFashion(data.split, data.size, data.seed, n, data.scale)
+        raise LtpaError(f'images={shown(n)} of {data.name}; expected a named set, and a whole number from 1 '
+                        f'to {len(data):,}')
+    if isinstance(data, ClutteredFashion):
+        return ClutteredFashion(data.split, data.size, data.seed, n, data.scale)
     return ImageSet(data.images[:n], data.labels[:n], data.classes, data.name)
 
 def _dict(meta, key):
@@ -172,12 +182,15 @@ def _located(how, path):
     if not isinstance(how.get('relative'), str): return how
     places = _places(how, path)
     found = [p for p in places if p.exists()]
-    if not found: raise LtpaError(f'{path} was trained on {how["source"]}, which is neither at {places[0]} nor at '
+    if not found:
+        raise LtpaError(f'{path} was trained on {how["source"]}, which is neither at {places[0]} nor at '
                                   f'{places[1].absolute()}; say where it is with --data')
-    place = found[0] if len(found) == 1 or not found[0].samefile(found[1]) else found[1]       # the shorter name
+    # the shorter name
+    place = found[0] if len(found) == 1 or not found[0].samefile(found[1]) else found[1]
     for key in TABLES:
         near = how.get(f'{key}_relative')
-        if isinstance(near, str) and (table := Path(path).parent / near).exists(): how = how | {key: str(table)}
+        if isinstance(near, str) and (table := Path(path).parent / near).exists():
+            how = how | {key: str(table)}
     return how | dict(source=str(place))
 
 # %% ../nbs/workshop/runs.ipynb #a0e50006
@@ -211,9 +224,11 @@ def _own_recipe(p, n, name, changes, stored, processes):
     "The recipe for own pictures; where a run goes on, the one that it had"
     given = dict(changes)
     if stored: given |= {k: stored[k] for k in ('batch_size', 'epochs') if k in stored and k not in given}
-    r = fitted_recipe(replace(p.recipe, **{k: v for k, v in given.items() if k in ('batch_size', 'epochs')}), n, given, processes)
+    r = fitted_recipe(replace(p.recipe, **{k: v for k, v in given.items() if k in ('batch_size', 'epochs')}),
+                      n, given, processes)
     if r.batch_size > n:
-        raise LtpaError(f'{name} has {n} images, fewer than one batch of {r.batch_size}; choose a smaller --batch-size, '
+        raise LtpaError(f'{name} has {n} images, fewer than one batch of {r.batch_size}; choose a smaller '
+                        f'--batch-size, '
                         f'or put more pictures into {p.source}')
     return r
 
@@ -228,9 +243,11 @@ def _said(how, sets, reading, recipe, fitted):
     fit = facts.pop('fit', '')
     yield 'seen as', f'{w}x{h} pixels' + f', {fit}' * bool(fit)
     yield from facts.items()
-    if reading and reading.broken: yield 'broken', f'{counted(len(reading.broken), "pictures")}, left out: {few(reading.broken)}'
+    if reading and reading.broken:
+        yield 'broken', f'{counted(len(reading.broken), "pictures")}, left out: {few(reading.broken)}'
     steps = len(sets['train']) // recipe.batch_size
-    yield 'recipe', (f'{counted(recipe.epochs, "passes") if recipe.epochs > 1 else "1 pass"} of {counted(steps, "steps")} '
+    yield 'recipe', (f'{counted(recipe.epochs, "passes") if recipe.epochs > 1 else "1 pass"} of '
+                     f'{counted(steps, "steps")} '
                      f'with {counted(recipe.batch_size, "pictures")}' + fitted)
 
 # %% ../nbs/workshop/runs.ipynb #3cf218a9
@@ -266,11 +283,13 @@ def _kept_with_weights(p, source, reading, train, folder):
     kept = {k: v for k, v in source.items() if k != 'strict'} | (reading.how if reading else {})
     kept |= dict(relative=_relative(p.source, folder), sample=sample_of(train))
     for key in TABLES:
-        if (table := kept.get(key)) and ending(table) == '.csv': kept[f'{key}_relative'] = _relative(table, folder)
+        if (table := kept.get(key)) and ending(table) == '.csv':
+            kept[f'{key}_relative'] = _relative(table, folder)
     return kept
 
 def _warn_of(how, reading):
-    for text in reading.warnings: warnings.warn(f'{printable(how["source"])}: {text}', DataWarning, stacklevel=3)
+    for text in reading.warnings:
+        warnings.warn(f'{printable(how["source"])}: {text}', DataWarning, stacklevel=3)
 
 # %% ../nbs/workshop/runs.ipynb #7f37c553
 def run_training(
@@ -298,9 +317,10 @@ def run_training(
 ) -> dict[str, Any] | None:
     """Train, save and evaluate, as the command `ltpa train` does.
 
-    The run folder holds `checkpoint.safetensors`, from which a run goes on, `weights.safetensors`, `result.json`
-    and `history.csv`, a row a pass; and `report.html`, one page with curve, confusion matrix, scores by class and
-    the most confident errors. The scores are those of the weights as they were read back from the disk, on the test set.
+    The run folder holds `checkpoint.safetensors`, from which a run goes on, `weights.safetensors`,
+    `result.json` and `history.csv`, a row a pass; and `report.html`, one page with curve, confusion matrix,
+    scores by class and the most confident errors. The scores are those of the weights as they were read back
+    from the disk, on the test set.
 
     Parameters
     ----------
@@ -322,7 +342,8 @@ def run_training(
     image_size : int or None
         Side of the pictures in pixels. None: the set's own.
     scale : float or None
-        For 'cluttered_fashion' only: the object's side over the frame's, above 0, at most 1. None: 0.5 to 0.8.
+        For 'cluttered_fashion' only: the object's side over the frame's, above 0, at most 1. None: 0.5 to
+        0.8.
     recipe : str or None
         The name of a recipe. None: by size, set, model and preset.
     net : mapping of str to Any
@@ -338,10 +359,11 @@ def run_training(
     batch_norm : str
         Among several processes: 'sync', statistics of the whole batch, or 'local', of each process's part.
     own : mapping of str to Any
-        For pictures of your own: `fit`, `layout`, `val_fraction`, `groups`, `strict`, `skip_broken`, `bits` and
-        `labels`, as for `load_folder`. A run that goes on has them from its checkpoint.
+        For pictures of your own: `fit`, `layout`, `val_fraction`, `groups`, `strict`, `skip_broken`, `bits`
+        and `labels`, as for `load_folder`. A run that goes on has them from its checkpoint.
     say : callable or None
-        Called with key and text of each line of what there is to say about your own pictures before the training.
+        Called with key and text of each line of what there is to say about your own pictures before the
+        training.
     report : bool
         Write `report.html` and its figures.
     tensorboard : bool or None
@@ -352,8 +374,9 @@ def run_training(
     Returns
     -------
     dict or None
-        What `result.json` holds: `title`, `rows` (one, with the scores), `provenance`, `losses`, and of each class
-        `classes` and `confusion`, as `ltpa.scores.by_class` gives them. None in all processes but the first.
+        What `result.json` holds: `title`, `rows` (one, with the scores), `provenance`, `losses`, and of each
+        class `classes` and `confusion`, as `ltpa.scores.by_class` gives them. None in all processes but the
+        first.
 
     Raises
     ------
@@ -379,20 +402,23 @@ def run_training(
         # all that can be found wrong is found wrong here, in all processes or in none
         with all_or_none() as facts:
             p = plan(target, size, preset, recipe, net, changes, image_size)
-            if p.model == ATTACHED and p.image_size is None: p = p._replace(image_size=usual_side(p.net['backbone']))
+            if p.model == ATTACHED and p.image_size is None:
+                p = p._replace(image_size=usual_side(p.net['backbone']))
             folder = run_folder(p.source, model_label(p), seed, out)
             ckpt = folder / 'checkpoint.safetensors'
             _check_out(folder, ckpt, resume)
             mine = kind_of(p.source) in ('folder', 'arrays')
             meta = read_checkpoint(ckpt)[1] if mine and resume else {}
             source = _source_of(p, scale, own, _dict(meta, 'source') if resume else None, ckpt)
-            with local_main_process_first(download): sets, reading = _read_source(source, ['train', 'test'], download)
+            with local_main_process_first(download):
+                sets, reading = _read_source(source, ['train', 'test'], download)
             train, of_test = _first(sets['train'], images, mine), picture_size(sets['test'])
             _same_classes(sets['test'], train.classes, f'in {train.name}')
             if mine:
                 source = _kept_with_weights(p, source, reading, train, folder)
                 usual = p.recipe
-                p = p._replace(recipe=_own_recipe(p, len(train), train.name, changes, _dict(meta, 'recipe'), processes))
+                p = p._replace(recipe=_own_recipe(p, len(train), train.name, changes, _dict(meta, 'recipe'),
+                                                  processes))
                 flags = ' (to fit few pictures; --epochs and --batch-size change it)' if p.recipe != usual else ''
             said = [*_said(source, sets, reading, p.recipe, flags if mine else '')]
             del sets
@@ -402,11 +428,13 @@ def run_training(
             ours: list[Callback] = []
             if processes > 1: ours.append(Distributed(batch_norm))
             if rank == 0: ours += [Checkpoint(ckpt, source=source), History(folder / 'history.csv')]
-            if rank == 0 and (tensorboard or tensorboard is None and tensorboard_writer()): ours.append(TensorBoard(folder / 'tensorboard'))
+            if rank == 0 and (tensorboard or tensorboard is None and tensorboard_writer()):
+                ours.append(TensorBoard(folder / 'tensorboard'))
             learn = Learner(network, train, p.recipe, seed, place, [*ours, *callbacks], (rank, processes))
             cost = _tried(learn, of_test)
             if resume: load_checkpoint(learn, ckpt)
-            facts |= dict(data=train.fingerprint, model=p.model, network=network.config, recipe=asdict(p.recipe),
+            facts |= dict(data=train.fingerprint, model=p.model, network=network.config,
+                          recipe=asdict(p.recipe),
                           seed=seed, step=learn.step, batch_norm=batch_norm, torch=torch.__version__)
         # the first checkpoint: a folder that cannot be written is found out at once
         if rank == 0 and not resume: save_checkpoint(learn, ckpt, source=source)
@@ -421,7 +449,8 @@ def run_training(
     # what is reported is what is on the disk
     weights = folder / 'weights.safetensors'
     known = dict(foreign=fit_foreign(network, train)) if len(train) >= LEAST else {}
-    save_weights(network, weights, source=source, classes=list(train.classes), recipe=asdict(p.recipe), seed=seed, **known)
+    save_weights(network, weights, source=source, classes=list(train.classes), recipe=asdict(p.recipe),
+                 seed=seed, **known)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', DataWarning)             # all was said before the training
         tested, row, scores, _ = judge_weights(weights, place)
@@ -429,12 +458,15 @@ def run_training(
     row |= dict(seed=seed, passes=_whole(learn.epoch), parameters=parameters, gmac=round(cost, 4))
     record = provenance(
         device=place, target=target, size=p.size, preset=preset, seed=seed, recipe=asdict(p.recipe),
-        net=network.config, source=source, images=images, seconds=seconds, resumed_at_step=begun, steps=learn.step,
+        net=network.config, source=source, images=images, seconds=seconds, resumed_at_step=begun,
+        steps=learn.step,
         data=train.fingerprint, processes=processes, batch_norm=batch_norm if processes > 1 else None)
     save_result(folder / 'result.json', f'{p.source}/{p.model}, size {p.size}, seed {seed}', [row], record,
                 losses=[round(loss, 4) for loss in learn.loss_curve()], **scores)
     result = json.loads((folder / 'result.json').read_text())
-    if report: write_report(folder, result, tested, train.labels, said, reading.warnings if reading else (), RUN_FILES)
+    if report:
+        write_report(folder, result, tested, train.labels, said, reading.warnings if reading else (),
+                     RUN_FILES)
     return result
 
 # %% ../nbs/workshop/runs.ipynb #7fec9b21
@@ -456,14 +488,15 @@ def evaluate_weights(
     device : str or torch.device
         Where to compute: 'auto', 'cpu', 'mps', 'cuda' or 'cuda:N'.
     data : str, Path or None
-        The name or path of another set with the same classes. None: the set it was trained on. Of another folder of
-        pictures all are judged, unless it has a test or a val part.
+        The name or path of another set with the same classes. None: the set it was trained on. Of another
+        folder of pictures all are judged, unless it has a test or a val part.
     precision : str, optional
         As for `evaluate`. None: the training's, as its file says, so that the number is the training's own.
     split : str, optional
         What to judge: 'train' or 'test', of a folder of pictures also 'val' or 'all'. None: as said above.
     own : mapping of str to Any
-        For a folder of pictures: `layout`, `groups`, `skip_broken`, `bits` and `labels`, as for `load_folder`.
+        For a folder of pictures: `layout`, `groups`, `skip_broken`, `bits` and `labels`, as for
+        `load_folder`.
     say : callable, optional
         Called with a key and a text that says what was judged, where it is a folder of pictures.
 
@@ -472,8 +505,8 @@ def evaluate_weights(
     net : Net
         The network, in eval mode, on `device`.
     row : dict
-        `model` and `data`, their names, and the scores: `images`, `accuracy`, `balanced_accuracy`, the mean over
-        classes, and `pointing_1` and so on where there are masks.
+        `model` and `data`, their names, and the scores: `images`, `accuracy`, `balanced_accuracy`, the mean
+        over classes, and `pointing_1` and so on where there are masks.
 
     Raises
     ------
@@ -515,7 +548,8 @@ def judge_weights(path, device='auto', data=None, precision=None, split=None, ow
     found, logits = evaluated(net, test, place, precision or usual)
     scores = by_class(logits.argmax(1), test.labels, test.classes)
     first = {k: found.pop(k) for k in ('images', 'accuracy')}
-    row = dict(model=net.name, data=test.name) | first | dict(balanced_accuracy=scores.pop('balanced_accuracy')) | found
+    row = dict(model=net.name,
+               data=test.name) | first | dict(balanced_accuracy=scores.pop('balanced_accuracy')) | found
     if reading:
         _warn_of(how, reading)
         if new: _warn_of_sample(how, net, test)
@@ -529,10 +563,12 @@ def _same_place(a, b):
 def _foreign(data, how, split, given):
     "How to read another set than that of the training, and which part of it"
     kind = kind_of(data)
-    kept = {k: how[k] for k in dict(folder=('fit', 'bits'), arrays=('fit',)).get(kind, ()) if how.get(k) is not None}
+    kept = {k: how[k] for k in dict(folder=('fit', 'bits'), arrays=('fit',)).get(kind, ())
+            if how.get(k) is not None}
     new = dict(source=str(data), size=how.get('size'), scale=None) | kept
     if kind != 'folder':
-        if given: raise LtpaError(f'{FLAGS[next(iter(given))]}: for a folder of pictures only; {data} is none')
+        if given:
+            raise LtpaError(f'{FLAGS[next(iter(given))]}: for a folder of pictures only; {data} is none')
         return new, split
     _must_be_folder(Path(data), data)
     parts = parts_in(data, given.get('layout'), given.get('labels'))
@@ -549,5 +585,6 @@ def _warn_of_sample(how, net, test):
     if not isinstance(sample, list) or not sample: return
     again = len({fingerprint(x) for x in test.images} & set(map(str, sample))) / len(sample)
     if again: warnings.warn(
-        f'{printable(how["source"])}: about {again:.0%} of the pictures that the network was trained on are among those judged; '
+        f'{printable(how["source"])}: about {again:.0%} of the pictures that the network was trained on are '
+        f'among those judged; '
         'what it does with new pictures is less; --split test judges a part', DataWarning, stacklevel=3)

@@ -33,8 +33,10 @@ def by_class(
     labels: torch.Tensor,     # The class that it is, [N]
     classes: Sequence[Any],   # Their names
 )->dict[str, Any]:
-    "`balanced_accuracy`; `classes`, what is known of each; `confusion`, from what it is to what is said to how often"
-    if len(said) != len(labels): raise LtpaError(f'{len(said)} answers for {len(labels)} labels; expected one each')
+    """`balanced_accuracy`; `classes`, what is known of each; `confusion`, from what it is to what is said to
+    how often"""
+    if len(said) != len(labels):
+        raise LtpaError(f'{len(said)} answers for {len(labels)} labels; expected one each')
     pairs = Counter(zip(labels.tolist(), said.tolist()))
     images, answers = Counter[int](), Counter[int]()
     for (truth, answer), n in pairs.items(): images[truth] += n; answers[answer] += n
@@ -48,7 +50,8 @@ def by_class(
     confusion: dict[str, dict[str, int]] = {key: dict.fromkeys(keys, 0) if zero else {} for key in keys}
     for (truth, answer), n in sorted(pairs.items()): confusion[keys[truth]][keys[answer]] = n
     recalls = [row['recall'] for row in table.values() if row['recall'] is not None]
-    return dict(balanced_accuracy=sum(recalls) / len(recalls) if recalls else None, classes=table, confusion=confusion)
+    return dict(balanced_accuracy=sum(recalls) / len(recalls) if recalls else None, classes=table,
+                confusion=confusion)
 
 # %% ../nbs/workshop/scores.ipynb #5c0e500a
 MOST_LINES = 20
@@ -62,5 +65,8 @@ def lines_of(
         if row['recall'] is None: return f'none of 0 pictures: {printable(name)}'
         return f'{row["recall"]:.4f} of {counted(row["images"], "pictures")}: {printable(name)}'
     if len(table) <= most: return [line(*item) for item in table.items()]
-    worst = sorted((item for item in table.items() if item[1]['images']), key=lambda item: item[1]['recall'])[:most]
-    return [line(*item) for item in worst] + [f'at least {worst[-1][1]["recall"]:.4f}: the other {len(table) - len(worst)} classes'] * bool(worst)
+    worst = sorted((item for item in table.items() if item[1]['images']),
+                   key=lambda item: item[1]['recall'])[:most]
+    return [line(*item)
+            for item in worst] + [f'at least {worst[-1][1]["recall"]:.4f}: the other '
+                                  f'{len(table) - len(worst)} classes'] * bool(worst)

@@ -21,7 +21,8 @@ from .walker import (
 from .tables import is_table, read_labels
 
 # %% ../nbs/workshop/splits.ipynb #59110014
-PARTS = dict(train='train', training='train', val='val', valid='val', validation='val', test='test', testing='test')
+PARTS = dict(train='train', training='train', val='val', valid='val', validation='val', test='test',
+             testing='test')
 LAYOUTS_OF_FOLDERS = 'classes', 'splits'
 
 def part_of(folder: Path)->str | None: return PARTS.get(nfc(folder.name).casefold())
@@ -48,7 +49,8 @@ def find_layout(
     odd = [f for f in named if _like_a_part(f, {nfc(n) for n in others})]
     if not odd: return 'classes'
     reading = f'{odd[0].name}/ is the {part_of(odd[0])} part'
-    if not any(part_of(f) == 'train' for f in named): reading += f', and the classes to train on are {few(others)}'
+    if not any(part_of(f) == 'train' for f in named):
+        reading += f', and the classes to train on are {few(others)}'
     raise LtpaError(f'{root}: {odd[0].name}/ stands among {few(others)}, which can be read in two ways; say '
                     f'--folders classes ({odd[0].name}/ is a class, too) or --folders splits ({reading}), '
                     "in Python layout='classes' or 'splits'")
@@ -64,7 +66,8 @@ def _parts(root, tops, said):
             'expected one of them: put their pictures together, or move one away')
         found[part] = f
     others = [f.name for f in tops if not part_of(f)]
-    if others and 'train' in found: said.append(f'{few(others)}, which {"is no part" if len(others) == 1 else "are no parts"}')
+    if others and 'train' in found:
+        said.append(f'{few(others)}, which {"is no part" if len(others) == 1 else "are no parts"}')
     if others and 'train' not in found: found = {'train': root} | found
     return found
 
@@ -90,11 +93,13 @@ def is_held_out(
     return int.from_bytes(digest, 'big') / 2**64 < fraction
 
 def _first_rule(items):
-    "Rule 1: of each class the first fifth in the order of its hashes, at least one; it depends on the system's slashes"
+    """Rule 1: of each class the first fifth in the order of its hashes, at least one; it depends on the
+    system's slashes"""
     held: list[Item] = []
     for k in sorted({i.label for i in items}):
         own = sorted((i for i in items if i.label == k), key=_first_key)
-        if len(own) < 2: raise LtpaError(f'{own[0].path.parent} holds one image; expected one to train and one to test on')
+        if len(own) < 2:
+            raise LtpaError(f'{own[0].path.parent} holds one image; expected one to train and one to test on')
         held += own[:max(1, len(own) // 5)]
     return held
 
@@ -114,13 +119,16 @@ def _by_pattern(pattern, names, patience=10):
     except (re.error, RecursionError, OverflowError, MemoryError) as e:
         raise LtpaError(f'groups {pattern!r} is no regular expression ({e}); expected one, or a file that '
                         'ends in .csv') from None
-    try: done = subprocess.run([sys.executable, '-I', '-S', '-W', 'ignore', '-c', _SEARCH], text=True, timeout=patience,
+    try:
+        done = subprocess.run([sys.executable, '-I', '-S', '-W', 'ignore', '-c', _SEARCH], text=True,
+                              timeout=patience,
                                input=json.dumps([pattern, names]), capture_output=True, check=True)
     except subprocess.TimeoutExpired:
         raise LtpaError(f'groups {pattern!r} took more than {patience} seconds for {len(names)} paths; '
                         'expected a simpler pattern: without a repetition in a repetition') from None
     except (OSError, subprocess.CalledProcessError) as e:
-        raise LtpaError(f'groups {pattern!r} could not be tried ({e}); expected a simpler pattern, or a .csv file') from None
+        raise LtpaError(f'groups {pattern!r} could not be tried ({e}); expected a simpler pattern, or a .csv '
+                        f'file') from None
     return dict(zip(names, json.loads(done.stdout)))
 
 def _by_table(path, names, said):
@@ -140,7 +148,8 @@ def _by_table(path, names, said):
         if len(row) <= max(at): raise LtpaError(f'{path}, row {k} is {row!r}; expected path,group')
         name, group = nfc(row[at[0]].strip().replace('\\', '/').removeprefix('./')), row[at[1]].strip()
         if table.setdefault(name, group) != group:
-            raise LtpaError(f'{path}, row {k}: {name} is in group {group!r} and in {table[name]!r}; expected one')
+            raise LtpaError(f'{path}, row {k}: {name} is in group {group!r} and in {table[name]!r}; expected '
+                            f'one')
     if more := len(set(table) - {nfc(n) for n in names}):
         said.append(f'{path.name} names {counted(more, "files")} that are no pictures of this set')
     return {n: table.get(nfc(n)) for n in names}
@@ -155,7 +164,8 @@ def find_groups(
     found = _by_table(Path(groups), names, said) if table else _by_pattern(str(groups), names)
     if lost := [n for n in names if not found[n]]:
         expected = f'a line {lost[0]},GROUP in the table' if table else 'a pattern that finds a group in every path'
-        raise LtpaError(f'groups {str(groups)!r}: {counted(len(lost), "pictures")} without a group, the first is '
+        raise LtpaError(f'groups {str(groups)!r}: {counted(len(lost), "pictures")} without a group, the '
+                        f'first is '
                         f'{lost[0]}; expected {expected}')
     return {n: nfc(g) for n, g in found.items() if g}
 
@@ -188,16 +198,20 @@ class Survey:
 
 # %% ../nbs/workshop/splits.ipynb #59110023
 def survey(
-    root: str | Path, layout: str | None = None, val_fraction: float | None = None, groups: str | Path | None = None,
+    root: str | Path, layout: str | None = None, val_fraction: float | None = None,
+    groups: str | Path | None = None,
     strict: bool = False, rule: int = RULE, divide: bool = True, labels: str | Path | None = None,
 )->Survey:
-    "Look at the names in a folder of pictures, or in a table of labels, decide what is what, and say so; nothing is decoded"
+    """Look at the names in a folder of pictures, or in a table of labels, decide what is what, and say so;
+    nothing is decoded"""
     root = Path(root)
     if layout not in (None, *LAYOUTS_OF_FOLDERS):
-        raise LtpaError(f'layout {layout!r}; expected classes (CLASS/IMAGE) or splits (train/CLASS/IMAGE and so on)')
+        raise LtpaError(f'layout {layout!r}; expected classes (CLASS/IMAGE) or splits (train/CLASS/IMAGE and '
+                        f'so on)')
     if not (val_fraction is None or isinstance(val_fraction, (int, float)) and 0 < val_fraction < 1):
         raise LtpaError(f'val fraction {val_fraction!r}; expected a number between 0 and 1, e.g. 0.2')
-    if rule not in (1, RULE): raise LtpaError(f'rule {rule!r} of which pictures to hold out; expected 1 or {RULE}: is the '
+    if rule not in (1, RULE):
+        raise LtpaError(f'rule {rule!r} of which pictures to hold out; expected 1 or {RULE}: is the '
                                               'file from a newer version of ltpa?')
     if is_table(root) or labels is not None: s = _in_table(root, labels, layout, groups, rule)
     else: s = _in_folder(root, layout, rule)
@@ -219,30 +233,38 @@ def _in_folder(root, layout, rule):
     folders = {'': root} if layout == 'classes' else _parts(root, tops, said)
     if old and layout == 'splits': folders = {k: folders[k] for k in ('train', 'test')}
     classes, items = _read_parts(walk, root, tops, folders, old, warned)
-    if loose := sum(ending(n) in SUFFIXES for f in {root, *map(folders.get, items)} for n in listed(f) if not is_hidden(n)):
+    if loose := sum(ending(n) in SUFFIXES for f in {root, *map(folders.get, items)} for n in listed(f)
+                    if not is_hidden(n)):
         said.append(f'{counted(loose, "pictures")} in no class folder')
     if photos := Counter({e: n for e, n in walk.left.items() if e in PHOTOS}):
         warned.append(f'left out, since they are not read: {by_ending(photos)}; convert them to .png or .jpg')
     where = {k: f'{folders[k].name}/' if k and folders[k] != root else '' for k in items}
-    return Survey(root, classes, items, where, dict(rule=rule, layout=layout), walk.left, walk.hidden, said, warned)
+    return Survey(root, classes, items, where, dict(rule=rule, layout=layout), walk.left, walk.hidden, said,
+                  warned)
 
 def _in_table(root, labels, layout, groups, rule):
     "What a table names, before it is divided; `root` is where its paths begin, or the table itself"
     if labels is not None and is_table(root):
-        raise LtpaError(f'{root} is a table of labels, and so is {labels}; expected one: leave out --labels, or give the folder of the pictures')
+        raise LtpaError(f'{root} is a table of labels, and so is {labels}; expected one: leave out --labels, '
+                        f'or give the folder of the pictures')
     table, folder = (root, root.parent) if labels is None else (Path(str(labels)), root)
-    if not os.path.isdir(folder): raise LtpaError(f'{folder}: no such folder; expected one in which the paths of {table} begin')
-    if layout or rule != RULE: raise LtpaError(f'{table}: a table of labels has no {"folders" if layout else f"rule {rule}"}; leave it out: a '
+    if not os.path.isdir(folder):
+        raise LtpaError(f'{folder}: no such folder; expected one in which the paths of {table} begin')
+    if layout or rule != RULE:
+        raise LtpaError(f'{table}: a table of labels has no {"folders" if layout else f"rule {rule}"}; leave '
+                        f'it out: a '
                                                'column split says which picture is in train, val and test')
     found = read_labels(table, folder)
-    if found.group and groups is not None: raise LtpaError(f'{table} has a column group; leave out --groups, or that column')
+    if found.group and groups is not None:
+        raise LtpaError(f'{table} has a column group; leave out --groups, or that column')
     parts: dict[str, list[Item]] = {}
     for i in found.items: parts.setdefault(_part_in(table, found.split, i.name), []).append(i)
     if labels is not None and (more := _not_named(folder, found.items)):
         found.notes.append(f'{counted(more, "pictures")} in {folder.name} that {table.name} does not name')
     where = {part: f'the split {part}' if part else '' for part in parts}
     how: dict[str, Any] = dict(rule=rule) | ({} if labels is None else dict(labels=str(labels)))
-    return Survey(root, found.classes, parts, where, how, Counter(), 0, found.notes, table=table, groups=found.group)
+    return Survey(root, found.classes, parts, where, how, Counter(), 0, found.notes, table=table,
+                  groups=found.group)
 
 def _part_in(table, split, name):
     if not split: return ''
@@ -256,7 +278,8 @@ def _not_named(folder, items):
 
 def parts_in(root: str | Path, layout: str | None = None, labels: str | Path | None = None)->list[str]:
     "Which of 'train', 'val' and 'test' a folder or a table gives; none if it does not say"
-    if is_table(root) or labels is not None: return [*filter(None, _in_table(Path(root), labels, layout, None, RULE).parts)]
+    if is_table(root) or labels is not None:
+        return [*filter(None, _in_table(Path(root), labels, layout, None, RULE).parts)]
     tops = Walk().folders(Path(root))
     return list(_parts(Path(root), tops, [])) if find_layout(Path(root), tops, layout) == 'splits' else []
 
@@ -270,13 +293,15 @@ def _read_parts(walk, root, tops, folders, old, warned):
         if not own and part and folder != root:
             loose = sum(ending(n) in SUFFIXES for n in listed(folder) if not is_hidden(n))
             if root in folders.values():                             # it stands beside the classes
-                warned.append(f'{folder} is left out: it has no class folders ({counted(loose, "pictures")} lie in it)')
+                warned.append(f'{folder} is left out: it has no class folders ({counted(loose, "pictures")} '
+                              f'lie in it)')
                 continue
             raise LtpaError(f'{folder} holds {counted(loose, "pictures")} but no class folders; expected '
                             f'{folder}/CLASS/IMAGE: pictures without classes cannot be judged, move them away')
         if len(own) < 2:
             inner = f'; did you mean {f}?' if own and len(walk.folders(f := [*own.values()][0])) > 1 else ''
-            raise LtpaError(f'{folder} has {len(own)} class folder(s); expected at least two: {folder}/CLASS/IMAGE{inner}')
+            raise LtpaError(f'{folder} has {len(own)} class folder(s); expected at least two: '
+                            f'{folder}/CLASS/IMAGE{inner}')
         found[part] = own
     first = next(iter(found))
     for part in found:
@@ -315,7 +340,8 @@ def _divide(s, fraction, groups, strict):
     if groups is not None: s.how['groups'] = str(groups)
     if not own: return
     both = sorted({own[i.name] for i in part['train']} & {own[i.name] for i in part['test']})
-    if both: _warn(s, strict, f'{counted(len(both), "groups")} on both sides, in training and test: {few(both)}')
+    if both:
+        _warn(s, strict, f'{counted(len(both), "groups")} on both sides, in training and test: {few(both)}')
 
 def _hold_out(s, fraction, groups):
     "One part of what is there, by the rule"
@@ -328,22 +354,26 @@ def _hold_out(s, fraction, groups):
     else: held = {i for i in items if is_held_out(own.get(i.name, i.name), fraction)}
     s.how |= dict(val_fraction=fraction, groups=None if groups is None else str(groups))
     s.parts |= dict(train=[i for i in items if i not in held], test=[i for i in items if i in held])
-    s.where |= dict(train=where, test=f'held out, {fraction:.3g} of all by the hash of each {"group" if own else "path"}')
+    s.where |= dict(train=where,
+                    test=f'held out, {fraction:.3g} of all by the hash of each {"group" if own else "path"}')
     _both_sides(s, fraction)
 
 def _own_groups(s, groups, items):
     return s.groups or (find_groups(groups, [i.name for i in items], s.notes) if groups is not None else {})
 
 def _both_sides(s, fraction):
-    "Each class needs pictures to train on, and should have some to test on; `fraction` is None where the parts are given"
+    """Each class needs pictures to train on, and should have some to test on; `fraction` is None where the
+    parts are given"""
     there = {part: {i.label for i in s.parts[part]} for part in ('train', 'test')}
     lack = {part: [c for k, c in enumerate(s.classes) if k not in labels] for part, labels in there.items()}
     if not s.parts['test']:
         given = f'a column split in {s.table}' if s.table else f'{s.root}/train and {s.root}/test'
-        raise LtpaError(f'{s.root}: of {counted(len(s.parts["train"]), "pictures")} none is held out to test on with '
+        raise LtpaError(f'{s.root}: of {counted(len(s.parts["train"]), "pictures")} none is held out to test '
+                        f'on with '
                         f'--val-fraction {fraction:g}; choose a larger one, or give {given}')
     now = 'change their split' if fraction is None else f'hold out fewer with --val-fraction (now {fraction:g})'
-    if lack['train']: raise LtpaError(f'{s.root}: no picture to train on of {few(lack["train"])}; add pictures, or {now}')
+    if lack['train']:
+        raise LtpaError(f'{s.root}: no picture to train on of {few(lack["train"])}; add pictures, or {now}')
     if lack['test']:
         way = 'another split' if fraction is None else f'a larger --val-fraction (now {fraction:g})'
         s.warnings.append(f'no picture to test on of {few(lack["test"])}: {way} or more pictures will help')
@@ -361,6 +391,8 @@ def _copies(s, strict):
     named = lambda sets: few([' = '.join(i.name for i in g[:3]) for g in sets], 3)
     if across:
         n = sum(place[i.name] == 'test' for g in across for i in g)
-        _warn(s, strict, f'{counted(n, "test pictures")} with a byte-for-byte copy in training: {named(across)}')
+        _warn(s, strict,
+              f'{counted(n, "test pictures")} with a byte-for-byte copy in training: {named(across)}')
     if two := [g for g in alike if len({i.label for i in g}) > 1]:
-        _warn(s, strict, f'{counted(len(two), "pictures")} under two classes, byte for byte the same: {named(two)}')
+        _warn(s, strict,
+              f'{counted(len(two), "pictures")} under two classes, byte for byte the same: {named(two)}')

@@ -24,7 +24,8 @@ _WAYS = {
     'EBUSY ETXTBSY EAGAIN': 'wait until nobody else uses it',
     'EIO ENXIO ENODEV ESTALE ETIMEDOUT EHOSTDOWN': 'see that the disk works and is connected',
     'EINVAL EILSEQ': 'use a name of plain letters and digits'}
-WAYS = {getattr(errno, name): way for names, way in _WAYS.items() for name in names.split() if hasattr(errno, name)}
+WAYS = {getattr(errno, name): way for names, way in _WAYS.items() for name in names.split()
+        if hasattr(errno, name)}
 
 def reason(
     e: BaseException,  # What was raised

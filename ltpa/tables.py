@@ -24,24 +24,29 @@ def is_table(path: str | Path)->bool: return ending(str(path)) == '.csv' and not
 def _text(path, expected):
     "The text of a table, whose encoding must be beyond doubt"
     with ordinary_file(path, expected) as f: data = f.read(MOST_TABLE + 1)
-    if len(data) > MOST_TABLE: raise LtpaError(f'{path} has more than {MOST_TABLE:,} bytes; {expected}: split it')
-    if data[:2] in (b'\xff\xfe', b'\xfe\xff'): raise LtpaError(f'{path} is written in UTF-16; expected UTF-8: {SAVE}')
+    if len(data) > MOST_TABLE:
+        raise LtpaError(f'{path} has more than {MOST_TABLE:,} bytes; {expected}: split it')
+    if data[:2] in (b'\xff\xfe', b'\xfe\xff'):
+        raise LtpaError(f'{path} is written in UTF-16; expected UTF-8: {SAVE}')
     try: text = data.decode('utf-8-sig')
     except UnicodeDecodeError as e:
         line = data.count(b'\n', 0, e.start) + 1
-        raise LtpaError(f'{path}, line {line}, is not UTF-8 (byte {data[e.start]:#04x}), and another encoding would be a '
+        raise LtpaError(f'{path}, line {line}, is not UTF-8 (byte {data[e.start]:#04x}), and another '
+                        f'encoding would be a '
                         f'guess; {SAVE}') from None
     if '\0' in text: raise LtpaError(f'{path} holds zero bytes, so it is no table; {expected}')
     return text
 
-def _records(text, separator): return csv.reader(io.StringIO(text, newline=''), delimiter=separator, strict=True)
+def _records(text, separator):
+    return csv.reader(io.StringIO(text, newline=''), delimiter=separator, strict=True)
 
 def read_table(
     path: str | Path,            # A file of comma-separated values
     needed: Sequence[str],       # Columns that must be there
     known: Sequence[str] = (),   # Columns that may be there
 )->tuple[list[tuple[int, dict[str, str]]], list[str]]:
-    "Rows, each with its number and its cells by the names of `needed` and `known`; and the names of other columns"
+    """Rows, each with its number and its cells by the names of `needed` and `known`; and the names of other
+    columns"""
     expected = f'a first line {",".join(needed)}' + f' and, where wanted, {" and ".join(known)}' * bool(known)
     text, rows = _text(path, f'expected a table with {expected}'), []
     try:
@@ -50,17 +55,20 @@ def read_table(
             if set(needed) <= set(head): break
         else:
             first = text[:200].splitlines()[:1]
-            raise LtpaError(f'{path} begins with {shown(first[0]) if first else "nothing"}; expected {expected}')
+            raise LtpaError(f'{path} begins with {shown(first[0]) if first else "nothing"}; expected '
+                            f'{expected}')
         if twice := [h for h, n in Counter(head).items() if n > 1 and h in (*needed, *known)]:
             raise LtpaError(f'{path} has two columns {twice[0]!r}; expected one: take the other out')
         for number, cells in enumerate(_records(text, separator), 1):
             if number == 1 or not any(cells): continue
             while len(cells) > len(head) and not cells[-1]: cells.pop()
             if len(cells) != len(head): raise LtpaError(
-                f'{path}, row {number}, has {counted(len(cells), "cells")}; expected {len(head)}, as in the first: '
+                f'{path}, row {number}, has {counted(len(cells), "cells")}; expected {len(head)}, as in the '
+                f'first: '
                 f'put a cell in which {separator!r} occurs into double quotes')
             rows.append((number, {h: c.strip() for h, c in zip(head, cells) if h in needed or h in known}))
-    except csv.Error as e: raise LtpaError(f'{path} is no table ({e}); expected {expected}: is a double quote left open?') from None
+    except csv.Error as e: raise LtpaError(f'{path} is no table ({e}); expected {expected}: is a double '
+                                           f'quote left open?') from None
     return rows, [h for h in head if h not in needed and h not in known]
 
 # %% ../nbs/workshop/tables.ipynb #7ab1e00b
@@ -76,7 +84,8 @@ class Labels:
 def _placed(root, text):
     "Path and name of a picture, however its path is written; the way that leads to a file, if any does"
     slashed = text.replace('\\', '/')
-    ways = dict.fromkeys(f(t) for t in (text, slashed) for f in (str, nfc, lambda t: unicodedata.normalize('NFD', t)))
+    ways = dict.fromkeys(f(t) for t in (text, slashed)
+                         for f in (str, nfc, lambda t: unicodedata.normalize('NFD', t)))
     way = next((w for w in ways if os.path.lexists(os.path.join(root, w))), slashed)
     try: name = os.path.relpath(way, root) if os.path.isabs(way) else os.path.normpath(way)
     except ValueError: name = way                                                           # on another drive
@@ -84,7 +93,8 @@ def _placed(root, text):
 
 def _agreed(where, name, what, new, old):
     (number, value), (before, said) = new, old
-    if value != said: raise LtpaError(f'{where}, row {number}: {name} has the {what} {shown(value)}, and {shown(said)} in '
+    if value != said:
+        raise LtpaError(f'{where}, row {number}: {name} has the {what} {shown(value)}, and {shown(said)} in '
                                       f'row {before}; expected one: take out the wrong row')
 
 def read_labels(
@@ -99,16 +109,21 @@ def read_labels(
     again = 0
     for number, cells in rows:
         if empty := next((k for k, v in cells.items() if not v), None):
-            raise LtpaError(f'{path}, row {number}: {shown(cells["file"]) if cells["file"] else "a row"} has an empty {empty}; '
+            raise LtpaError(f'{path}, row {number}: {shown(cells["file"]) if cells["file"] else "a row"} has '
+                            f'an empty {empty}; '
                             'expected one in every row: fill it in, or take the row out')
-        if '\0' in cells['file'] or len(cells['file']) > 4000: raise LtpaError(f'{path}, row {number}: {shown(cells["file"])} is no path')
+        if '\0' in cells['file'] or len(cells['file']) > 4000:
+            raise LtpaError(f'{path}, row {number}: {shown(cells["file"])} is no path')
         place, name = _placed(root, cells['file'])
         again += name in paths
         paths.setdefault(name, place)
-        for k in columns: _agreed(path, name, k, (number, nfc(cells[k])), said[k].setdefault(name, (number, nfc(cells[k]))))
+        for k in columns:
+            _agreed(path, name, k, (number, nfc(cells[k])), said[k].setdefault(name, (number, nfc(cells[k]))))
     rows_of: dict[str, list[int]] = {}
     for number, label in said.get('label', {}).values(): rows_of.setdefault(label, []).append(number)
-    if len(rows_of) < 2: raise LtpaError(f'{path} names {counted(len(paths), "pictures")} of {len(rows_of)} class(es); expected at '
+    if len(rows_of) < 2:
+        raise LtpaError(f'{path} names {counted(len(paths), "pictures")} of {len(rows_of)} class(es); '
+                        f'expected at '
                                          'least two classes')
     if lone := [c for c, numbers in rows_of.items() if len(numbers) == 1]: raise LtpaError(
         f'{path}: one picture alone is of class {shown(lone[0])} (row {rows_of[lone[0]][0]})'
@@ -125,7 +140,8 @@ def read_labels(
             odd = f'is missing, though row {number} of {Path(path).name} names it'
         items.append(Item(place, name, number_of[label], size, odd))
     if len(missing) == len(items): raise LtpaError(
-        f'{path} names {counted(len(items), "pictures")}, none of which is there; the first would be {paths[missing[0]]}; expected '
+        f'{path} names {counted(len(items), "pictures")}, none of which is there; the first would be '
+        f'{paths[missing[0]]}; expected '
         f'paths that begin in {root}: say another folder by --data FOLDER --labels {path}')
     notes = [f'{counted(again, "rows")} that name a picture again'] * bool(again)
     if aside: notes.append(f'of {Path(path).name} the columns {few(aside)}')

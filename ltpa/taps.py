@@ -24,7 +24,8 @@ class Taps:
         return kept
 
 class Keep:
-    "A forward hook that hands a module's output to tap `k`; a copy, if the backbone goes on to change it in place"
+    """A forward hook that hands a module's output to tap `k`; a copy, if the backbone goes on to change it in
+    place"""
     def __init__(self, taps: Taps, k: int, copy: bool): self.taps, self.k, self.copy = taps, k, copy
     def __call__(self, module, args, out):
         out = out[0] if isinstance(out, (tuple, list)) else out
@@ -50,7 +51,8 @@ class Grid(nn.Module):
     def forward(self, l, size):
         if self.layout == 'NHWC': return l.permute(0, 3, 1, 2)
         if self.layout == 'tokens':
-            return l[:, self.prefix:].transpose(1, 2).unflatten(2, (size[0] // self.step, size[1] // self.step))
+            return l[:, self.prefix:].transpose(1, 2).unflatten(2,
+                                                                (size[0] // self.step, size[1] // self.step))
         return l
 
     def extra_repr(self): return f'{self.layout}, channels={self.channels}, step={self.step}'
@@ -68,10 +70,12 @@ def grid_of(
         nhwc = layout == 'NHWC' or layout == '' and shape[0] == shape[1] != shape[2]
         h, w, c = shape if nhwc else (*shape[1:], shape[0])
         if h != w or h < 2 or h > side: return f'it gives {h}x{w} cells of {side}x{side} pixels'
-        return Grid('NHWC' if nhwc else 'NCHW', c, 2**round(math.log2(side / h)) if side % h else side // h, even=side % h == 0)
+        return Grid('NHWC' if nhwc else 'NCHW', c, 2**round(math.log2(side / h)) if side % h else side // h,
+                    even=side % h == 0)
     if l.ndim == 3:
         n, c = shape
-        for before in dict.fromkeys((prefix or 0, 0, 1, 2)):            # CaiT adds its class token late, DeiT has two
+        # CaiT adds its class token late, DeiT has two
+        for before in dict.fromkeys((prefix or 0, 0, 1, 2)):
             h = math.isqrt(max(0, n - before))
             if h > 1 and h * h == n - before and side % h == 0: return Grid('tokens', c, side // h, before)
         return f'its {n} tokens are no square grid'
@@ -86,7 +90,8 @@ def stride_of(
 # %% ../nbs/workshop/taps.ipynb #3e000013
 def vector(out: Any) -> torch.Tensor:
     "What a backbone without its classifier answers, as the global vector [B,G]"
-    if not isinstance(out, torch.Tensor): out = getattr(out, 'logits', None) if hasattr(out, 'logits') else out[0]
+    if not isinstance(out, torch.Tensor):
+        out = getattr(out, 'logits', None) if hasattr(out, 'logits') else out[0]
     return out.mean((2, 3)) if out.ndim == 4 else out.mean(1) if out.ndim == 3 else out
 
 @contextlib.contextmanager
@@ -96,7 +101,8 @@ def watched(
     see: Callable[[str, Any], None],  # Called with name and output
 ) -> Iterator[None]:
     "Within the block, `see` is told what the modules give"
-    def hook(name): return lambda module, args, out: see(name, out[0] if isinstance(out, (tuple, list)) else out)
+    def hook(name):
+        return lambda module, args, out: see(name, out[0] if isinstance(out, (tuple, list)) else out)
     handles = [net.get_submodule(n).register_forward_hook(hook(n)) for n in names]
     try: yield
     finally:
@@ -121,7 +127,8 @@ def classifier_of(
     with watched(net, simple, lambda name, out: ran.append((name, out))): out = vector(net(x))
     if not ran: return ''
     name, last = ran[-1]
-    makes_it = isinstance(net.get_submodule(name), (nn.Linear, nn.Conv2d)) and last.ndim in (2, 4) and last.shape[1] == out.shape[1]
+    makes_it = isinstance(net.get_submodule(name),
+                          (nn.Linear, nn.Conv2d)) and last.ndim in (2, 4) and last.shape[1] == out.shape[1]
     return name if makes_it else ''
 
 def without_classifier(
@@ -138,13 +145,15 @@ def without_classifier(
         own = net.get_submodule(name)
         setattr(net.get_submodule(parent), leaf, nn.Identity())
     else: return None
-    for aux in 'aux1', 'aux2', 'AuxLogits':                  # GoogLeNet and Inception: classifiers on the way, for their training
+    # GoogLeNet and Inception: classifiers on the way, for their training
+    for aux in 'aux1', 'aux2', 'AuxLogits':
         if isinstance(getattr(net, aux, None), nn.Module): setattr(net, aux, None)
     if hasattr(net, 'aux_logits'): setattr(net, 'aux_logits', False)
     return own if isinstance(own, nn.Linear) else None
 
 def _row(found):
-    "Of (name, step), those in the row of siblings that goes through the most resolutions: stages, not what is inside of them"
+    """Of (name, step), those in the row of siblings that goes through the most resolutions: stages, not what
+    is inside of them"""
     rows: dict[str, list[tuple[str, int]]] = {}
     for name, step in found: rows.setdefault(name.rpartition('.')[0], []).append((name, step))
     return max(rows.values(), key=lambda row: (len({step for _, step in row}), len(row)))
@@ -162,7 +171,8 @@ def choose_taps(
     x: torch.Tensor,   # A picture [1,3,S,S]
     n: int = 2,        # How many levels
 ) -> list[str]:
-    "The last maps of the `n` deepest resolutions: of those that timm lists, else of all that the backbone computes"
+    """The last maps of the `n` deepest resolutions: of those that timm lists, else of all that the backbone
+    computes"""
     told = [f['module'] for f in getattr(net, 'feature_info', ()) if isinstance(f, dict) and 'module' in f]
     modules = dict(net.named_modules())
     pools = nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Identity
@@ -174,9 +184,11 @@ def choose_taps(
         if isinstance(grid, Grid): found.append((name, grid.step))
     with watched(net, names, see): net(x)
     ran = [name for name, _ in found]
-    found = [(name, step) for name, step in found if ran.count(name) == 1]      # which of two calls would be meant?
+    # which of two calls would be meant?
+    found = [(name, step) for name, step in found if ran.count(name) == 1]
     if found: return _deepest(found if listed else _row(found), n)
-    raise LtpaError(f'{type(net).__name__} computes no map with several cells; expected a network that keeps places '
+    raise LtpaError(f'{type(net).__name__} computes no map with several cells; expected a network that keeps '
+                    f'places '
                     'until it pools them: attention needs something to weigh')
 
 # %% ../nbs/workshop/taps.ipynb #3e000016
@@ -214,21 +226,27 @@ def tried(
     names = choose_taps(net, x, taps) if isinstance(taps, int) else [*taps]
     modules = dict(net.named_modules())
     for name in names:
-        if not isinstance(name, str) or not name or name not in modules: raise unknown('tap', name, [n for n in modules if n])
+        if not isinstance(name, str) or not name or name not in modules:
+            raise unknown('tap', name, [n for n in modules if n])
     if len(set(names)) < len(names): raise LtpaError(f'taps {shown(names)}; expected each once')
     seen: dict[str, tuple[Any, int]] = {}
     def see(name, out):
-        if name in seen: raise LtpaError(f'tap {name!r} runs more than once in a pass; name a module that runs once')
+        if name in seen:
+            raise LtpaError(f'tap {name!r} runs more than once in a pass; name a module that runs once')
         seen[name] = out, getattr(out, '_version', 0)
     with watched(net, names, see): g = vector(net(x))
-    if g.ndim != 2: raise LtpaError(f'without its classifier the backbone answers with shape {tuple(g.shape)}; expected [B,G]')
+    if g.ndim != 2:
+        raise LtpaError(f'without its classifier the backbone answers with shape {tuple(g.shape)}; expected '
+                        f'[B,G]')
     grids: list[Grid] = []
     copies: list[bool] = []
     for name in names:
-        if name not in seen: raise LtpaError(f'tap {name!r} takes no part in the forward pass; name a module that does')
+        if name not in seen:
+            raise LtpaError(f'tap {name!r} takes no part in the forward pass; name a module that does')
         l, version = seen[name]
         grid = grid_of(l, side, net)
-        if isinstance(grid, str): raise LtpaError(f'tap {name!r}: {grid}; expected a map with several cells: name another')
+        if isinstance(grid, str):
+            raise LtpaError(f'tap {name!r}: {grid}; expected a map with several cells: name another')
         grids.append(grid)
         copies.append(l._version != version)
     more = side + max(32, stride_of(grids))

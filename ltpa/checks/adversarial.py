@@ -18,7 +18,8 @@ ex_fgsm = Exercise('FGSM', minutes=10, difficulty=1)
 def _linear(w): return lambda x: x.flatten(1) @ torch.tensor(w).T      # a row of `w` for each class
 
 def _risen(f, x, y):
-    "Where the loss of a picture rises with a pixel 1, where it falls -1, else 0; asked pixel by pixel, without gradients"
+    """Where the loss of a picture rises with a pixel 1, where it falls -1, else 0; asked pixel by pixel,
+    without gradients"""
     way = torch.zeros_like(x)
     for at in [(b, *rest) for b in range(len(x)) for rest in torch.ones(x.shape[1:]).nonzero().tolist()]:
         up, down = x.double(), x.double()
@@ -31,7 +32,8 @@ def _three(n):
     "Three classes on twelve numbers, pictures far from the edges, and labels"
     rng = keyed_rng('fgsm', n)
     w = torch.randn(3, 12, generator=rng).double()
-    return (lambda x: x.flatten(1).to(w) @ w.T), .4 + .2 * torch.rand(n, 3, 2, 2, generator=rng), torch.arange(n) % 3
+    return (lambda x: x.flatten(1).to(w) @ w.T), .4 + .2 * torch.rand(n, 3, 2, 2,
+                                                                      generator=rng), torch.arange(n) % 3
 
 @ex_fgsm.case('two classes, three pixels, by hand: away from y, the whole way')
 def _(answer):

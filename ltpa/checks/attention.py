@@ -28,10 +28,13 @@ def _numbers(*shape):
     return torch.randn(*shape, generator=keyed_rng('numbers', shape), dtype=torch.float64)
 
 @ex_scores.case('one position: multiply channel by channel, and add')
-def _(answer): expect(answer(torch.tensor([3., -1.]).view(1, 2, 1, 1), torch.tensor([[2., 5.]])), torch.tensor([[1.]]))
+def _(answer):
+    expect(answer(torch.tensor([3., -1.]).view(1, 2, 1, 1), torch.tensor([[2., 5.]])), torch.tensor([[1.]]))
 
 @ex_scores.case('one score for each position, row after row')
-def _(answer): expect(answer(torch.arange(6.).view(1, 1, 2, 3), torch.tensor([[2.]])), torch.tensor([[0., 2., 4., 6., 8., 10.]]))
+def _(answer):
+    expect(answer(torch.arange(6.).view(1, 1, 2, 3), torch.tensor([[2.]])),
+           torch.tensor([[0., 2., 4., 6., 8., 10.]]))
 
 @ex_scores.case('the sum is over the channels, also where there are as many positions')
 def _(answer):
@@ -54,7 +57,8 @@ def _(answer):
 
 @ex_scores.case('gradients reach l and g, so that both can learn')
 def _(answer):
-    _learns(answer, l=(torch.ones(1, 2, 1, 2), torch.ones(1, 2, 1, 2)), g=(torch.ones(1, 2), torch.full((1, 2), 2.)))
+    _learns(answer, l=(torch.ones(1, 2, 1, 2), torch.ones(1, 2, 1, 2)),
+            g=(torch.ones(1, 2), torch.full((1, 2), 2.)))
 
 # %% ../../nbs/workshop/checks_attention.ipynb #hack0002
 #| code-fold: true
@@ -71,7 +75,8 @@ def _(answer):
     expect(answer(l, torch.tensor([[.25, .75]])), torch.tensor([[7., 3.]]))
 
 @ex_pool.case('a sum: weights that do not sum to one are taken as they are')
-def _(answer): expect(answer(torch.tensor([[[[1., 2., 3.]]]]), torch.tensor([[1., 1., 2.]])), torch.tensor([[9.]]))
+def _(answer):
+    expect(answer(torch.tensor([[[[1., 2., 3.]]]]), torch.tensor([[1., 1., 2.]])), torch.tensor([[9.]]))
 
 @ex_pool.case('every image has weights of its own')
 def _(answer):
@@ -86,7 +91,8 @@ def _(answer):
 
 @ex_pool.case('gradients reach l and the weights, so that both can learn')
 def _(answer):
-    _learns(answer, l=(torch.full((1, 2, 1, 2), 3.), torch.full((1, 2, 1, 2), .5)), a=(torch.full((1, 2), .5), torch.full((1, 2), 6.)))
+    _learns(answer, l=(torch.full((1, 2, 1, 2), 3.), torch.full((1, 2, 1, 2), .5)),
+            a=(torch.full((1, 2), .5), torch.full((1, 2), 6.)))
 
 # %% ../../nbs/workshop/checks_attention.ipynb #hack0003
 #| code-fold: true
@@ -108,7 +114,8 @@ def _(answer): expect(answer(torch.tensor([[0., 0.], [0., LOG3]])), torch.tensor
 def _(answer):
     expect(answer(torch.tensor([[1e4, -1e4, 1e4]])), torch.tensor([[.5, 0., .5]]))
     expect(answer(torch.tensor([[-1e4, -1e4]])), torch.tensor([[.5, .5]]))
-    expect(answer(torch.tensor([[1000., 1000. + LOG3]], dtype=torch.float64)), torch.tensor([[.25, .75]], dtype=torch.float64))
+    expect(answer(torch.tensor([[1000., 1000. + LOG3]], dtype=torch.float64)),
+           torch.tensor([[.25, .75]], dtype=torch.float64))
 
 @ex_softmax.case('a small temperature, which makes the scores huge')
 def _(answer): expect(answer(torch.tensor([[1., 0.]]), 1e-4), torch.tensor([[1., 0.]]))

@@ -100,7 +100,8 @@ class _Stopped(Exception): "What a network raises in the middle of a pass"
 def _stop(x): raise _Stopped('the network stops here')
 
 _X = torch.tensor([1., 2., 3.])
-_GIVEN = {'first': torch.tensor([2., 4., 6.]), 'stage.0': torch.tensor([3., 5., 7.]), 'last': torch.tensor([-3., -5., -7.])}
+_GIVEN = {'first': torch.tensor([2., 4., 6.]), 'stage.0': torch.tensor([3., 5., 7.]),
+          'last': torch.tensor([-3., -5., -7.])}
 
 def _hooks(net): return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in net.modules())
 
@@ -125,7 +126,8 @@ def _(answer):
 def _(answer):
     net = _Steps()
     answer(net, ['stage.0', 'last'], _X.clone())
-    for name in _GIVEN: assert net.get_submodule(name).calls == 1, f'{name} ran {net.get_submodule(name).calls} times, expected once'
+    for name in _GIVEN:
+        assert net.get_submodule(name).calls == 1, f'{name} ran {net.get_submodule(name).calls} times, expected once'
 
 @ex_tapped.case('no hook stays')
 def _(answer):
@@ -212,4 +214,5 @@ def _(answer):
     descriptor.square().sum().backward()
     held = [*level.of.parameters()]
     assert held, 'expected a layer that maps g: it holds no parameters'
-    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in held), 'expected a gradient for each parameter'
+    assert all(p.grad is not None and p.grad.abs().max() > 0
+               for p in held), 'expected a gradient for each parameter'

@@ -31,7 +31,8 @@ def _(answer):
     x = torch.arange(36.).view(3, 2, 2, 3)
     for k in range(8):
         which = [k >> b & 1 for b in range(3)]
-        rows = [[[row[::-1] if w else row for row in channel] for channel in image] for image, w in zip(x.tolist(), which)]
+        rows = [[[row[::-1] if w else row for row in channel] for channel in image]
+                for image, w in zip(x.tolist(), which)]
         expect(answer(x.clone(), _chosen(*which)), torch.tensor(rows))
 
 @ex_flips.case('bytes stay bytes')

@@ -63,12 +63,14 @@ def _(answer):
         share = [s / sum(share) for s in share]
         seen = [sum(s * cell[c] for s, cell in zip(share, cells)) for c in range(2)]
         expect(a[b].flatten(), torch.tensor(share), 1e-5)
-        expect(logits[b], torch.tensor([w[0] * seen[0] + w[1] * seen[1] + k for w, k in zip(_WEIGHT, _BIAS)]), 1e-5)
+        expect(logits[b], torch.tensor([w[0] * seen[0] + w[1] * seen[1] + k for w, k in zip(_WEIGHT, _BIAS)]),
+               1e-5)
 
 @ex_one_level.case('the classifier sees the descriptor and not g: in pc, another g changes nothing')
 def _(answer):
     trunk, glob, attention, head = _one_level('pc')
-    one, other = (_two(answer(_pictures(), trunk, f, attention, head))[0] for f in (glob, lambda l: 5 - glob(l)))
+    one, other = (_two(answer(_pictures(), trunk, f, attention, head))[0]
+                  for f in (glob, lambda l: 5 - glob(l)))
     expect(one, other, 1e-5)
 
 @ex_one_level.case('the trunk is called once: its Dropout would differ a second time')

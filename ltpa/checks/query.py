@@ -35,7 +35,8 @@ def _(answer):
     want = torch.zeros(2, 2, 4)
     for b in range(2):
         for i in range(2):
-            for j in range(4): want[b, i, j] = math.exp(sum(l[b, k, i, j].item() * g[b, k].item() for k in range(3)))
+            for j in range(4):
+                want[b, i, j] = math.exp(sum(l[b, k, i, j].item() * g[b, k].item() for k in range(3)))
         want[b] /= want[b].sum()
     expect(answer(l, g), want, 1e-5)
 
@@ -98,7 +99,8 @@ def _(answer): expect(answer(*_two((2., 2.), (3., 2.5), (1, 4))), torch.tensor([
 
 @ex_matched.case('all cells of an object count, not its best or its worst')
 def _(answer):
-    for a, want in ((torch.tensor([5., 0.]), 0.), (torch.tensor([7., 0.]), 1.)):    # means 2.5 and 3.5, against 3
+    # means 2.5 and 3.5, against 3
+    for a, want in ((torch.tensor([5., 0.]), 0.), (torch.tensor([7., 0.]), 1.)):
         expect(answer(*_two((a, 3.), (1., 1.))), torch.tensor([want]))
 
 @ex_matched.case('scores below zero are added as well')

@@ -76,7 +76,8 @@ def _expect_ends(got, low, high):
         else: expect(float(value), want, 1e-4)
 
 @ex_interval.case('three seeds')
-def _(answer): _expect_ends(answer([.01, .02, .03]), -.0048414, .0448414)       # from a printed table: t is 4.3027
+# from a printed table: t is 4.3027
+def _(answer): _expect_ends(answer([.01, .02, .03]), -.0048414, .0448414)
 
 @ex_interval.case('two seeds: a very wide one')
 def _(answer): _expect_ends(answer([0., 2.]), -11.7062, 13.7062)               # and 12.7062

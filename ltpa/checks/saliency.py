@@ -22,7 +22,8 @@ def _flat(*values): return torch.stack([torch.full((2, 2), float(v)) for v in va
 @ex_grad_cam.case('the weights are means over the places, and the channels are added up')
 def _(answer):
     A = torch.stack([_grid([1, 2], [3, 4]), _grid([4, 3], [2, 1])])[None]
-    dA = torch.stack([_grid([1, 1], [1, 1]), _grid([2, 0], [0, 0])])[None]                     # means 1 and 1/2
+    # means 1 and 1/2
+    dA = torch.stack([_grid([1, 1], [1, 1]), _grid([2, 0], [0, 0])])[None]
     expect(answer(A, dA), _grid([3, 3.5], [4, 4.5])[None])
 
 @ex_grad_cam.case('what the sum leaves below 0 becomes 0')
@@ -56,7 +57,8 @@ def _(answer):
     expect(answer(_square, x, torch.zeros(2, 2, 3), x.square()), torch.zeros(2))
 
 @ex_unpaid.case('nothing paid: the whole rise, for each image')
-def _(answer): expect(answer(_square, _small(), torch.zeros(2, 2, 3), 0 * _small()), torch.tensor([506., 3818.]))
+def _(answer):
+    expect(answer(_square, _small(), torch.zeros(2, 2, 3), 0 * _small()), torch.tensor([506., 3818.]))
 
 @ex_unpaid.case('from another baseline the rise is another')
 def _(answer): expect(answer(_square, _small(), _small()[0], 0 * _small()), torch.tensor([0., 3312.]))
@@ -71,7 +73,8 @@ def _(answer):
 ex_guided = Exercise('guided, by hand', minutes=15, difficulty=3)
 
 def _relu_net():
-    net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Sequential(nn.Linear(3, 3), nn.ReLU()), nn.Linear(3, 2))
+    net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Sequential(nn.Linear(3, 3), nn.ReLU()),
+                        nn.Linear(3, 2))
     with torch.no_grad():
         for p in net.parameters(): p.copy_(torch.randn(p.shape, generator=keyed_rng('guided', p.shape)))
     return net

@@ -45,7 +45,8 @@ def _(answer):
     first = [bool(answer(1, s)) for s in range(24)]
     for far in FAR:
         assert first != [bool(answer(0, far + s)) for s in range(24)], f'seed 1 is seed 0 from step {far} on'
-        assert first[1:] != [bool(answer(1 + far, s)) for s in range(23)], f'seed {1 + far} is seed 1 one step later'
+        assert first[1:] != [bool(answer(1 + far, s))
+                             for s in range(23)], f'seed {1 + far} is seed 1 one step later'
     joined = [[bool(answer(seed, start + s)) for s in range(90)] for seed, start in ((1, 110), (11, 10))]
     assert joined[0] != joined[1], 'seed 1 at step 110 and seed 11 at step 10 are the same, and so are the steps after them'
 

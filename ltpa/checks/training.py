@@ -19,7 +19,8 @@ from ..training import Stop
 ex_step = Exercise('one step', minutes=5, difficulty=1)
 
 class _Tiny(torch.nn.Module):
-    "Logits are `weight` [K,3] times the means of the three colours; returns an `Output`, as a network of ours does"
+    """Logits are `weight` [K,3] times the means of the three colours; returns an `Output`, as a network of
+    ours does"""
     def __init__(self, weight):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.tensor(weight))
@@ -120,7 +121,8 @@ def _(answer):
     for training in True, False:
         net.train(training)
         with torch.no_grad(): answer(net, x)
-        assert all(m.training == training for m in net.modules()), f'it was in {"train" if training else "eval"} mode, and is not any more'
+        assert all(m.training == training
+                   for m in net.modules()), f'it was in {"train" if training else "eval"} mode, and is not any more'
 
 # %% ../../nbs/workshop/checks_training.ipynb #3d42f085
 #| code-fold: true
