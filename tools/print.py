@@ -3,11 +3,14 @@
 
     python tools/print.py            # or `make print`, which installs what it needs
     python tools/print.py 00 01      # these lessons alone
+    python tools/print.py --out DIR  # somewhere else than build/print
 
 From the notebooks' committed outputs, as the site; nothing is fetched from elsewhere. On paper nothing unfolds: what only
 draws a figure leaves its code out, hints stand open, and answers to questions are collected at the end.
 """
+import argparse
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -21,9 +24,10 @@ from check_notebooks import CODE, joined
 from course import pick
 
 NBS, ROOT = website.NBS, website.ROOT
-SOURCE, OUT = ROOT / 'build' / 'print-source', ROOT / 'build' / 'print'
+SOURCE = ROOT / 'build' / 'print-source'
 BROWSERS = 'chromium', 'chromium-browser', 'google-chrome', 'chrome'
-LINK = re.compile(r'(?<!!)\[((?:[^][]|\[[^]]*\])+)\]\((?![a-z]+:|#)([^)\s#]+)[^)]*\)')
+# code as it is, or a link, which may have code in its words
+LINK = re.compile(rf'{CODE.pattern}|(?<!!)\[((?:[^][]|\[[^]]*\])+)\]\((?![a-z]+:|#)([^)\s#]+)[^)]*\)', re.M | re.S)
 ANSWER = re.compile(r'\n? *<details><summary>Answer</summary>(.*?)</details>', re.S)
 HINT = re.compile(r'<details><summary>Hint</summary>(.*?)</details>', re.S)
 CONF = website.CONF.replace("'furo'", "'basic'").replace("'site.css'", "'print.css'") + '''
@@ -55,9 +59,9 @@ p, li { orphans: 2; widows: 2; }
 
 
 def to_text(match, names):
-    "A link as paper has it: to a lesson that is on the page too, or none"
+    "A link as paper has it: to a lesson that is on the page too, or its words alone; code stays"
     words, target = match.groups()
-    return match[0] if Path(target).stem in names and '/' not in target else words
+    return match[0] if target is None or Path(target).stem in names and '/' not in target else words
 
 
 def on_paper(text, names, answers):
@@ -65,11 +69,7 @@ def on_paper(text, names, answers):
     text = re.sub(r'<!--.*?-->', '', text, flags=re.S)
     answers += [a.strip() for a in ANSWER.findall(text)]
     text = HINT.sub(r'<em>Hint:</em> \1', ANSWER.sub('', text))
-    pieces, last = [], 0
-    for m in CODE.finditer(text):
-        pieces += [LINK.sub(lambda link: to_text(link, names), text[last:m.start()]), m[0]]
-        last = m.end()
-    return ''.join(pieces) + LINK.sub(lambda link: to_text(link, names), text[last:])
+    return LINK.sub(lambda m: to_text(m, names), text)
 
 
 def lesson(path, names):
@@ -124,20 +124,23 @@ def write_pdf(page, pdf):
 def main():
     missing = [m for m in ('sphinx', 'myst_nb', 'sphinx-mathjax-offline') if find_spec(m) is None]
     if missing: sys.exit(f'{", ".join(missing)} not installed: use make print, which installs them')
-    begin, paths = time.monotonic(), [p for p in pick(sys.argv[1:]) if p.stem != 'index']
+    parser = argparse.ArgumentParser(description='Set the lessons on one page, and make a PDF of it.')
+    parser.add_argument('names', nargs='*', help='lessons, as 01 or 01_attention; all if none is named')
+    parser.add_argument('--out', type=Path, default=ROOT / 'build' / 'print', help='where page and PDF go')
+    args = parser.parse_args()
+    begin, out, paths = time.monotonic(), args.out.resolve(), [p for p in pick(args.names) if p.stem != 'index']
     print(f'Setting {len(paths)} lessons on one page', flush=True)
     write_source(paths)
-    shutil.rmtree(OUT, ignore_errors=True)
-    done = subprocess.run([sys.executable, '-m', 'sphinx', '-b', 'singlehtml', '-q', '-j', '2', SOURCE, OUT, '-d', ROOT / 'build' / 'print-doctrees'],
+    shutil.rmtree(out, ignore_errors=True)
+    done = subprocess.run([sys.executable, '-m', 'sphinx', '-b', 'singlehtml', '-q', '-j', '2', SOURCE, out, '-d', ROOT / 'build' / 'print-doctrees'],
                           capture_output=True, text=True)
     said = [line for line in done.stderr.splitlines() if line.strip()]
     print(*said[:40], sep='\n', flush=True)
     if done.returncode: sys.exit(f'sphinx ended with {done.returncode}')
-    made = 'build/print/index.html'
-    pdf = OUT / 'course.pdf'
-    if write_pdf(OUT / 'index.html', pdf):
+    pdf, made = out / 'course.pdf', os.path.relpath(out / 'index.html')
+    if write_pdf(out / 'index.html', pdf):
         pages = len(re.findall(rb'/Type */Page\b', pdf.read_bytes()))
-        made += f' and build/print/course.pdf ({pages} pages, {pdf.stat().st_size / 1e6:.0f} MB)'
+        made += f' and {os.path.relpath(pdf)} ({pages} pages, {pdf.stat().st_size / 1e6:.0f} MB)'
     else: made += '; no PDF, since there is no chromium: print the page from a browser'
     print(f'{made}, {len(said)} warnings, {time.monotonic() - begin:.0f} s')
 
