@@ -41,7 +41,7 @@ body { max-width: 178mm; margin: 0 auto; font: 10pt/1.42 "DejaVu Serif", Georgia
 h1, h2, h3, h4, h5 { font-family: "DejaVu Sans", Helvetica, sans-serif; line-height: 1.2; break-after: avoid; }
 h1 { font-size: 24pt; } h2 { font-size: 18pt; } h3 { font-size: 13pt; } h4 { font-size: 11pt; }
 a { color: #1f5673; text-decoration: none; }
-pre, code { font: 7.7pt/1.35 "DejaVu Sans Mono", Menlo, Consolas, monospace; }
+pre, code { font: 7.2pt/1.35 "DejaVu Sans Mono", Menlo, Consolas, monospace; }
 p code, li code, td code { font-size: 8.6pt; overflow-wrap: anywhere; }
 pre { margin: 4pt 0; padding: 4pt 6pt; background: #f5f5f3; white-space: pre-wrap; overflow-wrap: anywhere; }
 .cell_output pre { background: white; border-left: 2pt solid #bbb; }
