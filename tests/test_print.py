@@ -49,8 +49,7 @@ def test_lessons_stand_in_order_and_nothing_comes_from_elsewhere(page):
     text = page.read_text(encoding='utf-8')
     heads = re.findall(r'<h2>(.*?)<', text)
     assert [heads.index(h) for h in ('Start', 'Attention', 'Answers')] == [0, 1, 2]
-    sources = re.findall(r'<(?:script|img|link)[^>]+(?:src|href)="([^"]+)"', text)
-    files = [s.split('?')[0] for s in sources if not s.startswith(('#', 'index.html'))]
+    files = [s.split('?')[0] for found in re.findall(r'<(?:script|img)[^>]+src="([^"]+)"|<link[^>]+rel="stylesheet"[^>]+href="([^"]+)"', text) for s in found if s]
     assert len(files) > 10 and all((page.parent / f).exists() for f in files), files
     assert '<details' not in text
 
