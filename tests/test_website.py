@@ -36,6 +36,17 @@ def test_links_to_files_lead_to_copies():
     assert website.relinked('[b](../../LICENSE)', website.NBS / 'workshop', files) == '[b](../_static/files/LICENSE.txt)'
 
 
+def test_lessons_open_in_a_browser_where_the_site_has_an_address(monkeypatch):
+    at = lambda name: website.page(website.NBS / name, {})
+    monkeypatch.setattr(website, 'settings', lambda: dict(user='OWNER', repo='ltpa', branch='main'))
+    monkeypatch.delenv('GITHUB_REPOSITORY', raising=False)
+    assert 'Run this lesson' not in at('01_attention.ipynb') and 'github/OWNER/ltpa/blob' in at('index.ipynb')
+    monkeypatch.setenv('GITHUB_REPOSITORY', 'ann/ltpa')
+    first = json.loads(at('01_attention.ipynb'))['cells'][0]['source']
+    assert 'colab.research.google.com/github/ann/ltpa/blob/main/nbs/01_attention.ipynb' in first and 'mybinder.org/v2/gh/ann/ltpa/main' in first
+    assert 'Run this lesson' not in at('workshop/core.ipynb') and 'OWNER/ltpa' not in at('index.ipynb')
+
+
 def test_the_course_map_knows_both_directions():
     page = website.course_map()
     row, = (line for line in page.splitlines() if line.startswith('| [01_attention]'))

@@ -7,6 +7,7 @@ No notebook is run. Sphinx builds the pages, with MyST-NB for notebooks and furo
 work from a file, and nothing is fetched from elsewhere. What `#|` lines say becomes tags that MyST-NB knows.
 """
 import json
+import os
 import posixpath
 import re
 import shutil
@@ -17,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from check_notebooks import CODE, joined, notebooks, split_directives
+from readme import addressed, in_a_browser, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS, PAGES = ROOT / 'nbs', ROOT / 'tools' / 'pages'
@@ -30,7 +32,7 @@ html_theme, html_title = 'furo', 'Learn To Pay Attention'
 html_static_path, html_css_files, mathjax_path = ['_static'], ['site.css'], 'tex-svg-full.js'
 nb_execution_mode, nb_merge_streams = 'off', True
 nb_mime_priority_overrides = [('html', 'text/markdown', 0)]
-myst_enable_extensions, myst_heading_anchors = ['dollarmath', 'amsmath'], 4
+myst_enable_extensions, myst_heading_anchors = ['dollarmath', 'amsmath', 'html_image'], 4
 myst_url_schemes = ['http', 'https', 'mailto']
 source_suffix = {'.ipynb': 'myst-nb', '.md': 'myst-nb'}
 autodoc_member_order, autodoc_typehints, autodoc_inherit_docstrings = 'bysource', 'none', False
@@ -72,6 +74,20 @@ def relinked(text, folder, files):
     return ''.join(pieces) + LINK.sub(fix, text[last:])
 
 
+def address():
+    "Settings with the user whose site this is: that of settings.ini, or who has it built on GitHub; None if nobody's"
+    cfg = settings()
+    user = os.environ.get('GITHUB_REPOSITORY', '').split('/')[0] if cfg['user'] == 'OWNER' else cfg['user']
+    return cfg | dict(user=user) if user else None
+
+
+def buttons(path):
+    "A line that opens a lesson in a browser, where the site has an address"
+    if path.parent != NBS or not path.name[0].isdigit() or not (cfg := address()): return ''
+    colab, binder = in_a_browser(path.stem, cfg)
+    return f'Run this lesson: [Colab]({colab}) · [Binder]({binder})'
+
+
 def page(path, files, more=()):
     "A notebook as a page's source"
     nb = json.loads(path.read_text(encoding='utf-8'))
@@ -79,7 +95,9 @@ def page(path, files, more=()):
     for cell in nb['cells']:
         if cell['cell_type'] == 'markdown':
             text = relinked(joined(cell['source']), path.parent, files)
-            cells.append(cell | dict(source=re.sub(r'<!--.*?-->', '', text, flags=re.S), metadata={}))
+            text = re.sub(r'<!--.*?-->', '', text, flags=re.S)
+            if not cells and (line := buttons(path)): text += f'\n\n{line}'
+            cells.append(cell | dict(source=addressed(text, address() or settings()), metadata={}))
         elif (kept := tagged(cell)) is not None: cells.append(kept)
     cells += [dict(cell_type='markdown', id=f'more{k:04}', metadata={}, source=text) for k, text in enumerate(more)]
     return json.dumps(nb | dict(cells=cells))
