@@ -83,8 +83,8 @@ def tried(levels):
 
 
 def as_onnx(net):
-    "The bytes of a `Switched` as ONNX for pictures of any size that the network takes, compared before they are handed out"
-    [runtime] = packages('onnx', 'onnxruntime')
+    "The bytes of a `Switched` as ONNX, for one picture of any size that the network takes"
+    packages('onnx', 'onnx', 'onnxscript')
     levels = len(net.net.attention)
     inputs = trial(1, 64, 96), torch.ones(1), torch.zeros(levels)
     free = dict(images={2: Dim.DYNAMIC, 3: Dim.DYNAMIC}, temperature=None, uniform=None)
@@ -96,12 +96,17 @@ def as_onnx(net):
     graph = proto.graph
     for part in *graph.node, *graph.input, *graph.output, *graph.value_info:        # lines of code, with paths
         for field in 'metadata_props', 'doc_string': part.ClearField(field)
-    data = proto.SerializeToString(deterministic=True)
+    return proto.SerializeToString(deterministic=True)
+
+
+def checked(data, net):
+    "`data` again, if it computes what the network does"
+    [runtime] = packages('onnx', 'onnxruntime')
     session = runtime.InferenceSession(data, providers=['CPUExecutionProvider'])
-    for case in tried(levels):
+    for case in tried(len(net.net.attention)):
         with torch.no_grad(): expected = net(*case)
-        got = session.run(names, {k: v.numpy() for k, v in zip(INPUTS, case)})
-        if (apart := difference(dict(zip(names, got)), expected)) > TOLERANCE:
+        got = session.run([*expected], {k: v.numpy() for k, v in zip(INPUTS, case)})
+        if not (apart := difference(dict(zip(expected, got)), expected)) <= TOLERANCE:
             sys.exit(f'the ONNX file differs from the network by {apart:.1e}; expected at most {TOLERANCE:g}')
     return data
 
@@ -167,7 +172,7 @@ def page():
     net = network()
     source = {end: (SOURCE / f'page.{end}').read_text(encoding='utf-8') for end in ('html', 'css', 'js')}
     version = json.loads((SOURCE / 'package.json').read_text(encoding='utf-8'))['dependencies'][PROGRAM]
-    parts = dict(css=source['css'], js=source['js'], version=version, ort=script, wasm=packed(wasm), network=packed(as_onnx(net)),
+    parts = dict(css=source['css'], js=source['js'], version=version, ort=script, wasm=packed(wasm), network=packed(checked(as_onnx(net), net)),
                  facts=json.dumps(facts(net.net)).replace('</', r'<\/'))
     return re.sub(r'\{\{(\w+)\}\}', lambda m: parts[m[1]], source['html'])
 

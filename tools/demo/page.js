@@ -529,9 +529,8 @@ function build() {
   }
   $('uniform-all').addEventListener('change', e => change({ uniform: LEVELS.map(() => e.target.checked) }))
   for (const side of [facts.trained, ...facts.sides]) {
-    const what = side === facts.trained ? `${side}×${side} pixels: the middle square, as in training` :
-      `${side} pixels on the shorter side${side === facts.usual ? ', as in the course’s explorer' : ''}`
-    $('seen').append(new Option(what, side))
+    const why = { [facts.trained]: ': the middle square, as in training', [facts.usual]: ': as in the course’s explorer' }[side] ?? ''
+    $('seen').append(new Option(side + why, side))
   }
   const [least, most] = facts.heat
   Object.assign($('temperature'), { min: least, max: most })
