@@ -17,6 +17,7 @@ import sys
 import time
 from pathlib import Path
 
+import PIL
 import torch
 import torch.nn as nn
 from torch.export import Dim
@@ -162,7 +163,8 @@ def facts(net):
     names = sorted(about, key=lambda name: name != 'cat')                    # as in the explorer
     return dict(network=USUAL_NETWORK, classes=net.info['classes'], levels=len(net.attention), stride=net.stride,
                 trained=trained_side(net), usual=PHOTOGRAPH_SIDE, sides=SIDES, heat=HEAT, most=MOST_PIXELS, few=FEW, even=EVEN,
-                quantiles=net.info['foreign']['quantiles'], colors=as_text(colors()),
+                quantiles=net.info['foreign']['quantiles'],
+                columns_first=int(PIL.__version__.split('.')[0]) >= 13, colors=as_text(colors()),
                 pictures=[about[name]._asdict() | dict(name=name, file=as_text(photograph(name).read_bytes())) for name in names])
 
 

@@ -99,33 +99,54 @@ function byte(sum) {
   return v < 0 ? 0 : v > 255 ? 255 : v
 }
 
+function across(taps, data, from, step, out, to) {
+  // A row of pixels, `step` values each, as bytes of as many pixels as there are taps
+  for (let k = 0; k < taps.first.length; k++, to += 3) {
+    let red = 0, green = 0, blue = 0, at = from + step * taps.first[k]
+    for (let i = k * taps.most, last = i + taps.count[k]; i < last; i++, at += step) {
+      const a = taps.weights[i]
+      red += a * data[at]; green += a * data[at + 1]; blue += a * data[at + 2]
+    }
+    out[to] = byte(red); out[to + 1] = byte(green); out[to + 2] = byte(blue)
+  }
+}
+
 async function scaled(picture, { w, h, window: [left, top, cols, rows], box }) {
-  // RGB bytes [h, w, 3] of what is seen: along the rows first, then along the columns, rounded in between as Pillow does
-  const across = taps(cols, box[0] - left, box[2] - left, w), down = taps(rows, box[1] - top, box[3] - top, h)
-  const begin = down.first[0], end = down.first[h - 1] + down.count[h - 1]
+  // RGB bytes [h, w, 3] of what is seen: first along the rows, then along the columns, rounded in between. Where that saves
+  // work Pillow does it the other way round, since its version 13
+  const wide = taps(cols, box[0] - left, box[2] - left, w), high = taps(rows, box[1] - top, box[3] - top, h)
+  const begin = high.first[0], end = high.first[h - 1] + high.count[h - 1], bytes = new Uint8Array(h * w * 3)
+  const strips = picture.strips(left, top + begin, cols, end - begin)
+  if (facts.columns_first && rows > h && rows - h > 2 * (cols - w)) {
+    const half = await down(strips, high, begin, cols)
+    for (let k = 0; k < h; k++) across(wide, half, 3 * cols * k, 3, bytes, 3 * w * k)
+    return { w, h, box, bytes }
+  }
   const half = new Uint8Array((end - begin) * w * 3)
-  for await (const [y, n, data] of picture.strips(left, top + begin, cols, end - begin)) {
-    for (let r = 0; r < n; r++) {
-      for (let k = 0; k < w; k++) {
-        let red = 0, green = 0, blue = 0, from = 4 * (r * cols + across.first[k])
-        for (let i = k * across.most, last = i + across.count[k]; i < last; i++, from += 4) {
-          const a = across.weights[i]
-          red += a * data[from]; green += a * data[from + 1]; blue += a * data[from + 2]
-        }
-        const to = 3 * ((y + r) * w + k)
-        half[to] = byte(red); half[to + 1] = byte(green); half[to + 2] = byte(blue)
+  for await (const [y, n, data] of strips) for (let r = 0; r < n; r++) across(wide, data, 4 * cols * r, 4, half, 3 * w * (y + r))
+  for (let k = 0; k < h; k++) for (let x = 0; x < 3 * w; x++) {
+    let sum = 0, from = 3 * w * (high.first[k] - begin) + x
+    for (let i = k * high.most, last = i + high.count[k]; i < last; i++, from += 3 * w) sum += high.weights[i] * half[from]
+    bytes[3 * w * k + x] = byte(sum)
+  }
+  return { w, h, box, bytes }
+}
+
+async function down(strips, { first, count, weights, most }, begin, cols) {
+  // All columns, each as bytes of as many pixels as there are taps: [h, cols, 3]
+  const h = first.length, sums = new Float64Array(h * cols * 3)
+  let low = 0
+  for await (const [y, n, data] of strips) for (let r = 0; r < n; r++) {
+    const row = begin + y + r
+    while (first[low] + count[low] <= row) low++
+    for (let k = low; k < h && first[k] <= row; k++) {
+      const a = weights[k * most + row - first[k]]
+      for (let x = 0, to = 3 * cols * k, from = 4 * cols * r; x < cols; x++, to += 3, from += 4) {
+        sums[to] += a * data[from]; sums[to + 1] += a * data[from + 1]; sums[to + 2] += a * data[from + 2]
       }
     }
   }
-  const bytes = new Uint8Array(h * w * 3)
-  for (let k = 0; k < h; k++) {
-    for (let x = 0; x < 3 * w; x++) {
-      let sum = 0, from = 3 * w * (down.first[k] - begin) + x
-      for (let i = k * down.most, last = i + down.count[k]; i < last; i++, from += 3 * w) sum += down.weights[i] * half[from]
-      bytes[3 * w * k + x] = byte(sum)
-    }
-  }
-  return { w, h, box, bytes }
+  return Uint8Array.from(sums, byte)
 }
 
 // ---- The network
