@@ -133,7 +133,7 @@ class Shown:
         self.page.on('console', lambda m: self.said.append(m.text))
         self.page.on('pageerror', lambda e: self.said.append(str(e)))
         self.page.goto(file.as_uri())
-        self.page.wait_for_function('window.demo?.ready')
+        self.page.wait_for_function('() => window.demo?.ready')
         self.page.evaluate('demo.ready')
 
     def last(self):
@@ -184,7 +184,7 @@ def shown(open_page):
     page.select_option('#seen', str(USUAL))
     page.uncheck('#pixels')
     page.check('[name=show][value="2"]')
-    page.wait_for_function('demo.last.name === "cat"')
+    page.wait_for_function('() => demo.last.name === "cat"')
     open_page.last()
     yield open_page
     assert not open_page.said, open_page.said
@@ -344,7 +344,7 @@ def test_what_is_no_picture_and_what_is_dropped(shown, net, tmp_path):
     shown.page.evaluate('''text => { const data = new DataTransfer(), bytes = Uint8Array.from(atob(text), c => c.charCodeAt(0));
         data.items.add(new File([bytes], "dropped.png", { type: "image/png" }));
         document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true })) }''', demo.as_text(long.read_bytes()))
-    shown.page.wait_for_function('demo.last.name === "dropped.png"')
+    shown.page.wait_for_function('() => demo.last.name === "dropped.png"')
     assert max(apart(shown.last(), as_library(net.net, long)[1])) < 1e-5 and shown.page.is_hidden('#status')
     shown.page.click('#camera')
     shown.page.wait_for_selector('#status.bad')                        # no camera here, or it is refused
@@ -366,10 +366,10 @@ def test_the_camera(page_file, browser):
     shown = Shown(browser('--use-fake-device-for-media-stream', '--use-fake-ui-for-media-stream'), page_file)
     page = shown.page
     page.click('#camera')
-    page.wait_for_function('demo.last.name === "the camera"')
+    page.wait_for_function('() => demo.last.name === "the camera"')
     assert 'camera is on' in shown.words('#status')
     page.evaluate('window.first = demo.last.seen.bytes.join()')
-    page.wait_for_function('demo.last.seen.bytes.join() !== first')           # it goes on by itself
+    page.wait_for_function('() => demo.last.seen.bytes.join() !== first')           # it goes on by itself
     page.click('#camera')
     assert shown.words('#camera') == 'use the camera' and shown.last()['name'] == 'the camera'
     assert page.evaluate('demo.state.camera') is None and page.is_hidden('#status') and not shown.said
@@ -383,7 +383,7 @@ def test_every_width_in_both_themes(page_file, browser, dark):
     shown = Shown(browser(), page_file, color_scheme='dark' if dark else 'light')
     page = shown.page
     page.click('#thumbs [data-name=coffee]')
-    page.wait_for_function('demo.last.name === "coffee"')
+    page.wait_for_function('() => demo.last.name === "coffee"')
     page.check('#uniform-3')
     page.evaluate('for (const d of document.querySelectorAll("details")) d.open = true')
     shown.last()
