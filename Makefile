@@ -13,7 +13,7 @@ PEER   := quantus==0.6.0
 RUN    := PATH="$(CURDIR)/$(BIN):$$PATH" exec $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help venv course test test-all quick site print lab export readme film constraints clean
+.PHONY: help venv course test test-all quick site print demo lab export readme film constraints clean
 
 help:  ## show this list
 	@echo "Usage: make TARGET [PYTHON=python3.12] [ARGS='...']"
@@ -65,6 +65,9 @@ site: $(SITE)  ## the course as static pages from the committed outputs: build/s
 
 print: $(SITE)  ## the course to print, one page and a PDF, in build/print (ARGS='01 05' picks lessons)
 	@$(RUN) tools/print.py $(ARGS)
+
+demo: $(STAMP)  ## a network in the browser, one page to open by double click: build/demo/index.html (needs npm)
+	@$(RUN) tools/demo.py
 
 lab: $(STAMP)  ## JupyterLab, index.ipynb open (ARGS=--no-browser, --port=..., as root --allow-root)
 	@echo "Starting JupyterLab on nbs/index.ipynb; stop with Ctrl-C"
