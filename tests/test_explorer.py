@@ -9,7 +9,7 @@ import torch
 from helpers import pictures, random, refuses, tiny_net
 from PIL import Image
 
-from ltpa.widgets import png, read_upload
+from ltpa.widgets import CUT, LIMIT, STYLE, CellGrid, OwnPicture, bars, controls, judged, picture, png, read_upload
 from ltpa.explorer import (
     BESIDE, Explorer, Gallery, Scene, State, draw_state, field_steps, heated, influence, query_note,
     receptive_field, strength)
@@ -55,7 +55,7 @@ def test_every_state_is_drawn_and_drawn_alike(nets, name, method):
         state = State('a', name, level, 'b', .5, 4, method, (0, 1))
         drawing = one.draw(state)
         same(drawing, two.draw(state))
-        assert list(drawing.panels) == ['picture', 'attention', *['method'] * bool(method), 'cell']
+        assert list(drawing.panels) == ['picture', 'own', 'attention', *['method'] * bool(method), 'cell']
         for title, rgb, caption in drawing.panels.values():
             assert rgb.shape == (224, 224, 3) and rgb.dtype == np.uint8 and title and caption
         assert drawing.probs.sum().item() == pytest.approx(1) and 0 <= drawing.shades.min() <= drawing.shades.max() <= 1
@@ -178,10 +178,10 @@ def test_pictures_of_other_sizes_and_from_files(nets, tmp_path):
 
 def test_the_grid_of_cells_has_the_shape_of_the_map(nets):
     e = Explorer(dict(wide=torch.rand(3, 32, 96), tall=torch.rand(3, 96, 32)), nets, side='own')
-    sizes = lambda: [int(v.removesuffix('px')) for v in (e.panes.grid.box.layout.width, e.panes.grid.box.layout.height)]
-    assert sizes() == [224, round(224 * 32 / 96)]
+    def sizes(stack): return [int(v.removesuffix('px')) for v in (stack.layout.width, stack.layout.height)]
+    assert sizes(e.panes.grid.stack) == [216, 72] and sizes(e.panes.over) == [224, 75]
     e.widgets['image'].value = 'tall'
-    assert sizes() == [round(224 * 32 / 96), 224]
+    assert sizes(e.panes.grid.stack) == [72, 216]
 
 
 def test_it_begins_with_photographs():
@@ -243,12 +243,15 @@ def explorer(nets): return Explorer(dict(zip('abc', PHOTOS)), nets, side=32)
 def shown(e): return {k: p[1].value for k, p in e.panes.panels.items()}
 
 
+def pixels(e): return {k: v.partition('src=')[2] for k, v in shown(e).items()}
+
+
 def mirrors(e):
     "What is promised: widgets show the state, and pictures are the state's."
     for name, value in e.state._asdict().items():
         if name != 'cell': assert e.widgets[name].value == ('' if value is None else value), name
     for name in 'image', 'query', 'method': assert e.widgets[name].label, f'{name} shows an empty choice'
-    for key, (_, rgb, _) in e.draw(e.state).panels.items(): assert shown(e)[key] == png(rgb)
+    for key, (title, rgb, caption) in e.draw(e.state).panels.items(): assert shown(e)[key] == picture(rgb, f'{title}: {caption}')
 
 
 def test_moved_widgets_draw_their_state(explorer):
@@ -286,9 +289,11 @@ def test_a_network_that_says_nan_is_not_drawn(eps):
 
 
 def test_pc_shows_no_change_for_a_query_and_says_why(explorer):
-    before = shown(explorer)
+    before = pixels(explorer)
     explorer.widgets['query'].value = 'b'
-    assert shown(explorer) == before and 'cancels' in explorer.panes.note.value
+    after = pixels(explorer)
+    assert after.pop('own') == before['attention'] and 'cancels' in explorer.panes.note.value
+    assert after == {k: v for k, v in before.items() if k != 'own'}
     explorer.widgets['query'].value = ''
     assert not explorer.panes.note.value
 
@@ -297,9 +302,9 @@ def test_a_clicked_cell(explorer):
     e = explorer
     e.widgets['model'].value = 'vgg_att3_concat_pc'
     e.widgets['level'].value = 2
-    e.panes.grid.buttons[6].click()
+    e.panes.grid.buttons.index = 6
     assert e.state.cell == (1, 2) and '(1, 2)' in e.panes.panels['cell'][0].value
-    assert [b.description for b in e.panes.grid.box.children] == [' '] * 6 + ['●'] + [' '] * 9
+    assert e.panes.grid.buttons.label == 'row 1, column 2' and len(e.panes.grid.buttons.options) == 16
     e.widgets['eps'].value = 3
     assert e.state.cell == (1, 2)
     e.widgets['image'].value = 'b'
@@ -310,12 +315,12 @@ def test_a_clicked_cell(explorer):
 def test_large_maps_have_buttons_for_blocks(nets):
     e = Explorer([pictures(1, 160).images[0]], {'n': lively('vgg_att3_concat_pc')}, side=160)
     e.widgets['level'].value = 1
-    assert e.draw(e.state).shades.shape == (40, 40) and len(e.panes.grid.box.children) == 14 * 14
-    e.panes.grid.buttons[13 * 14 + 1].click()
-    assert e.state.cell == (39, 4)
+    assert e.draw(e.state).shades.shape == (40, 40) and len(e.panes.grid.buttons.options) == 20 * 20
+    e.panes.grid.buttons.index = 19 * 20 + 1
+    assert e.state.cell == (39, 3)
     mirrors(e)
     e.widgets['level'].value = 3
-    assert len(e.panes.grid.box.children) == 100
+    assert len(e.panes.grid.buttons.options) == 100
 
 
 def test_a_picture_beside_which_no_method_stands_has_no_column(explorer):
@@ -364,8 +369,8 @@ def bomb():
 
 
 def upload(e, content, name='mine.png'):
-    e.widgets['upload'].value = [dict(name=name, type='', size=len(content), content=memoryview(content),
-                                      last_modified=datetime(2018, 4, 30))]
+    e.own.button.value = [dict(name=name, type='', size=len(content), content=memoryview(content),
+                                last_modified=datetime(2018, 4, 30))]
 
 
 NOISE = Image.fromarray(PHOTOS[1].permute(1, 2, 0).numpy())
@@ -380,7 +385,7 @@ def test_uploads_that_are_no_pictures(explorer, content, words):
     upload(explorer, content)
     assert words in explorer.panes.status.value and 'mine.png' in explorer.panes.status.value
     assert (explorer.state, shown(explorer), list(explorer.images)) == before
-    assert explorer.widgets['upload'].value == ()
+    assert explorer.own.button.value == ()
     mirrors(explorer)
 
 
