@@ -1425,6 +1425,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                               'ltpa.widgets.bars': ('workshop/widgets.html#bars', 'ltpa/widgets.py'),
                               'ltpa.widgets.controls': ('workshop/widgets.html#controls', 'ltpa/widgets.py'),
                               'ltpa.widgets.enlarged': ('workshop/widgets.html#enlarged', 'ltpa/widgets.py'),
+                              'ltpa.widgets.fitted': ('workshop/widgets.html#fitted', 'ltpa/widgets.py'),
                               'ltpa.widgets.framed': ('workshop/widgets.html#framed', 'ltpa/widgets.py'),
                               'ltpa.widgets.judged': ('workshop/widgets.html#judged', 'ltpa/widgets.py'),
                               'ltpa.widgets.labeled': ('workshop/widgets.html#labeled', 'ltpa/widgets.py'),

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PANEL', 'KEPT', 'GAP', 'STYLE', 'DEAD', 'CELL', 'MOST_CELLS', 'PANES', 'HEAT', 'MOST_EPS', 'SIDES', 'LIMIT', 'CUT',
-           'side_by_side', 'of_class', 'window', 'enlarged', 'strength', 'framed', 'png', 'picture', 'judged', 'bars',
-           'stacked', 'CellGrid', 'tracks', 'labeled', 'with_none', 'Panes', 'sides', 'numbered', 'controls', 'sync',
-           'read_upload', 'OwnPicture']
+           'side_by_side', 'of_class', 'window', 'enlarged', 'strength', 'framed', 'png', 'fitted', 'picture', 'judged',
+           'bars', 'stacked', 'CellGrid', 'tracks', 'labeled', 'with_none', 'Panes', 'sides', 'numbered', 'controls',
+           'sync', 'read_upload', 'OwnPicture']
 
 # %% ../nbs/workshop/widgets.ipynb #21524d3d
 import asyncio, base64, html, io
@@ -35,7 +35,7 @@ STYLE = """<style>
 .ltpa-explorer .jupyter-widgets-disconnected::before {display: none}
 .ltpa-explorer.jupyter-widgets-disconnected > .ltpa-dead {display: block; opacity: 1}
 .ltpa-explorer img {display: block; max-width: 100%; height: auto}
-.ltpa-stack {display: grid; position: relative; flex: none; overflow: hidden}
+.ltpa-stack {display: grid; position: relative; flex: none; overflow: hidden; margin: 2px}
 .ltpa-stack > * {grid-area: 1 / 1; width: 100%; height: 100%; margin: 0}
 .ltpa-explorer .ltpa-stack img {position: absolute; inset: 0; width: 100%; height: 100%; image-rendering: pixelated}
 .ltpa-cells > div {display: grid; width: 100%; grid-template-rows: inherit; grid-template-columns: inherit; height: 100%}
@@ -107,14 +107,21 @@ def png(
     Image.fromarray(rgb).save(buffer, 'png', compress_level=1)
     return buffer.getvalue()
 
+def fitted(
+    rgb: np.ndarray,  # [H,W,3]
+)->tuple[int, int]:
+    "(width, height) at which a picture is shown: `PANEL` pixels along its longer side"
+    H, W = rgb.shape[:2]
+    return round(PANEL * W / max(H, W)), round(PANEL * H / max(H, W))
+
 def picture(
     rgb: np.ndarray,  # uint8 [H,W,3]
     text: str,        # What is read aloud in its place, and shown under the mouse
 )->str:
     "The picture in HTML: the stock widget for pictures has no place for a text"
     text, code = html.escape(printable(text)), base64.b64encode(png(rgb)).decode()
-    H, W = rgb.shape[:2]
-    return (f'<img alt="{text}" title="{text}" decoding="sync" width="{PANEL}" height="{round(PANEL * H / W)}" '
+    width, height = fitted(rgb)
+    return (f'<img alt="{text}" title="{text}" decoding="sync" width="{width}" height="{height}" '
             f'src="data:image/png;base64,{code}">')
 
 def judged(
@@ -241,8 +248,7 @@ class Panes:
             above, image, below = self.panels[key]
             above.value, image.value = f'<b>{html.escape(printable(title))}</b>', picture(rgb, f'{title}: {caption}')
             below.value = html.escape(printable(caption))
-        h, w = drawing.panels['attention'][1].shape[:2]
-        self.over.layout.height = f'{round(PANEL * h / w)}px'
+        self.over.layout.width, self.over.layout.height = (f'{n}px' for n in fitted(drawing.panels['attention'][1]))
         self.grid.show(drawing.weights, drawing.shades, drawing.cell)
         self.bars.value, self.note.value = bars(drawing.probs, names, truth=truth), html.escape(drawing.note)
         self.offer.description, self.offer.layout.display = offer, '' if offer else 'none'
