@@ -253,7 +253,7 @@ def draw_state(
     whole, part = _cut_panel(scene)
     size = f'{scene.x.shape[3]}×{scene.x.shape[2]} pixels'
     moved_by = f'moved by {state.eps}/255' if state.eps else 'as they are'
-    panels = whole | dict(picture=('what it sees', picture.permute(1, 2, 0).numpy(), f'{part}, {size}, {moved_by}'))
+    panels = whole | dict(picture=(f'what it sees: {part}', picture.permute(1, 2, 0).numpy(), f'{size}, {moved_by}'))
     asker = note = ''
     if query:
         own = scene.out(state.eps, state.temperature)

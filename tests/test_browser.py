@@ -104,15 +104,15 @@ def test_the_explorer_in_a_browser(page, lab, tmp_path):
         wait_for(page, lambda: told in explorer.inner_text(), told)
         shoot(page, f'refused_{name[:5]}', tmp_path)
 
-    for dark in 'JupyterLab Dark', 'JupyterLab Light':
-        for item in 'Settings', 'Theme', dark:
-            page.locator('.lm-MenuBar-item, .lm-Menu-item').filter(
-                has=page.get_by_text(item, exact=True)).last.click()
-        page.locator(f'body[data-jp-theme-name="{dark}"]').wait_for()
+    for theme in 'JupyterLab Dark', 'JupyterLab Light':
+        page.keyboard.press('Control+Shift+c')
+        page.locator('.lm-CommandPalette-input').fill(f'Theme: {theme}')
+        page.locator('.lm-CommandPalette-item', has_text=theme).first.click()
+        page.locator(f'body[data-jp-theme-name="{theme}"]').wait_for()
         for part in explorer.locator('.ltpa-bad, .ltpa-good, td, b, label').locator('visible=true').all():
             text, under = color_of(part)
-            assert abs(text - under) > .35, f'{part.inner_text()!r} in {dark}: {text:.2f} on {under:.2f}'
-        shoot(page, dark.replace(' ', '_'), tmp_path)
+            assert abs(text - under) > .35, f'{part.inner_text()!r} in {theme}: {text:.2f} on {under:.2f}'
+        shoot(page, theme.replace(' ', '_'), tmp_path)
 
     page.set_viewport_size(dict(width=900, height=1000))          # beside the list of files little room is left
     inside = """all => all.every(e => { const b = e.getBoundingClientRect(), area = e.closest('.jp-OutputArea-output');
