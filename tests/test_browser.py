@@ -106,8 +106,10 @@ def test_the_explorer_in_a_browser(page, lab, tmp_path):
 
     for theme in 'JupyterLab Dark', 'JupyterLab Light':
         page.keyboard.press('Control+Shift+c')
-        page.locator('.lm-CommandPalette-input').fill(f'Theme: {theme}')
-        page.locator('.lm-CommandPalette-item', has_text=theme).first.click()
+        page.locator('.lm-CommandPalette').wait_for()
+        page.keyboard.type(f'Theme: {theme}')
+        page.locator('.lm-CommandPalette-item', has_text=theme).first.wait_for()
+        page.keyboard.press('Enter')
         page.locator(f'body[data-jp-theme-name="{theme}"]').wait_for()
         for part in explorer.locator('.ltpa-bad, .ltpa-good, td, b, label').locator('visible=true').all():
             text, under = color_of(part)
