@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from lab import ask, chromium, chromium_page, jupyterlab, open_notebook, until
+from lab import chromium, chromium_page, jupyterlab, open_notebook, until
 
 NOTEBOOK = '08_explorer.ipynb'
 
@@ -106,9 +106,9 @@ def test_the_explorer_in_a_browser(page, lab, tmp_path):
 
     for theme in 'JupyterLab Dark', 'JupyterLab Light':
         page.keyboard.press('Control+Shift+c')
-        page.locator('.lm-CommandPalette').wait_for()
+        page.locator('.lm-CommandPalette-input, .lm-CommandPalette input').first.wait_for()
         page.keyboard.type(f'Theme: {theme}')
-        page.locator('.lm-CommandPalette-item', has_text=theme).first.wait_for()
+        page.locator('.lm-CommandPalette-item').filter(has_text=theme).first.wait_for()
         page.keyboard.press('Enter')
         page.locator(f'body[data-jp-theme-name="{theme}"]').wait_for()
         for part in explorer.locator('.ltpa-bad, .ltpa-good, td, b, label').locator('visible=true').all():
@@ -124,7 +124,8 @@ def test_the_explorer_in_a_browser(page, lab, tmp_path):
     shoot(page, 'narrow', tmp_path)
 
     assert not explorer.locator('.ltpa-dead').is_visible()
-    kernel, = {s['kernel']['id'] for s in ask(f'{lab}/api/sessions')}
-    ask(f'{lab}/api/kernels/{kernel}/restart', {'restart': True})
+    page.get_by_role('menuitem', name='Kernel', exact=True).click()
+    page.get_by_role('menuitem').filter(has_text='Restart Kernel…').first.click()
+    page.locator('dialog.jp-Dialog button.jp-mod-accept').click()
     explorer.locator('.ltpa-dead').wait_for()
     shoot(page, 'dead', tmp_path)
