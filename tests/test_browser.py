@@ -110,7 +110,7 @@ def test_the_explorer_in_a_browser(page, lab, tmp_path):
         page.keyboard.type(f'Theme: {theme}')
         page.locator('.lm-CommandPalette-item').filter(has_text=theme).first.wait_for()
         page.keyboard.press('Enter')
-        page.locator(f'body[data-jp-theme-name="{theme}"]').wait_for()
+        page.locator(f'body[data-jp-theme-name="{theme}"]').wait_for(state='attached')
         for part in explorer.locator('.ltpa-bad, .ltpa-good, td, b, label').locator('visible=true').all():
             text, under = color_of(part)
             assert abs(text - under) > .35, f'{part.inner_text()!r} in {theme}: {text:.2f} on {under:.2f}'
