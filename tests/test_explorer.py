@@ -9,7 +9,7 @@ import torch
 from helpers import pictures, random, refuses, tiny_net
 from PIL import Image
 
-from ltpa.widgets import png, read_upload
+from ltpa.widgets import CUT, LIMIT, CellGrid, judged, picture, read_upload
 from ltpa.explorer import (
     BESIDE, Explorer, Gallery, Scene, State, draw_state, field_steps, heated, influence, query_note,
     receptive_field, strength)
@@ -55,7 +55,7 @@ def test_every_state_is_drawn_and_drawn_alike(nets, name, method):
         state = State('a', name, level, 'b', .5, 4, method, (0, 1))
         drawing = one.draw(state)
         same(drawing, two.draw(state))
-        assert list(drawing.panels) == ['picture', 'attention', *['method'] * bool(method), 'cell']
+        assert list(drawing.panels) == ['picture', 'own', 'attention', *['method'] * bool(method), 'cell']
         for title, rgb, caption in drawing.panels.values():
             assert rgb.shape == (224, 224, 3) and rgb.dtype == np.uint8 and title and caption
         assert drawing.probs.sum().item() == pytest.approx(1) and 0 <= drawing.shades.min() <= drawing.shades.max() <= 1
@@ -178,10 +178,10 @@ def test_pictures_of_other_sizes_and_from_files(nets, tmp_path):
 
 def test_the_grid_of_cells_has_the_shape_of_the_map(nets):
     e = Explorer(dict(wide=torch.rand(3, 32, 96), tall=torch.rand(3, 96, 32)), nets, side='own')
-    sizes = lambda: [int(v.removesuffix('px')) for v in (e.panes.grid.box.layout.width, e.panes.grid.box.layout.height)]
-    assert sizes() == [224, round(224 * 32 / 96)]
+    def sizes(stack): return [int(v.removesuffix('px')) for v in (stack.layout.width, stack.layout.height)]
+    assert sizes(e.panes.grid.stack) == [222, 74] and sizes(e.panes.over) == [224, 75]
     e.widgets['image'].value = 'tall'
-    assert sizes() == [round(224 * 32 / 96), 224]
+    assert sizes(e.panes.grid.stack) == [74, 222] and sizes(e.panes.over) == [75, 224]
 
 
 def test_it_begins_with_photographs():
@@ -243,12 +243,15 @@ def explorer(nets): return Explorer(dict(zip('abc', PHOTOS)), nets, side=32)
 def shown(e): return {k: p[1].value for k, p in e.panes.panels.items()}
 
 
+def pixels(e): return {k: v.partition('src=')[2] for k, v in shown(e).items()}
+
+
 def mirrors(e):
     "What is promised: widgets show the state, and pictures are the state's."
     for name, value in e.state._asdict().items():
         if name != 'cell': assert e.widgets[name].value == ('' if value is None else value), name
     for name in 'image', 'query', 'method': assert e.widgets[name].label, f'{name} shows an empty choice'
-    for key, (_, rgb, _) in e.draw(e.state).panels.items(): assert shown(e)[key] == png(rgb)
+    for key, (title, rgb, caption) in e.draw(e.state).panels.items(): assert shown(e)[key] == picture(rgb, f'{title}: {caption}')
 
 
 def test_moved_widgets_draw_their_state(explorer):
@@ -286,9 +289,11 @@ def test_a_network_that_says_nan_is_not_drawn(eps):
 
 
 def test_pc_shows_no_change_for_a_query_and_says_why(explorer):
-    before = shown(explorer)
+    before = pixels(explorer)
     explorer.widgets['query'].value = 'b'
-    assert shown(explorer) == before and 'cancels' in explorer.panes.note.value
+    after = pixels(explorer)
+    assert after.pop('own') == before['attention'] and 'cancels' in explorer.panes.note.value
+    assert after == {k: v for k, v in before.items() if k != 'own'}
     explorer.widgets['query'].value = ''
     assert not explorer.panes.note.value
 
@@ -297,9 +302,10 @@ def test_a_clicked_cell(explorer):
     e = explorer
     e.widgets['model'].value = 'vgg_att3_concat_pc'
     e.widgets['level'].value = 2
-    e.panes.grid.buttons[6].click()
+    e.panes.grid.buttons.index = 15
+    e.panes.grid.buttons.index = 6
     assert e.state.cell == (1, 2) and '(1, 2)' in e.panes.panels['cell'][0].value
-    assert [b.description for b in e.panes.grid.box.children] == [' '] * 6 + ['●'] + [' '] * 9
+    assert e.panes.grid.buttons.label == 'row 1, column 2' and len(e.panes.grid.buttons.options) == 16
     e.widgets['eps'].value = 3
     assert e.state.cell == (1, 2)
     e.widgets['image'].value = 'b'
@@ -310,12 +316,101 @@ def test_a_clicked_cell(explorer):
 def test_large_maps_have_buttons_for_blocks(nets):
     e = Explorer([pictures(1, 160).images[0]], {'n': lively('vgg_att3_concat_pc')}, side=160)
     e.widgets['level'].value = 1
-    assert e.draw(e.state).shades.shape == (40, 40) and len(e.panes.grid.box.children) == 14 * 14
-    e.panes.grid.buttons[13 * 14 + 1].click()
-    assert e.state.cell == (39, 4)
+    assert e.draw(e.state).shades.shape == (40, 40) and len(e.panes.grid.buttons.options) == 20 * 20
+    e.panes.grid.buttons.index = 19 * 20 + 1
+    assert e.state.cell == (39, 3)
     mirrors(e)
     e.widgets['level'].value = 3
-    assert len(e.panes.grid.box.children) == 100
+    assert len(e.panes.grid.buttons.options) == 100
+
+
+@pytest.mark.parametrize('h, w', [(4, 4), (2, 6), (16, 24), (32, 32), (33, 8), (112, 112)])
+def test_cells_fit_every_shape_and_scroll_in_their_box(h, w):
+    picked = []
+    grid = CellGrid(picked.append)
+    weights = torch.rand(h, w) / (h * w)
+    grid.show(weights, weights / weights.max(), (h - 1, 0))
+    assert len(set(grid.places)) == len(grid.buttons.options) <= 32 * 32 and grid.box.layout.overflow == 'auto'
+    size = [int(v.removesuffix('px')) for v in (grid.stack.layout.height, grid.stack.layout.width)]
+    assert size[0] / size[1] == pytest.approx(h / w, rel=.05) and size[0] / len({r for r, _ in grid.places}) >= 13
+    assert not picked and grid.places[grid.buttons.index][0] >= h - 4
+    grid.buttons.index = 1
+    (r, c), = picked
+    assert grid.buttons.tooltips[1] == f'row {r}, column {c}: {weights[r, c]:.2%} of the weight'
+
+
+def test_everything_has_a_label_and_a_tooltip(explorer):
+    for widget in [*explorer.widgets.values(), explorer.own.button, explorer.own.path]: assert widget.tooltip, widget
+    for row in explorer.box.children[2].children:
+        named = row.children[0] if hasattr(row, 'children') else row           # a number field before its slider
+        assert named.description and named.tooltip, row
+    assert LIMIT in explorer.own.button.description
+    for picture in shown(explorer).values(): assert not picture or 'alt="' in picture and 'alt=""' not in picture
+
+
+def test_a_number_field_and_its_slider_are_one(explorer):
+    field, slider = explorer.box.children[2].children[6].children
+    assert field.description == 'temperature' and slider is explorer.widgets['temperature']
+    field.value = 2.5
+    assert explorer.state.temperature == 2.5
+    slider.value = 2 * (1 - 1e-12)                                   # as a slider in powers of two says 2
+    assert field.value == 2 and explorer.state.temperature == slider.value
+
+
+def test_reset_brings_everything_back(explorer):
+    first, before = explorer.state, shown(explorer)
+    upload(explorer, encoded(NOISE))
+    for name, value in dict(eps=4, temperature=2., query='b', method='gradient', side=64).items():
+        explorer.widgets[name].value = value
+    explorer.panes.grid.buttons.index = 1
+    button = explorer.own.button
+    explorer.widgets['reset'].click()
+    assert explorer.state == first and pixels(explorer)['attention'] == before['attention'].partition('src=')[2]
+    assert explorer.own.button is not button and 'mine.png' in explorer.images
+    assert explorer.panes.columns['own'].layout.display == 'none'
+    mirrors(explorer)
+
+
+@pytest.mark.parametrize('truth, sign, words', [
+    ('cat', '✓', 'right'), ('dog', '✗', 'it is “dog”'), ('moose', '✗', 'no class “moose”'), (None, '?', 'not known')])
+def test_right_or_wrong_in_a_sign_and_words(truth, sign, words):
+    said = judged(['cat', 'dog'], 'cat', truth)
+    assert said[0] == sign and words in said[1]
+
+
+def test_what_pictures_show_is_known_of_the_bundled_ones_and_of_no_others(nets):
+    g = Gallery()
+    assert g.truth['cat'] == 'cat' and g.truth['moose'] == 'deer' and g.truth['sneaker'] == 'sneaker'
+    e = Explorer(dict(zip('abc', PHOTOS)), nets, truth=dict(a='class 0'))
+    assert any(words in e.panes.bars.value for words in ('✓ right', 'wrong: it is “class 0”'))
+    e.widgets['image'].value = 'b'
+    assert 'not known' in e.panes.bars.value
+    upload(e, encoded(NOISE), 'a')
+    assert 'not known' in e.panes.bars.value
+
+
+def test_what_is_cut_away_is_shown_and_said(nets):
+    e = Explorer(dict(wide=torch.rand(3, 32, 64), square=PHOTOS[0]), nets)
+    said = e.panes.panels['whole'][2].value
+    assert '64×32 pixels' in said and '32×32' in said and 'the middle 50%' in e.panes.panels['picture'][0].value
+    frame = e.draw(e.state).panels['whole'][1]
+    assert frame.shape == (112, 224, 3) and (frame[56] == (0, 191, 255)).all(1).nonzero()[0].tolist() == [56, 57, 166, 167]
+    e.widgets['side'].value = 'own'
+    assert e.panes.columns['whole'].layout.display == 'none' and 'all of it' in e.panes.panels['picture'][0].value
+
+
+def test_a_query_beside_the_own_map_with_the_difference_in_a_number(explorer):
+    e = explorer
+    e.widgets['query'].value = 'b'
+    assert e.panes.offer.layout.display == '' and 'vgg_att2_indep_dp' in e.panes.offer.description
+    e.panes.offer.click()
+    assert e.state.model == 'vgg_att2_indep_dp' and e.state.query == 'b' and e.panes.offer.layout.display == 'none'
+    scene, other = (Scene(e.net(e.state.model), PHOTOS[k], 32) for k in (0, 1))
+    a, b = (scene.out(g=g).maps[e.state.level - 1] for g in (None, other.encoded()[1]))
+    assert f'moved {(a - b).abs().sum().item() / 2:.1%} of the weight' in e.panes.note.value
+    drawing = e.draw(e.state)
+    assert not np.array_equal(drawing.panels['own'][1], drawing.panels['attention'][1])
+    assert np.array_equal(drawing.panels['own'][1], e.draw(e.state._replace(query=None)).panels['attention'][1])
 
 
 def test_a_picture_beside_which_no_method_stands_has_no_column(explorer):
@@ -364,8 +459,8 @@ def bomb():
 
 
 def upload(e, content, name='mine.png'):
-    e.widgets['upload'].value = [dict(name=name, type='', size=len(content), content=memoryview(content),
-                                      last_modified=datetime(2018, 4, 30))]
+    e.own.button.value = [dict(name=name, type='', size=len(content), content=memoryview(content),
+                                last_modified=datetime(2018, 4, 30))]
 
 
 NOISE = Image.fromarray(PHOTOS[1].permute(1, 2, 0).numpy())
@@ -380,7 +475,7 @@ def test_uploads_that_are_no_pictures(explorer, content, words):
     upload(explorer, content)
     assert words in explorer.panes.status.value and 'mine.png' in explorer.panes.status.value
     assert (explorer.state, shown(explorer), list(explorer.images)) == before
-    assert explorer.widgets['upload'].value == ()
+    assert explorer.own.button.value == ()
     mirrors(explorer)
 
 
@@ -402,3 +497,26 @@ def test_an_upload_of_the_same_name_replaces_the_first(explorer):
 
 def test_uploads_are_named_in_messages_only_by_their_name():
     with refuses('notes.txt is not an image'): read_upload(dict(name='notes.txt', content=b'x'))
+
+
+def test_a_file_of_any_size_by_its_path(explorer, tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6                                                    # taken with the camera on its side
+    NOISE.resize((64, 48)).save(tmp_path / 'turned.jpg', exif=exif)
+    explorer.own.path.value = str(tmp_path / 'turned.jpg')
+    assert explorer.state.image == 'turned.jpg' and explorer.own.path.value == ''
+    assert explorer.images['turned.jpg'].shape == (3, 64, 48)
+    explorer.own.path.value = 'nowhere.png'
+    assert 'nowhere.png' in explorer.panes.status.value and explorer.state.image == 'turned.jpg'
+    assert explorer.own.path.value == 'nowhere.png'                  # to be corrected
+
+
+def test_a_page_that_asks_anew_is_told_of_a_lost_upload(explorer, monkeypatch):
+    monkeypatch.setattr('ltpa.widgets._soon', lambda call: call())
+    button = explorer.own.button
+    button.get_state('description')
+    assert not explorer.panes.status.value and explorer.own.button is button
+    button.get_state()                                               # what a page that comes back asks for
+    assert CUT in explorer.panes.status.value and explorer.own.button is not button
+    upload(explorer, encoded(NOISE))
+    assert explorer.state.image == 'mine.png'

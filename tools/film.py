@@ -52,7 +52,7 @@ class Camera:
         self.take(LONG)
 
     def slide(self, what, key, steps, by=1):
-        handle = self.explorer.locator('.widget-hslider', has_text=what).locator('.noUi-handle')
+        handle = self.explorer.locator('.widget-hbox', has_text=what).last.locator('.noUi-handle')
         handle.focus()
         for k in range(1, steps + 1):
             handle.press(key)
@@ -60,10 +60,8 @@ class Camera:
         handle.blur()
 
     def click(self, row, column):
-        buttons = self.explorer.locator('.widget-gridbox button')
-        columns = self.explorer.locator('.widget-gridbox').evaluate(
-            'e => getComputedStyle(e).gridTemplateColumns.split(" ").length')
-        buttons.nth(row * columns + column).click()
+        cells = self.explorer.locator('.ltpa-stack:not(.ltpa-over)')
+        cells.get_by_role('button', name=f'row {row}, column {column}', exact=True).click()
         self.page.mouse.move(0, 0)
         self.take(LONG)
 
@@ -83,7 +81,7 @@ def act(camera):
     "What is filmed."
     camera.take(LONG)
     for level in '1', '3', '2': camera.choose('level', level)
-    camera.click(4, 8)
+    camera.click(9, 16)
     camera.choose('picture', 'bird')
     camera.slide('temperature', 'ArrowRight', 8, by=2)
     camera.slide('temperature', 'ArrowLeft', 8, by=4)
@@ -100,8 +98,8 @@ def main():
         (Path(folder) / 'nbs' / NOTEBOOK).write_text(json.dumps(notebook()))
         open_notebook(page, address, NOTEBOOK)
         for item in 'Run', 'Run All Cells': page.get_by_role('menuitem', name=item, exact=True).click()
-        explorer = page.locator('.jp-OutputArea-output .widget-vbox', has=page.locator('.widget-gridbox')).first
-        until(lambda: explorer.locator('img.widget-image').count() == 4, 'the explorer',
+        explorer = page.locator('.ltpa-explorer')
+        until(lambda: explorer.locator('img:visible').count() == 4, 'the explorer',
               sleep=lambda seconds: page.wait_for_timeout(1000 * seconds))
         camera = Camera(page, explorer)
         act(camera)
