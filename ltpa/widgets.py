@@ -29,6 +29,7 @@ STYLE = """<style>
 .ltpa-explorer .widget-html-content {line-height: 1.3; color: var(--jp-content-font-color1, inherit)}
 .ltpa-explorer .ltpa-quiet {color: var(--jp-content-font-color2, #616161)}
 .ltpa-explorer .ltpa-bad {color: var(--jp-error-color1, #b2182b); font-weight: bold}
+[data-jp-theme-light="false"] .ltpa-explorer .ltpa-bad {color: var(--jp-error-color2, #e57373)}
 .ltpa-explorer .ltpa-bar {background: var(--jp-brand-color1, #1976d2); height: 10px}
 .ltpa-explorer .ltpa-dead {display: none; border: 2px solid var(--jp-error-color1, #b2182b); padding: 4px 8px}
 .ltpa-explorer.jupyter-widgets-disconnected > * {opacity: .4}

@@ -39,9 +39,10 @@ def pictures(explorer):
 
 
 def color_of(part):
-    "How bright a text is, and what it stands on, from 0 to 1."
-    return part.evaluate("""e => { const bright = c => { const [r, g, b] = c.match(/[\\d.]+/g).map(Number);
-        return (.2126 * r + .7152 * g + .0722 * b) / 255 };
+    "How bright a text is, and what it stands on, as WCAG counts it: from 0 to 1."
+    return part.evaluate("""e => { const linear = v => (v /= 255) <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+        const bright = c => { const [r, g, b] = c.match(/[\\d.]+/g).map(Number).map(linear);
+        return .2126 * r + .7152 * g + .0722 * b };
         let under = e; while (getComputedStyle(under).backgroundColor.match(/, 0\\)$/)) under = under.parentElement;
         return [bright(getComputedStyle(e).color), bright(getComputedStyle(under).backgroundColor)] }""")
 
@@ -113,7 +114,8 @@ def test_the_explorer_in_a_browser(page, lab, tmp_path):
         page.locator(f'body[data-jp-theme-name="{theme}"]').wait_for(state='attached')
         for part in explorer.locator('.ltpa-bad, .ltpa-good, td, b, label').locator('visible=true').all():
             text, under = color_of(part)
-            assert abs(text - under) > .35, f'{part.inner_text()!r} in {theme}: {text:.2f} on {under:.2f}'
+            contrast = (max(text, under) + .05) / (min(text, under) + .05)
+            assert contrast >= 4.5, f'{part.inner_text()!r} in {theme}: {contrast:.1f}'
         shoot(page, theme.replace(' ', '_'), tmp_path)
 
     page.set_viewport_size(dict(width=900, height=1000))          # beside the list of files little room is left
