@@ -30,14 +30,14 @@ def ball(
     x: torch.Tensor,    # Images [B,3,H,W] in 0..1
     eps: float,         # Largest change of a pixel, 0 to 1
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    "Lowest and highest images within `eps` of `x` and within 0..1; exact, not merely up to rounding"
+    "Lowest and highest images within `eps` of `x` and within 0..1; exact, not up to rounding"
     e = x.new_tensor(eps)
     if e.item() > eps: e = torch.nextafter(e, torch.zeros_like(e))
     low, high = torch.nextafter(x - e, x), torch.nextafter(x + e, x)
     return low.clamp(min=0), high.clamp(max=1)
 
 def step(x: torch.Tensor, way: torch.Tensor, eps: float) -> torch.Tensor:
-    "As far as allowed, up where `way` is above 0, down where it is below; where it is 0, nothing moves"
+    "As far as allowed, up where `way` is above 0, down where it is below; at 0 nothing moves"
     low, high = ball(x, eps)
     return torch.where(way > 0, high, torch.where(way < 0, low, x))
 
@@ -56,13 +56,14 @@ def _pictures(images, net):
                     'before normalisation: the network normalises inside')
 
 def in_parts(net, images, labels, size, f: Callable[..., torch.Tensor]) -> torch.Tensor:
-    "`f(logits, x, y)` of `size` images at a time, on their own device, `net` as it was; without labels `y` is None"
+    "`f(logits, x, y)` of `size` images at a time, on their device; without labels `y` is None"
     logits = Logits(net)
     with frozen_eval(logits):
         pictures = _pictures(images, net)
         size = batch_of(pictures, at_most(size), 100)
         xs = pictures.split(size)
-        ys = [None] * len(xs) if labels is None else as_targets(logits, pictures, labels, size).split(size)
+        ys = ([None] * len(xs) if labels is None else
+              as_targets(logits, pictures, labels, size).split(size))
         found = torch.cat([f(logits, x, y).detach() for x, y in zip(xs, ys)])
     return found.to(images.device) if isinstance(images, torch.Tensor) else found
 
@@ -81,7 +82,7 @@ def loss_of(name: str) -> Callable[..., torch.Tensor]:
     return LOSSES[name]
 
 def loss_gradient(logits, x: torch.Tensor, y: torch.Tensor | None, loss: str) -> torch.Tensor:
-    "Gradient of each image's loss with respect to its pixels; without `y`, for the answer of the same pass"
+    "Gradient of each image's loss by its pixels; without `y`, for the answer of the same pass"
     x = x.detach().requires_grad_()
     z = logits(x)
     y = z.detach().argmax(1) if y is None else y
@@ -102,7 +103,7 @@ def attack(perturb: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         def perturbed(logits, x, y): return perturb(logits, x, y, size, **options)
         return in_parts(net, images, labels, internal_batch_size, perturbed)
 
-    shown = inspect.signature(run)              # what `help` shows: our arguments, then the attack's own
+    shown = inspect.signature(run)         # what `help` shows: our arguments, then the attack's own
     ours = [p for p in shown.parameters.values() if p.kind is not p.VAR_KEYWORD]
     own = [p for p in inspect.signature(perturb).parameters.values() if p.kind is p.KEYWORD_ONLY]
     functools.update_wrapper(run, perturb)
@@ -111,7 +112,8 @@ def attack(perturb: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
 
 # %% ../nbs/13_fgsm.ipynb #ea02fe6b
 @attack
-def fgsm(logits, x: torch.Tensor, y: torch.Tensor | None, eps: float, *, loss: str = 'ce') -> torch.Tensor:
+def fgsm(logits, x: torch.Tensor, y: torch.Tensor | None, eps: float, *,
+         loss: str = 'ce') -> torch.Tensor:
     """One step of `eps` along the sign of the loss's gradient, the fast gradient sign method.
 
     Parameters
@@ -125,15 +127,16 @@ def fgsm(logits, x: torch.Tensor, y: torch.Tensor | None, eps: float, *, loss: s
     labels : torch.Tensor or int, optional
         The class that is attacked, int64 [B] or one for all. By default the predicted one.
     internal_batch_size : int, optional
-        Images that go through the network at a time; by default 100, of more than 51x51 pixels fewer.
+        Images that go through the network at a time; by default 100, of more than 51x51 pixels
+        fewer.
     loss : str
         `'ce'`, cross-entropy, or `'margin'`, which keeps a slope where the network is very sure.
 
     Returns
     -------
     torch.Tensor
-        Changed images, floats [B,3,H,W], exactly within `eps` of `images` and within 0..1; on the device of
-        `images`, if they are a tensor, else on the network's.
+        Changed images, floats [B,3,H,W], exactly within `eps` of `images` and within 0..1; on the
+        device of `images`, if they are a tensor, else on the network's.
 
     Raises
     ------
@@ -157,11 +160,11 @@ def fgsm(logits, x: torch.Tensor, y: torch.Tensor | None, eps: float, *, loss: s
     return step(x, loss_gradient(logits, x, y, loss).sign(), eps)
 
 def input_gradient(
-    net: nn.Module,                             # With a method `logits(x)`, or one that returns logits
-    images: Any,                                # Floats [B,3,H,W] in 0..1, or bytes, as `predict` takes them
-    labels: torch.Tensor | int | None = None,   # The class that is attacked; None: the predicted one
+    net: nn.Module,  # With a method `logits(x)`, or one that returns logits
+    images: Any,  # Floats [B,3,H,W] in 0..1, or bytes, as `predict` takes them
+    labels: torch.Tensor | int | None = None,  # The class that is attacked; None: the predicted one
     loss: str = 'ce',                           # Or 'margin'
-    internal_batch_size: int | None = None,     # Images at a time; None: 100, of more than 51x51 pixels fewer
+    internal_batch_size: int | None = None,  # Images at a time; None: 100, above 51x51 pixels fewer
 ) -> torch.Tensor:
     "Gradient of each image's loss with respect to its pixels [B,3,H,W]"
     def gradients(logits, x, y): return loss_gradient(logits, x, y, loss)
@@ -171,12 +174,12 @@ def input_gradient(
 EPS = tuple(k / 255 for k in (0, 1, 2, 4, 8, 16, 32))
 
 def fgsm_answers(
-    net: nn.Module,                             # With a method `logits(x)`, or one that returns logits
-    images: Any,                                # Floats [B,3,H,W] in 0..1, or bytes, as `predict` takes them
+    net: nn.Module,  # With a method `logits(x)`, or one that returns logits
+    images: Any,  # Floats [B,3,H,W] in 0..1, or bytes, as `predict` takes them
     eps: Sequence[float] = EPS,                 # Sizes of the step, rising
-    labels: torch.Tensor | int | None = None,   # The class that is attacked; None: the predicted one
+    labels: torch.Tensor | int | None = None,  # The class that is attacked; None: the predicted one
     loss: str = 'ce',                           # Or 'margin'
-    internal_batch_size: int | None = None,     # Images at a time; None: 100, of more than 51x51 pixels fewer
+    internal_batch_size: int | None = None,  # Images at a time; None: 100, above 51x51 pixels fewer
 ) -> torch.Tensor:
     "Classes that the images get after FGSM with each of `eps`: [E,B]; one gradient serves all"
     sizes = [as_eps(e) for e in eps]
@@ -208,7 +211,8 @@ def margin(logits, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 @attack
 def noise(logits, x: torch.Tensor, y: torch.Tensor | None, eps: float, *,
           draws: int = 10, seed: int = 0) -> torch.Tensor:
-    """Every pixel `eps` up or down by chance, the worst of several draws: the control for every attack.
+    """Every pixel `eps` up or down by chance, the worst of several draws: the control for every
+    attack.
 
     Parameters
     ----------
@@ -221,17 +225,19 @@ def noise(logits, x: torch.Tensor, y: torch.Tensor | None, eps: float, *,
     labels : torch.Tensor or int, optional
         The class that is attacked, int64 [B] or one for all. By default the predicted one.
     internal_batch_size : int, optional
-        Images that go through the network at a time; by default 100, of more than 51x51 pixels fewer. The noise of an image depends on its place among them.
+        Images that go through the network at a time; by default 100, of more than 51x51 pixels
+        fewer. The noise of an image depends on its place among them.
     draws : int
-        For each image the worst of so many is kept, the one with the largest margin of another class.
+        For each image the worst of so many is kept, the one with the largest margin of another
+        class.
     seed : int
         Of the draws.
 
     Returns
     -------
     torch.Tensor
-        Changed images, floats [B,3,H,W], exactly within `eps` of `images` and within 0..1; on the device of
-        `images`, if they are a tensor, else on the network's.
+        Changed images, floats [B,3,H,W], exactly within `eps` of `images` and within 0..1; on the
+        device of `images`, if they are a tensor, else on the network's.
 
     Raises
     ------
@@ -262,7 +268,8 @@ def noise(logits, x: torch.Tensor, y: torch.Tensor | None, eps: float, *,
 @attack
 def pgd(logits, x: torch.Tensor, y: torch.Tensor | None, eps: float, *,
         steps: int = 50, restarts: int = 5, loss: str = 'ce', seed: int = 0) -> torch.Tensor:
-    """Projected gradient descent, by Captum: the worst of FGSM and of several walks from random starts.
+    """Projected gradient descent, by Captum: the worst of FGSM and of several walks from random
+    starts.
 
     Never weaker than `fgsm` with the same loss, whose picture is the first candidate.
 
@@ -277,7 +284,8 @@ def pgd(logits, x: torch.Tensor, y: torch.Tensor | None, eps: float, *,
     labels : torch.Tensor or int, optional
         The class that is attacked, int64 [B] or one for all. By default the predicted one.
     internal_batch_size : int, optional
-        Images that go through the network at a time; by default 100, of more than 51x51 pixels fewer. The start of an image depends on its place among them.
+        Images that go through the network at a time; by default 100, of more than 51x51 pixels
+        fewer. The start of an image depends on its place among them.
     steps : int
         Steps of a walk, of `2.5 * eps / steps` each: enough to cross the box.
     restarts : int
@@ -290,14 +298,14 @@ def pgd(logits, x: torch.Tensor, y: torch.Tensor | None, eps: float, *,
     Returns
     -------
     torch.Tensor
-        Changed images, floats [B,3,H,W], exactly within `eps` of `images` and within 0..1; on the device of
-        `images`, if they are a tensor, else on the network's.
+        Changed images, floats [B,3,H,W], exactly within `eps` of `images` and within 0..1; on the
+        device of `images`, if they are a tensor, else on the network's.
 
     Raises
     ------
     LtpaError
-        If `eps` or a pixel is not in 0..1, a label is no class, `steps` or `restarts` is below 1, or
-        `loss` is unknown.
+        If `eps` or a pixel is not in 0..1, a label is no class, `steps` or `restarts` is below 1,
+        or `loss` is unknown.
 
     References
     ----------
@@ -325,7 +333,7 @@ def pgd(logits, x: torch.Tensor, y: torch.Tensor | None, eps: float, *,
             left = (margin(logits, best, y) <= 0).nonzero()[:, 0]
             if not len(left): break
             with warnings.catch_warnings():
-                warnings.simplefilter('ignore')                 # it tells that it sets requires_grad
+                warnings.simplefilter('ignore')                # it tells that it sets requires_grad
                 found = captums.perturb(x[left], eps, length, steps, y[left], random_start=True)
             found = found.detach().clamp(low[left], high[left])
             worse = margin(logits, found, y[left]) > margin(logits, best[left], y[left])
@@ -333,14 +341,14 @@ def pgd(logits, x: torch.Tensor, y: torch.Tensor | None, eps: float, *,
     return best
 
 # %% ../nbs/13_fgsm.ipynb #1cfdc7d4
-SHRINK = .001, .005, .02, .05, .1, .2, .4, .6, .8      # of the queries: here the squares' area halves
+SHRINK = .001, .005, .02, .05, .1, .2, .4, .6, .8    # of the queries: here the squares' area halves
 
 @attack
 def square(logits, x: torch.Tensor, y: torch.Tensor | None, eps: float, *,
     queries: int = 200,  # Looks at each image
     seed: int = 0,       # Of the squares
 ) -> torch.Tensor:
-    "Random squares at the edge of the box, kept if they help; no gradients (Andriushchenko et al. 2020)"
+    "Random squares at the edge of the box, kept if they help (Andriushchenko et al. 2020)"
     y, rng = answer_of(logits, x, y), keyed_rng(seed, 'square')
     B, C, H, W = x.shape
     low, high = ball(x, eps)
@@ -378,7 +386,7 @@ def crossed(
     clean: Any,          # Pictures, as `predict` takes them
     attacked: Any,       # The same pictures, attacked
 ) -> dict[str, float]:
-    "Share of answers that change: by the attacked `features` under the clean map, by the attacked `map`, by `both`"
+    "Share of answers changed by attacked `features` under the clean map, by the `map`, by `both`"
     x, x_adv = as_floats(clean, net), as_floats(attacked, net)
     changed: dict[str, list[torch.Tensor]] = dict(features=[], map=[], both=[])
     with frozen_eval(net):
@@ -410,7 +418,7 @@ def fgsm_curve(
     labels: torch.Tensor,               # True classes [B]
     masks: torch.Tensor | None = None,  # bool [B,H,W], where the objects are
 ) -> list[dict[str, Any]]:
-    "A row for each of `EPS`: answers `fooled`, `right`, `standing` up to this size; then the gradient's"
+    "A row for each of `EPS`: answers `fooled`, `right`, `standing` up to here; then the gradient's"
     x = as_floats(x, net)
     g = input_gradient(net, x)
     clean, _ = answers_and_maps(net, x)
@@ -424,8 +432,9 @@ def fgsm_curve(
         right = answers == labels
         if wrong.any():
             right[wrong] = answers_and_maps(net, step(x[wrong], told.sign(), e))[0] == labels[wrong]
-        row = dict(attack='fgsm', eps=round(e * 255), images=len(x), fooled=_share(now), right=_share(right),
-                   standing=_share(left), lost=0. if wrong.all() else _share(~left[~wrong]))
+        row = dict(attack='fgsm', eps=round(e * 255), images=len(x), fooled=_share(now),
+                   right=_share(right), standing=_share(left),
+                   lost=0. if wrong.all() else _share(~left[~wrong]))
         if maps is not None and masks is not None:
             row['pointing_2'] = _share(pointing_hits(maps.cpu(), masks))
         rows.append(row)
@@ -442,7 +451,7 @@ def strong_attacks(
     restarts: int = 5,          # Of PGD
     queries: int = 100,         # Of Square
 ) -> list[dict[str, Any]]:
-    "A row for each attack at one size, and for any of them: answers `fooled`, right ones `standing`"
+    "A row for each attack at one size, and for any: answers `fooled`, right ones `standing`"
     x = as_floats(x, net)
     clean, _ = answers_and_maps(net, x)
     moved_x = dict(noise=noise(net, x, eps, draws=10), square=square(net, x, eps, queries=queries),
@@ -452,5 +461,6 @@ def strong_attacks(
     fooled = {name: answers_and_maps(net, images)[0] != clean for name, images in moved_x.items()}
     fooled['any'] = torch.stack([*fooled.values()]).any(0)
     right = clean == labels
-    return [dict(attack=f'{name}_few', eps=round(eps * 255), few=True, images=len(x), fooled=_share(hit),
-                 standing=_share(right & ~hit)) for name, hit in fooled.items()]
+    return [dict(attack=f'{name}_few', eps=round(eps * 255), few=True, images=len(x),
+                 fooled=_share(hit), standing=_share(right & ~hit))
+            for name, hit in fooled.items()]

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 import torch
 import torch.nn as nn
-from .names import COOL, LtpaError, Recipe, admissible, as_side, get_recipe, is_number, shown, unknown
+from .names import (COOL, LtpaError, Recipe, admissible, as_side, get_recipe, is_number, shown,
+                        unknown)
 from .core import eval_mode
 from .inputs import as_pictures, batch_of, to_floats
 from .attention import SCORES, Attention, with_zero_grad
@@ -27,39 +28,43 @@ from .taps import Taps, Trial, shadow, stride_of, taps_on, tried, vector, withou
 
 # %% ../nbs/15_backbones.ipynb #15a00013
 class ScoredAttention(Attention):
-    """One level whose scores another module makes: `scores(channels, g_channels)` builds it, and it maps local features
-    [B,C,h,w] and global vectors [B,G] to scores, [B,h,w] or [B,P].
+    """One level whose scores another module makes: `scores(channels, g_channels)` builds it, and it
+    maps local features [B,C,h,w] and global vectors [B,G] to scores, [B,h,w] or [B,P].
 
     The rest is as in `Attention`.
     """
-    def __init__(self, channels: int, g_channels: int, scores: Callable[[int, int], nn.Module], norm: str = 'softmax',
-                 temperature: float = 1.):
+    def __init__(self, channels: int, g_channels: int, scores: Callable[[int, int], nn.Module],
+                 norm: str = 'softmax', temperature: float = 1.):
         super().__init__(channels, g_channels, 'uniform', norm, temperature)
-        self.score, self.of = getattr(scores, '__name__', type(scores).__name__), scores(channels, g_channels)
+        self.score = getattr(scores, '__name__', type(scores).__name__)
+        self.of = scores(channels, g_channels)
 
     def scores(self, l, g):
-        c = with_zero_grad(self.of(l, g), g)                 # some do not listen to g: then its gradient is zero, not missing
+        # Some do not listen to g: then its gradient is zero, not missing.
+        c = with_zero_grad(self.of(l, g), g)
         if c.numel() == l.shape[0] * l.shape[2] * l.shape[3]: return c.flatten(1)
-        raise LtpaError(f'{self.score} gives scores of shape {tuple(c.shape)} for local features {tuple(l.shape)}; '
-                        f'expected {(l.shape[0], *l.shape[2:])}')
+        raise LtpaError(f'{self.score} gives scores of shape {tuple(c.shape)} for local features '
+                        f'{tuple(l.shape)}; expected {(l.shape[0], *l.shape[2:])}')
 
 # %% ../nbs/15_backbones.ipynb #15a10031
 RELATIVES: dict[str, Callable[[int, int], nn.Module]] = {}       # scores of others, by name
 
 # %% ../nbs/15_backbones.ipynb #15a00015
 class OnBackbone(Net):
-    "What networks on a backbone share: it is a copy of yours, without its classifier, and `taps` keep what it computes"
+    "What networks on a backbone share: a copy of yours, without its classifier, and `taps` on it"
     keeps_weights = True                    # they are trained: nothing initializes them anew
     ends_in_one = False
     backbone: nn.Module
-    fixed_size: int | None                  # the only side that the backbone takes; None: multiples of `stride`
-    side: int                               # of the pictures that it is meant for
-    grids: Any                              # an `nn.ModuleList`: a `Grid` for each level
+    fixed_size: int | None      # the only side that the backbone takes; None: multiples of `stride`
+    side: int                   # of the pictures that it is meant for
+    grids: Any                  # an `nn.ModuleList`: a `Grid` for each level
 
-    def _carry(self, b: 'Prepared', frozen: bool, name: str, config: dict[str, Any], num_classes: int):
+    def _carry(self, b: 'Prepared', frozen: bool, name: str, config: dict[str, Any],
+               num_classes: int):
         self.backbone, self.taps, self.tap_names = b.net, b.taps, list(b.trial.names)
         self.grids = nn.ModuleList(b.trial.grids)
-        self.side, self.stride, self.fixed_size, self.frozen = b.side, b.stride, b.side if b.trial.fixed else None, frozen
+        self.side, self.stride, self.frozen = b.side, b.stride, frozen
+        self.fixed_size = b.side if b.trial.fixed else None
         self.name, self.config, self.num_classes = name, config, num_classes
         for k in 'mean', 'std': getattr(self, k).copy_(torch.tensor(getattr(b, k)).view(1, 3, 1, 1))
         if frozen: self.backbone.requires_grad_(False)
@@ -79,25 +84,28 @@ class OnBackbone(Net):
 
     def train(self, mode: bool = True):
         super().train(mode)
-        if getattr(self, 'frozen', False): self.backbone.eval()    # its BatchNorm statistics stay, too
+        if getattr(self, 'frozen', False): self.backbone.eval()  # BatchNorm statistics stay, too
         return self
 
     def _admit(self, x):
         if self.fixed_size and x.ndim == 4 and tuple(x.shape[2:]) != (self.fixed_size,) * 2:
-            raise LtpaError(f'input of {x.shape[2]}x{x.shape[3]} pixels; {self.name} takes {self.fixed_size}x{self.fixed_size} only: '
-                            'resize or crop')
+            only = f'{self.fixed_size}x{self.fixed_size}'
+            raise LtpaError(f'input of {x.shape[2]}x{x.shape[3]} pixels; {self.name} takes {only} '
+                            'only: resize or crop')
         super()._admit(x)
 
 # %% ../nbs/15_backbones.ipynb #15a10034
 class AttachedNet(OnBackbone, AttentionNet):
     "Learned attention on a backbone, as `attach` makes it"
-    def __init__(self, prepared, num_classes, scores, combine, norm, temperature, dropout, head, frozen, name, config):
+    def __init__(self, prepared, num_classes, scores, combine, norm, temperature, dropout, head,
+                 frozen, name, config):
         super().__init__()
         self._carry(prepared, frozen, name, config, num_classes)
         G = prepared.trial.g_channels
         levels = [g.channels for g in prepared.trial.grids]
         made: list[Attention] = []
-        if callable(scores): made += [ScoredAttention(c, G, scores, norm, temperature) for c in levels]
+        if callable(scores):
+            made += [ScoredAttention(c, G, scores, norm, temperature) for c in levels]
         else: made += [Attention(c, G, scores, norm, temperature, dropout) for c in levels]
         self.attention = nn.ModuleList(made)
         self.head = Head(levels, num_classes, combine, True, head, share=dropout)
@@ -126,8 +134,11 @@ class Ours(nn.Module):
         self.net = net
         for name in 'head', 'linear':
             if hasattr(net, name): setattr(net, name, nn.Identity())
-        if isinstance(net, AttentionNet): net.attention = nn.ModuleList(nn.Identity() for _ in net.attention)
-    def forward(self, x): return self.net.parts(x)[1] if isinstance(self.net, AttentionNet) else self.net.features(x)[1][0]
+        if isinstance(net, AttentionNet):
+            net.attention = nn.ModuleList(nn.Identity() for _ in net.attention)
+    def forward(self, x):
+        if isinstance(self.net, AttentionNet): return self.net.parts(x)[1]
+        return self.net.features(x)[1][0]
 
 # %% ../nbs/15_backbones.ipynb #15a10039
 class Prepared(NamedTuple):
@@ -148,22 +159,28 @@ def _asked_input(backbone, name, mean, std, side):
     for k in 'mean', 'std':
         v = given.get(k)
         if v is None: continue
-        if not (isinstance(v, (tuple, list)) and len(v) == 3 and all(map(is_number, v)) and (k == 'mean' or min(v) > 0)):
-            raise LtpaError(f'{k} {shown(v)}; expected three numbers, of red, green and blue in 0..1')
+        three = isinstance(v, (tuple, list)) and len(v) == 3 and all(map(is_number, v))
+        if not (three and (k == 'mean' or min(v) > 0)):
+            raise LtpaError(f'{k} {shown(v)}; expected three numbers, of red, green and blue in '
+                            '0..1')
         given[k] = tuple(map(float, v))
     if missing := [k for k in ('mean', 'std', 'side') if k not in of | given]:
-        names = dict(mean='mean=(.485, .456, .406)', std='std=(.229, .224, .225)', side='image_size=224')
-        raise LtpaError(f'{type(backbone).__name__} does not say what pictures it was trained on; give it as it was, e.g. '
-                        + ', '.join(names[k] for k in missing))
+        names = dict(mean='mean=(.485, .456, .406)', std='std=(.229, .224, .225)',
+                     side='image_size=224')
+        raise LtpaError(f'{type(backbone).__name__} does not say what pictures it was trained on; '
+                        'give it as it was, e.g. ' + ', '.join(names[k] for k in missing))
     return of | given | dict(side=as_side(int((of | given)['side']), 'image size'))
 
-def prepared(backbone: nn.Module, taps: int | Sequence[str], name: str | None, mean, std, side) -> Prepared:
+def prepared(backbone: nn.Module, taps: int | Sequence[str], name: str | None, mean, std,
+             side) -> Prepared:
     "Copy a backbone, take its classifier off and put taps on; what cannot be used is said"
     told = _asked_input(backbone, name, mean, std, side)
     side = told['side']
     net: nn.Module = copy.deepcopy(backbone).eval()
     if isinstance(net, Net): net = Ours(net)
-    if next(net.parameters(), None) is None: raise LtpaError(f'{type(backbone).__name__} has no parameters; expected a network with layers')
+    if next(net.parameters(), None) is None:
+        raise LtpaError(f'{type(backbone).__name__} has no parameters; '
+                        'expected a network with layers')
     ours = isinstance(net, Ours)
     try:
         try: t = tried(shadow(net), taps, side, ours)
@@ -174,12 +191,14 @@ def prepared(backbone: nn.Module, taps: int | Sequence[str], name: str | None, m
     except Exception as e: raise _no_picture(backbone, side, e) from None
     own = None if ours else without_classifier(net, t.last)
     kept = taps_on(net, t.names, t.copies)
-    return Prepared(net, kept, t, own, told['mean'], told['std'], side, side if t.fixed else stride_of(t.grids))
+    stride = side if t.fixed else stride_of(t.grids)
+    return Prepared(net, kept, t, own, told['mean'], told['std'], side, stride)
 
 def _no_picture(backbone, side, e):
     why = shown(str(e).splitlines()[0]) if str(e) else type(e).__name__
-    return LtpaError(f'{type(backbone).__name__} does not take a picture of {side}x{side} pixels ({why}); expected a network '
-                     'that answers for floats [B,3,H,W]: give its image_size')
+    return LtpaError(f'{type(backbone).__name__} does not take a picture of {side}x{side} pixels '
+                     f'({why}); expected a network that answers for floats [B,3,H,W]: give its '
+                     'image_size')
 
 # %% ../nbs/15_backbones.ipynb #15a00017
 def attach(
@@ -200,30 +219,33 @@ def attach(
     image_size: int | None = None,
     verbose: bool = True,
 ) -> OnBackbone:
-    """The paper's attention on a network of yours: local features from its taps, the global vector from its own pooling,
-    and a classifier that sees attended descriptors alone.
+    """The paper's attention on a network of yours: local features from its taps, the global vector
+    from its own pooling, and a classifier that sees attended descriptors alone.
 
-    Your network stays as it is: a copy of it goes into the new one. Called with RGB pictures [B,3,H,W] in 0..1, not
-    normalized, the new network returns an `Output` of `logits`, `maps` and `descriptors`, as all of ours do.
+    Your network stays as it is: a copy of it goes into the new one. Called with RGB pictures
+    [B,3,H,W] in 0..1, not normalized, the new network returns an `Output` of `logits`, `maps` and
+    `descriptors`, as all of ours do.
 
     Parameters
     ----------
     backbone : torch.nn.Module or str
-        A CNN or transformer that classifies pictures, e.g. of timm or torchvision, or one of ours; or a name that
-        `ltpa.zoo.open_backbone` knows.
+        A CNN or transformer that classifies pictures, e.g. of timm or torchvision, or one of ours;
+        or a name that `ltpa.zoo.open_backbone` knows.
     num_classes : int or None
         At least 2. None: as many as the backbone tells apart.
     taps : int or sequence of str
-        The levels, shallow to deep: names as in `backbone.named_modules()`, or how many, from 1 to 8: then the last map at
-        each of the deepest resolutions.
+        The levels, shallow to deep: names as in `backbone.named_modules()`, or how many, from 1 to
+        8: then the last map at each of the deepest resolutions.
     scores : str or callable
-        'pc' (Eq. 2), 'dp' (Eq. 3), 'uniform' (a control: all positions weigh the same), 'head' (a control: no attention, one
-        linear layer on the backbone's pooled features), one of `RELATIVES`, or a callable from (C, G) to a module that
-        maps local features [B,C,h,w] and global vectors [B,G] to scores [B,h,w].
+        'pc' (Eq. 2), 'dp' (Eq. 3), 'uniform' (a control: all positions weigh the same), 'head' (a
+        control: no attention, one linear layer on the backbone's pooled features), one of
+        `RELATIVES`, or a callable from (C, G) to a module that maps local features [B,C,h,w] and
+        global vectors [B,G] to scores [B,h,w].
     combine : str
         'concat' or 'indep', as in the paper.
     frozen : bool
-        The backbone stays as it is, its BatchNorm statistics too; only attention and classifier learn. False: all learns.
+        The backbone stays as it is, its BatchNorm statistics too; only attention and classifier
+        learn. False: all learns.
     pretrained : bool
         For a backbone given by name: with trained weights.
     norm : str
@@ -233,9 +255,11 @@ def attach(
     dropout : float
         Share of each descriptor, and of g, that Dropout takes; from 0 to below 1.
     head : str
-        'bn' (authors' code: BatchNorm, ReLU, Dropout before the linear layer) or 'plain' (the linear layer alone).
+        'bn' (authors' code: BatchNorm, ReLU, Dropout before the linear layer) or 'plain' (the
+        linear layer alone).
     mean, std : sequence of three floats, optional
-        Of the colors that the backbone was trained with, of pixels in 0..1. None: as it says itself.
+        Of the colors that the backbone was trained with, of pixels in 0..1. None: as it says
+        itself.
     image_size : int, optional
         Side in pixels of the pictures that it is meant for. None: as it says itself.
     verbose : bool
@@ -249,7 +273,8 @@ def attach(
     Raises
     ------
     LtpaError
-        If the backbone, a tap or a setting cannot be used, or the backbone does not say how it was trained.
+        If the backbone, a tap or a setting cannot be used, or the backbone does not say how it was
+        trained.
 
     References
     ----------
@@ -259,39 +284,47 @@ def attach(
     --------
     >>> import torch
     >>> from ltpa import attach
-    >>> net = attach('cluttered_fashion/vgg_trunk', num_classes=3).eval()
-    vgg_trunk: level 1 at net.trunk.stages.1, 128 channels, a cell every 4 pixels; level 2 at net.trunk.stages.2, 128 channels, a cell every 8 pixels
+    >>> net = attach('cluttered_fashion/vgg_trunk', num_classes=3, verbose=False).eval()
+    >>> net.tap_names
+    ['net.trunk.stages.1', 'net.trunk.stages.2']
     >>> out = net(torch.rand(2, 3, 64, 64))
     >>> out.logits.shape, [tuple(a.shape) for a in out.maps]
     (torch.Size([2, 3]), [(2, 16, 16), (2, 8, 8)])
     """
     n = len(taps) if not isinstance(taps, int) else taps
     if isinstance(taps, (str, bool)) or not 1 <= n <= MOST_TAPS:
-        raise LtpaError(f'taps {shown(taps)}; expected names of modules in a list, or how many, from 1 to {MOST_TAPS}')
+        raise LtpaError(f'taps {shown(taps)}; expected names of modules in a list, or how many, '
+                        f'from 1 to {MOST_TAPS}')
     how = _as_scores(scores)
-    admissible({k: v for k, v in dict(num_classes=num_classes, temperature=temperature, norm=norm, head=head).items() if v is not None})
-    if not (is_number(dropout) and 0 <= dropout < 1): raise LtpaError(f'dropout {shown(dropout)}; expected a number from 0 to below 1')
+    told = dict(num_classes=num_classes, temperature=temperature, norm=norm, head=head)
+    admissible({k: v for k, v in told.items() if v is not None})
+    if not (is_number(dropout) and 0 <= dropout < 1):
+        raise LtpaError(f'dropout {shown(dropout)}; expected a number from 0 to below 1')
     if combine not in COMBINE: raise unknown('way to combine', combine, COMBINE)
-    if n == 1 and combine == 'indep': raise LtpaError("combine 'indep' with one level; expected 'concat', or several taps")
+    if n == 1 and combine == 'indep':
+        raise LtpaError("combine 'indep' with one level; expected 'concat', or several taps")
     if isinstance(backbone, str): backbone = open_backbone(backbone, pretrained)
     if not isinstance(backbone, nn.Module) or isinstance(backbone, OnBackbone):
-        raise LtpaError(f'backbone {type(backbone).__name__}; expected a torch.nn.Module without attached attention, or a name')
+        raise LtpaError(f'backbone {type(backbone).__name__}; expected a torch.nn.Module without '
+                        'attached attention, or a name')
     name = named(backbone)
     b = prepared(backbone, taps, name, mean, std, image_size)
     K = num_classes or classes_of(backbone, b.own)
     short = (name or type(backbone).__name__).split('/')[-1]
     if temperature is None: temperature = COOL['temperature'] if scores == 'dp' else 1.
-    kept: dict[str, Any] = dict(num_classes=K, taps=b.trial.names, scores=scores if isinstance(scores, str) else None, combine=combine,
-                frozen=frozen, norm=norm, temperature=temperature, dropout=dropout, head=head, mean=list(b.mean),
-                std=list(b.std), image_size=b.side, backbone=name)
+    kept: dict[str, Any] = dict(
+        num_classes=K, taps=b.trial.names, scores=scores if isinstance(scores, str) else None,
+        combine=combine, frozen=frozen, norm=norm, temperature=temperature, dropout=dropout,
+        head=head, mean=list(b.mean), std=list(b.std), image_size=b.side, backbone=name)
     if isinstance(backbone, Net): kept |= dict(backbone_config=dict(backbone.config))
-    label = scores if isinstance(scores, str) else getattr(scores, '__name__', type(scores).__name__)
+    label = kept['scores'] or getattr(scores, '__name__', type(scores).__name__)
     net: OnBackbone
     if how == 'head':
         own = b.own if num_classes in (None, getattr(b.own, 'out_features', 0)) else None
         net = HeadNet(b, K, own, frozen, f'{short}_head', kept)
     else:
-        full = f'{short}_att{len(b.trial.names)}' + f'_{combine}' * (len(b.trial.names) > 1) + f'_{label}'
+        levels = len(b.trial.names)
+        full = f'{short}_att{levels}' + f'_{combine}' * (levels > 1) + f'_{label}'
         net = AttachedNet(b, K, how, combine, norm, temperature, dropout, head, frozen, full, kept)
     if verbose: print(described_taps(net))
     like = next(b.net.parameters())
@@ -313,7 +346,8 @@ def classes_of(backbone, own):
     "How many classes a backbone tells apart"
     for n in getattr(own, 'out_features', None), getattr(backbone, 'num_classes', None):
         if isinstance(n, int) and n > 1: return n
-    raise LtpaError(f'{type(backbone).__name__} does not say how many classes it tells apart; give num_classes')
+    raise LtpaError(f'{type(backbone).__name__} does not say how many classes it tells apart; '
+                    'give num_classes')
 
 def described_taps(net: OnBackbone) -> str:
     "In a line, where the levels of a network look"
@@ -330,15 +364,16 @@ def _said_of(path):
     except LtpaError as e: raise LtpaError(f'{path}: {e}') from None
 
 def load_attached(
-    path: str | Path,                     # What `save_weights` or `ltpa train` wrote, or the folder of a run
-    backbone: nn.Module | None = None,    # The backbone that it was attached to; None: its name is in the file
+    path: str | Path,  # What `save_weights` or `ltpa train` wrote, or the folder of a run
+    backbone: nn.Module | None = None,  # What it was attached to; None: its name is in the file
     scores: Any = None,                   # What made its scores; None: their name is in the file
     device: str | torch.device = 'cpu',
 ) -> OnBackbone:
-    "A network with attached attention from its file, also on a backbone or with scores that have no name; in eval mode"
+    "An attached network from its file, in eval mode; backbone or scores without a name are given"
     path = weights_file(path)
     state, meta = read_tensors(path)
-    if meta.get('kind') == 'checkpoint': state = {k[4:]: v for k, v in state.items() if k.startswith('net.')}
+    if meta.get('kind') == 'checkpoint':
+        state = {k[4:]: v for k, v in state.items() if k.startswith('net.')}
     with _said_of(path): net = rebuilt(meta.pop('config', None), backbone, scores)
     meta.pop('model', None)
     check_state(net, state, path)
@@ -347,21 +382,27 @@ def load_attached(
     net.to(device).eval()
     return net
 
-def rebuilt(config: dict[str, Any], backbone: nn.Module | None = None, scores: Any = None) -> OnBackbone:
-    "The network with this `config`, with fresh weights unless it says `pretrained`; what has no name must be given"
-    if not isinstance(config, dict) or 'backbone' not in config: raise LtpaError('it holds no network with attached attention')
+def rebuilt(config: dict[str, Any], backbone: nn.Module | None = None,
+            scores: Any = None) -> OnBackbone:
+    "The network with this `config`, its weights fresh unless `pretrained`; give what has no name"
+    if not isinstance(config, dict) or 'backbone' not in config:
+        raise LtpaError('it holds no network with attached attention')
     known = set(inspect.signature(attach).parameters) - {'verbose'} | {'backbone_config'}
-    if odd := set(config) - known: raise LtpaError(f'unknown setting {sorted(odd)[0]!r} of an attached network')
-    of = {k: v for k, v in config.items() if k not in ('backbone', 'backbone_config', 'scores', 'pretrained')}
+    if odd := set(config) - known:
+        raise LtpaError(f'unknown setting {sorted(odd)[0]!r} of an attached network')
+    apart = 'backbone', 'backbone_config', 'scores', 'pretrained'
+    of = {k: v for k, v in config.items() if k not in apart}
     name = config.get('backbone')
     if backbone is None:
-        if not isinstance(name, str): raise LtpaError('its backbone is your own and has no name; give it: '
-                                                      'ltpa.backbones.load_attached(path, backbone)')
+        if not isinstance(name, str):
+            raise LtpaError('its backbone is your own and has no name; give it: '
+                            'ltpa.backbones.load_attached(path, backbone)')
         home, _, short = name.partition('/')
         if home == 'ltpa': backbone = create_model(short, **(config.get('backbone_config') or {}))
         else: backbone = open_backbone(name, config.get('pretrained', False))
     if scores is None and (scores := config.get('scores', 'pc')) is None:
-        raise LtpaError('its scores are your own and have no name; give them: ltpa.backbones.load_attached(path, backbone, scores)')
+        raise LtpaError('its scores are your own and have no name; give them: '
+                        'ltpa.backbones.load_attached(path, backbone, scores)')
     return attach(backbone, scores=scores, verbose=False, **of)
 
 # %% ../nbs/15_backbones.ipynb #15a00018
@@ -371,7 +412,7 @@ def backbone_features(
     flip: bool = False,              # Of each its mirror image, too, behind all others
     batch_size: int | None = None,   # Pictures at a time
 ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
-    "What a frozen backbone makes of pictures, once for all epochs: local features, a tuple of [N,C,h,w], and g [N,G]"
+    "What a frozen backbone makes of pictures: local features, a tuple of [N,C,h,w], and g [N,G]"
     x = as_pictures(images, 'images', net)
     parts = []
     with eval_mode(net), torch.no_grad():
@@ -384,19 +425,24 @@ def backbone_features(
 
 # %% ../nbs/15_backbones.ipynb #15a10052
 def fit_heads(
-    net: OnBackbone,                       # With a frozen backbone; its attention and classifier learn
-    features: tuple[Any, torch.Tensor],    # From `backbone_features` of a network on the same backbone with the same taps
-    labels: torch.Tensor,                  # One a picture [N]; features of mirror images come behind, in the same order
+    net: OnBackbone,  # With a frozen backbone; its attention and classifier learn
+    features: tuple[Any, torch.Tensor],  # From `backbone_features`, same backbone, same taps
+    labels: torch.Tensor,  # One a picture [N]; of mirror images behind, in the same order
     recipe: Recipe | str = 'heads',
     seed: int = 0,                         # Of order and Dropout
 ) -> list[float]:
-    "Train what sits on a frozen backbone, on features that were computed once; the loss of each step"
+    "Train what sits on a frozen backbone, on features computed once; the loss of each step"
     r = get_recipe(recipe) if isinstance(recipe, str) else recipe
-    if not net.frozen: raise LtpaError(f'{net.name} trains its backbone, so that features change; expected one made with frozen=True')
-    if r.clip: raise LtpaError(f'recipe {r.name}: clip={r.clip!r}; expected 0: heads on frozen features are trained without a limit')
+    if not net.frozen:
+        raise LtpaError(f'{net.name} trains its backbone, so that features change; '
+                        'expected one made with frozen=True')
+    if r.clip:
+        raise LtpaError(f'recipe {r.name}: clip={r.clip!r}; expected 0: '
+                        'heads on frozen features are trained without a limit')
     l, g = features
     if not len(labels) or len(g) % len(labels):
-        raise LtpaError(f'{len(labels)} labels for features of {len(g)} pictures; expected as many, or half as many where mirror images follow')
+        raise LtpaError(f'{len(labels)} labels for features of {len(g)} pictures; expected as '
+                        'many, or half as many where mirror images follow')
     N, twice = len(labels), len(g) // len(labels)
     opt = make_optimizer(r, net.parameters(), score_vectors(net))
     weights = class_weights(labels, net.num_classes) if r.balance else None
@@ -407,8 +453,9 @@ def fit_heads(
             order = torch.randperm(N).split(min(r.batch_size, N))[:steps]
             for k, rows in enumerate(order):
                 set_rate(opt, r.lr_at(epoch * steps + k, steps))
-                i = rows + N * torch.randint(twice, (len(rows),))           # the picture or its mirror image
-                loss = loss_of(r, net.of_features([a[i] for a in l], g[i]).logits, labels[rows], weights)
+                i = rows + N * torch.randint(twice, (len(rows),))  # the picture or its mirror image
+                logits = net.of_features([a[i] for a in l], g[i]).logits
+                loss = loss_of(r, logits, labels[rows], weights)
                 opt.zero_grad()
                 loss.backward()
                 opt.step()
@@ -418,11 +465,12 @@ def fit_heads(
 
 # %% ../nbs/15_backbones.ipynb #15a00014
 class Gate(nn.Module):
-    "Attention gates (Oktay et al. 2018): ⟨ψ, relu(W l + V g)⟩; the relu lets g change where it looks"
+    "Attention gates (Oktay et al. 2018): ⟨ψ, relu(W l + V g)⟩; so g changes where it looks"
     def __init__(self, channels: int, g_channels: int):
         super().__init__()
         width = max(1, channels // 2)
-        self.l, self.g, self.psi = nn.Conv2d(channels, width, 1, bias=False), nn.Linear(g_channels, width), nn.Conv2d(width, 1, 1)
+        self.l, self.g = nn.Conv2d(channels, width, 1, bias=False), nn.Linear(g_channels, width)
+        self.psi = nn.Conv2d(width, 1, 1)
     def forward(self, l, g): return self.psi((self.l(l) + self.g(g)[:, :, None, None]).relu())[:, 0]
 
 # %% ../nbs/15_backbones.ipynb #15a10104
@@ -431,14 +479,15 @@ class QueryKey(nn.Module):
     def __init__(self, channels: int, g_channels: int):
         super().__init__()
         self.width = max(1, channels // 4)
-        self.q, self.k = nn.Linear(g_channels, self.width), nn.Linear(channels, self.width, bias=False)
+        self.q = nn.Linear(g_channels, self.width)
+        self.k = nn.Linear(channels, self.width, bias=False)
     def forward(self, l, g):
-        q = self.q(g) @ self.k.weight                          # ⟨q, K l⟩ = ⟨Kᵀ q, l⟩: no key for each position
+        q = self.q(g) @ self.k.weight               # ⟨q, K l⟩ = ⟨Kᵀ q, l⟩: no key for each position
         return torch.einsum('bc,bchw->bhw', q, l) / self.width**.5
 
 # %% ../nbs/15_backbones.ipynb #15a10106
 class Spatial(nn.Module):
-    "The spatial half of CBAM (Woo et al. 2018): a 7x7 convolution over the mean and the largest channel; g is not heard"
+    "Spatial half of CBAM (Woo et al. 2018): 7x7 convolution on mean and largest channel, without g"
     def __init__(self, channels: int, g_channels: int):
         super().__init__()
         self.conv = nn.Conv2d(2, 1, 7, padding=3)

@@ -34,13 +34,14 @@ def encode(
     images: Any,            # Pictures, as `predict` takes them
     batch_size: int | None = None,  # Pictures at a time; None: 100, of more than 51x51 pixels fewer
 ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
-    "Local features, a tuple of [N,C,h,w], and global vectors [N,G], in eval mode, on the network's device"
+    "Local features, a tuple of [N,C,h,w], and global vectors [N,G], on the network's device"
     if not isinstance(net, AttentionNet):
         raise LtpaError(f'{getattr(net, "name", type(net).__name__)} has no l and g to take apart; '
                         'expected an attention network, e.g. vgg_att2_concat_dp')
     images = as_pictures(images, 'images', net)
     with frozen_eval(net), torch.no_grad():
-        parts = [net.forward_features(to_floats(x, net)) for x in images.split(batch_of(images, batch_size, 100))]
+        parts = [net.forward_features(to_floats(x, net))
+                 for x in images.split(batch_of(images, batch_size, 100))]
     l, g = zip(*parts)
     return tuple(map(torch.cat, zip(*l))), torch.cat(g)
 
@@ -51,13 +52,14 @@ class Scenes(NamedTuple):
     masks: torch.Tensor      # bool [N,2,H,W], one an object, disjoint
     labels: torch.Tensor     # int64 [N,2]
 
-MOST_OF_SCENES = 2**27         # pixels of scenes, which are made together, as floats: some gigabytes
+MOST_OF_SCENES = 2**27        # pixels of scenes, which are made together, as floats: some gigabytes
 
 def two_objects(n: int, size: int = 64, seed: int = 0) -> Scenes:
-    """Scenes with two objects of different classes, one in each half, from the test part of ClutteredFashion.
+    """Scenes with two objects of different classes, one in each half, from the test part of
+    ClutteredFashion.
 
-    The objects have 16 to 26 pixels, as in training at 32. They come from the second half of the test
-    part, so templates from the first half are other objects.
+    The objects have 16 to 26 pixels, as in training at 32. They come from the second half of the
+    test part, so templates from the first half are other objects.
 
     Parameters
     ----------
@@ -71,8 +73,8 @@ def two_objects(n: int, size: int = 64, seed: int = 0) -> Scenes:
     Returns
     -------
     Scenes
-        A named tuple: `images` uint8 [n,3,size,size]; `masks` bool [n,2,size,size], one for each object,
-        disjoint; `labels` int64 [n,2].
+        A named tuple: `images` uint8 [n,3,size,size]; `masks` bool [n,2,size,size], one for each
+        object, disjoint; `labels` int64 [n,2].
 
     Raises
     ------
@@ -89,12 +91,14 @@ def two_objects(n: int, size: int = 64, seed: int = 0) -> Scenes:
     True
     """
     if not is_whole(n, 1, MOST_OF_SCENES // 64**2):
-        raise LtpaError(f'n {shown(n)}; expected a whole number of scenes, at least 1, at most {MOST_OF_SCENES // 64**2:,}')
+        raise LtpaError(f'n {shown(n)}; expected a whole number of scenes, at least 1, '
+                        f'at most {MOST_OF_SCENES // 64**2:,}')
     if not (isinstance(size, int) and size >= 64):
         raise LtpaError(f'size {size!r}; expected a whole number of pixels, at least 64: '
                         'two objects need the room')
     if n * as_side(size)**2 > MOST_OF_SCENES:
-        raise LtpaError(f'{n:,} scenes of {size} pixels; expected at most {MOST_OF_SCENES // size**2:,} of that size')
+        raise LtpaError(f'{n:,} scenes of {size} pixels; '
+                        f'expected at most {MOST_OF_SCENES // size**2:,} of that size')
     data = ClutteredFashion('test', size, scale=(16 / size, 25.6 / size))
     rng = keyed_rng('two objects', size, seed)
     first, second = (_scenes(n, len(data.photos), data.scale, rng) for _ in range(2))
@@ -102,7 +106,7 @@ def two_objects(n: int, size: int = 64, seed: int = 0) -> Scenes:
     half = torch.where(torch.rand(n, generator=rng) < .5, -1., 1.)
     picture, masks = _backgrounds(data._levels, first, size), []
     for k, s, sign in ((0, first, half), (1, second, -half)):
-        near, far = 1.29 * s['side'], 1 - s['side']              # a box turned by 20 degrees is 1.28 wide
+        near, far = 1.29 * s['side'], 1 - s['side']        # a box turned by 20 degrees is 1.28 wide
         s['center'][:, 0] = sign * (near + (far - near) * torch.rand(n, generator=rng))
         rows = _some_of(data.labels, labels[:, k], rng)
         gray, alpha = _objects(data.objects[rows], s, size)
@@ -115,7 +119,8 @@ def _some_of(labels, wanted, rng):
     "For each wanted class a row of the second half of `labels` that has it"
     half = len(labels) // 2
     rows = [(labels[half:] == k).nonzero()[:, 0] + half for k in range(int(labels.max()) + 1)]
-    return torch.stack([rows[k][torch.randint(len(rows[k]), (), generator=rng)] for k in wanted.tolist()])
+    return torch.stack([rows[k][torch.randint(len(rows[k]), (), generator=rng)]
+                        for k in wanted.tolist()])
 
 # %% ../nbs/14_query.ipynb #88cf3617
 TEMPLATES = 20       # Pictures a class
@@ -144,19 +149,20 @@ def class_means(
 def best_level(
     net: Net,  # A network with attention
 ) -> int:
-    "The level, from 1, whose maps point best at the object in 500 training pictures of ClutteredFashion"
+    "The level, from 1, whose maps point best in 500 training pictures of ClutteredFashion"
     images, masks = ClutteredFashion('train', 32, n=500).render()
     hits = [pointing_hits(a, masks).mean().item() for a in predict(net, images)[1]]
     return hits.index(max(hits)) + 1
 
 # %% ../nbs/14_query.ipynb #701ca093
 def answers(
-    maps: Sequence[torch.Tensor],   # Two maps [N,h,w]: asked for the first object, and for the second
+    maps: Sequence[torch.Tensor],  # Two maps [N,h,w]: asked for the first object, for the second
     masks: torch.Tensor,            # bool [N,2,H,W]
 ) -> dict[str, torch.Tensor]:
-    "What each scene got right, mean of its two questions: dict of [N]; a deaf map has a 'share' of 1/2"
-    if len(maps) != 2 or {len(m) for m in maps} != {len(masks)} or masks.ndim != 4 or masks.shape[1] != 2:
-        raise LtpaError(f'{len(maps)} sets of {[len(m) for m in maps]} maps for masks {tuple(masks.shape)}; '
+    "What each scene got right, mean of two questions: dict of [N]; a deaf map has a 'share' of 1/2"
+    sizes = [len(m) for m in maps]
+    if len(maps) != 2 or set(sizes) != {len(masks)} or masks.ndim != 4 or masks.shape[1] != 2:
+        raise LtpaError(f'{len(maps)} sets of {sizes} maps for masks {tuple(masks.shape)}; '
                         'expected two sets of N maps, one a question, and masks [N,2,H,W]')
     both = []
     for k, a in enumerate(maps):
@@ -173,7 +179,7 @@ def parts_of(
     g: torch.Tensor,       # Global vectors [N,G], as many of each class
     labels: torch.Tensor,  # [N]
 ) -> dict[str, float]:
-    "Shares of the mean squared length of `g`: common to all, added by the class, added by the picture"
+    "Shares of the mean squared length of `g`: common to all, added by the class, by the picture"
     means, center = class_means(g, labels), g.mean(0)
     parts = dict(shared=center.square().sum(), of_the_class=(means - center).square().sum(1).mean(),
                  of_the_picture=(g - means[labels]).square().sum(1).mean())
@@ -198,12 +204,12 @@ def soften_to_share(
     scores: Sequence[torch.Tensor],   # A tuple of [N,h,w]
     share: float = 1/16,              # Effective cells wanted, over all cells
 ) -> tuple[torch.Tensor, ...]:
-    "Softmax maps at the temperature, one a level, at which that share of cells is effective on average"
+    "Softmax maps at the temperature, one a level, at which that share of cells is effective"
     return tuple(_softened(c, share * c[0].numel()) for c in scores)
 
 def _softened(c, cells):
     def at(log_t): return (c.flatten(1) / 10**log_t).softmax(1).view_as(c)
-    low, high = -6., 6.                                     # more effective cells the higher the temperature
+    low, high = -6., 6.                            # more effective cells the higher the temperature
     for _ in range(30):
         middle = (low + high) / 2
         if effective_cells(at(middle)).mean() < cells: low = middle
@@ -214,8 +220,9 @@ def _softened(c, cells):
 def _listens(net):
     "Refuse a network whose maps cannot depend on g"
     if any(a.score != 'dp' for a in net.attention):
-        raise LtpaError(f'{net.name} does not compare l with g, so its maps are the same for every template; '
-                        'expected a network with dot-product scores, e.g. vgg_att2_concat_dp')
+        raise LtpaError(f'{net.name} does not compare l with g, so its maps are the same for every '
+                        'template; expected a network with dot-product scores, e.g. '
+                        'vgg_att2_concat_dp')
 
 def query_maps(net: AttentionNet, images: Any, templates: Any,
                others: Any = None) -> tuple[torch.Tensor, ...]:
@@ -224,13 +231,14 @@ def query_maps(net: AttentionNet, images: Any, templates: Any,
     Parameters
     ----------
     net : AttentionNet
-        A network with dot-product scores, e.g. `vgg_att2_concat_dp`. With `pc` the maps of a picture would
-        be the same for every question.
+        A network with dot-product scores, e.g. `vgg_att2_concat_dp`. With `pc` the maps of a
+        picture would be the same for every question.
     images : torch.Tensor, numpy.ndarray, PIL.Image.Image, str, Path, or a list of these
         Where to look: pictures as `predict` takes them, uint8 [N,3,H,W] or floats in 0..1.
     templates : torch.Tensor, numpy.ndarray, PIL.Image.Image, str, Path, or a list of these
         What to look for: pictures of one thing. Their global vectors are averaged.
-    others : torch.Tensor, numpy.ndarray, or a list of these, of PIL.Image.Image, str or Path, optional
+    others : torch.Tensor, numpy.ndarray, or a list of these, of PIL.Image.Image, str or Path,
+    optional
         Pictures of anything: ask with the contrast to these, softened until a sixteenth
         of the cells is effective. By default the network's own maps.
 
@@ -282,10 +290,12 @@ def questions(
         absent[i] = torch.tensor([k for k in mixed if k not in here][:2])
     shuffled = scenes.labels[torch.randperm(n, generator=rng)]
     return {'own g': own[:, None].expand(-1, 2, -1), 'one template': template_g[single],
-            'class mean': means[scenes.labels], 'absent class': means[absent], 'shuffled': means[shuffled]}
+            'class mean': means[scenes.labels], 'absent class': means[absent],
+            'shuffled': means[shuffled]}
 
 # %% ../nbs/14_query.ipynb #d5e4a028
-def _per_length(scores, l): return tuple(c / x.norm(dim=1).clamp_min(1e-6) for c, x in zip(scores, l))
+def _per_length(scores, l):
+    return tuple(c / x.norm(dim=1).clamp_min(1e-6) for c, x in zip(scores, l))
 
 WAYS = {'as it is': lambda net, l, g, others: net.forward_attention(l, g).maps,
         'softened': lambda net, l, g, others: soften_to_share(net.scores(l, g)),
@@ -301,10 +311,10 @@ ASKED = [('own g', 'as it is'), ('one template', 'as it is'), ('class mean', 'as
 def interrogate(
     net: AttentionNet,                                   # A network with attention
     scenes: Scenes,
-    pictures: Any,                                       # Template pictures, as `predict` takes them
-    labels: torch.Tensor,                                # Their labels [M]
-    cases: Iterable[tuple[str, str]] | None = None,      # Pairs of what is asked and how; None: `ASKED`
-    where: torch.Tensor | None = None,                   # Maps [N,h,w], multiplied with every answer
+    pictures: Any,                                   # Template pictures, as `predict` takes them
+    labels: torch.Tensor,                            # Their labels [M]
+    cases: Iterable[tuple[str, str]] | None = None,  # Pairs of what is asked and how; None: `ASKED`
+    where: torch.Tensor | None = None,               # Maps [N,h,w], multiplied with every answer
 ) -> dict[tuple[str, str, int], dict[str, torch.Tensor]]:
     "`answers` of all scenes: (what is asked, how, level from 1) to a dict of [N]"
     l, own = encode(net, scenes.images)
@@ -324,13 +334,14 @@ def interrogate(
 
 # %% ../nbs/14_query.ipynb #0a30d0d2
 def summarize(
-    seeds: Sequence[dict[str, torch.Tensor]],  # `answers` of the same scenes by networks of different seeds
+    seeds: Sequence[dict[str, torch.Tensor]],  # `answers` to the same scenes, a network each
 ) -> dict[str, float]:
-    "Means over scenes and seeds; of the share the interval over scenes, and the deviation over several seeds"
+    "Means over scenes and seeds; of the share its interval over scenes and deviation over seeds"
     row = {k: round(statistics.mean(a[k].mean().item() for a in seeds), 4) for k in seeds[0]}
     low, high = bootstrap(torch.stack([a['share'] for a in seeds]).mean(0))
     row |= dict(share_low=round(low, 4), share_high=round(high, 4))
-    if len(seeds) > 1: row['share_sd'] = round(statistics.stdev(a['share'].mean().item() for a in seeds), 4)
+    if len(seeds) > 1:
+        row['share_sd'] = round(statistics.stdev(a['share'].mean().item() for a in seeds), 4)
     return row
 
 # %% ../nbs/14_query.ipynb #7719f2a1
@@ -346,19 +357,20 @@ def alike(
 
 # %% ../nbs/14_query.ipynb #5e6a1402
 def ask_networks(
-    nets: Mapping[str, AttentionNet],  # 'dp', 'pc', 'uniform' and 'fresh', dp that has learned nothing
+    nets: Mapping[str, AttentionNet],  # 'dp', 'pc', 'uniform' and 'fresh', an untrained dp
     scenes: Scenes,
     pictures: Any,                     # Template pictures, as `predict` takes them
     labels: torch.Tensor,              # Their labels [M]
     best: Mapping[str, int],           # The best level of each, from 1, as from `best_level`
     precision: str = 'fp32',           # Of pc's maps, as for `predict`
 ) -> dict[tuple[str, str, str, int | str], dict[str, torch.Tensor]]:
-    "`answers` of dp, its controls and dp×pc: (network, what, how, level from 1 or 'best') to a dict of [N]"
+    "`answers` of all: (network or dp×pc, what, how, level from 1 or 'best') to a dict of [N]"
     plain = [('class mean', 'as it is')]
     contrasts = [('class mean', 'contrast'), ('absent class', 'contrast')]
     cases = dict(dp=ASKED, pc=plain, uniform=plain, fresh=plain + contrasts[:1])
     found: dict[str, dict[Any, dict[str, torch.Tensor]]] = {
-        net: interrogate(nets[net], scenes, pictures, labels, asked) for net, asked in cases.items()}
+        net: interrogate(nets[net], scenes, pictures, labels, asked)
+        for net, asked in cases.items()}
     where = predict(nets['pc'], scenes.images, precision=precision)[1][1]
     found['dp×pc'] = interrogate(nets['dp'], scenes, pictures, labels, contrasts, where)
     close = alike(scenes.labels, ClutteredFashion('test', 32, n=1).classes)
@@ -375,9 +387,9 @@ def contrasting(
     net: AttentionNet,     # A network with dot-product attention
     others: Any,           # Pictures of anything, as `predict` takes them: the contrast is to these
 ) -> AttentionNet:
-    "`net` with the same weights, whose maps are the softened contrast; its temperatures soften them further"
+    "`net` with the same weights; its maps are the contrast, which its temperatures soften further"
     center = encode(net, others)[1]
-    levels: Any = net.attention                       # what a ModuleList holds, no type checker knows
+    levels: Any = net.attention                     # what a ModuleList holds, no type checker knows
     _listens(net)
     usual = [a.temperature for a in levels]
     def forward_attention(l, g):

@@ -37,7 +37,7 @@ def attention_parts(
     images: Any,            # Pictures, as `predict` takes them
     batch_size: int | None = None,  # Images at a time; None: 250, of more than 32x32 pixels fewer
 ) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
-    "Attention weights and the scores they were made from: two tuples of float32 [N,h,w], shallow to deep"
+    "Attention weights and the scores they come from: tuples of float32 [N,h,w], shallow to deep"
     if not hasattr(net, 'scores'):
         raise LtpaError(f'{net.name} has no attention scores; networks that have: '
                         "those with 'att' in their names, e.g. vgg_att3_concat_pc")
@@ -62,7 +62,7 @@ def soften(
 def blend(
     levels: torch.Tensor | Sequence[torch.Tensor],  # Each [N,h,w], of any sign; or one alone
     size: int | Sequence[int],                      # (H, W) in pixels, or one number for a square
-    how: str = 'product',                           # Where all levels are high; 'mean': where any is
+    how: str = 'product',  # Where all levels are high; 'mean': where any is
 ) -> torch.Tensor:
     "Levels stretched, enlarged, and multiplied or averaged: [N,H,W], each from 0 to 1"
     if how not in MIXES: raise unknown('way to combine', how, MIXES)
@@ -115,9 +115,9 @@ def best_threshold(
 def compare(
     maps: Mapping[str, torch.Tensor],  # By name, each [N,H,W]
     masks: torch.Tensor,               # bool [N,H,W]
-    aside: torch.Tensor,               # bool [N]: the threshold is chosen on these, the others are scored
+    aside: torch.Tensor,  # bool [N]: the threshold is chosen on these, the others are scored
 ) -> list[dict[str, Any]]:
-    "A row for each: PxAP, Jaccard by Otsu and by the fixed threshold, each without and with noise pictures"
+    "A row each: PxAP, Jaccard by Otsu and by a fixed threshold, without and with noise pictures"
     there, rows = masks.flatten(1).any(1), []
     for part, what in ((aside, 'set aside'), (~aside, 'to be scored')):
         if not there[part].any():
@@ -146,7 +146,9 @@ def attention_maps(
     for kind, levels in (('weights', weights), ('scores', scores)):
         for k, m in enumerate(levels, 1): out[f'{kind}, level {k}'] = blend(m, size)
         for how in MIXES: out[f'{kind}, {how}'] = blend(levels, size, how)
-    if temperature: out['weights at a chosen temperature, product'] = blend(soften(scores, temperature), size)
+    if temperature:
+        softer = soften(scores, temperature)
+        out['weights at a chosen temperature, product'] = blend(softer, size)
     return out
 
 # %% ../nbs/12_segmentation.ipynb #6cda38c2
@@ -156,13 +158,14 @@ def by_class(
     classes: Sequence[str],   # Class names
 ) -> dict[str, float]:
     "Mean of `values` for each class that occurs"
-    return {name: values[labels == k].mean().item() for k, name in enumerate(classes) if (labels == k).any()}
+    return {name: values[labels == k].mean().item()
+            for k, name in enumerate(classes) if (labels == k).any()}
 
 # %% ../nbs/12_segmentation.ipynb #29d81d1f
 def largest(
     masks: torch.Tensor,  # bool [N,H,W]
 ) -> torch.Tensor:
-    "The largest connected piece of each mask (sides touch, corners do not); an empty one stays empty"
+    "The largest connected piece of each mask (sides touch, corners do not); an empty one stays so"
     from scipy.ndimage import label
     out = torch.zeros_like(masks)
     for mask, kept in zip(masks, out):
@@ -186,14 +189,15 @@ def grabcut(
     masks: torch.Tensor,   # bool [N,H,W], as a first guess
     steps: int = 3,
 ) -> torch.Tensor:
-    "Masks moved to where the colours change, by OpenCV; guesses that are empty or whole stay as they are"
+    "Masks moved to where the colours change, by OpenCV; guesses that are empty or whole stay"
     cv2, out = _cv2(), masks.clone()
     for image, mask, new in zip(as_images(images), masks, out):
         if mask.all() or not mask.any(): continue
         m = np.where(mask, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
         cv2.setRNGSeed(0)
         bgr = np.ascontiguousarray(image.flip(0).permute(1, 2, 0).numpy())
-        cv2.grabCut(bgr, m, None, np.zeros((1, 65)), np.zeros((1, 65)), steps, cv2.GC_INIT_WITH_MASK)
+        models = np.zeros((1, 65)), np.zeros((1, 65))
+        cv2.grabCut(bgr, m, None, *models, steps, cv2.GC_INIT_WITH_MASK)
         new.copy_(torch.from_numpy((m == cv2.GC_FGD) | (m == cv2.GC_PR_FGD)))
     return out
 
@@ -226,7 +230,7 @@ def class_maps(
     labels: torch.Tensor,          # The true class of each
     size: int | Sequence[int],     # (H, W) in pixels, or one number for a square
 ) -> dict[str, torch.Tensor]:
-    "Maps [N,H,W] by name, for the true class: CAM where the network has one, else Grad-CAM and gradient"
+    "Maps [N,H,W] by name, for the true class: CAM where there is one, else Grad-CAM and gradient"
     x = as_floats(images, net)
     levels: dict[str, Any]
     if hasattr(net, 'linear'): levels = {'CAM': cam(net, x, labels)}
@@ -238,14 +242,15 @@ def class_maps(
 
 # %% ../nbs/12_segmentation.ipynb #0f1fcb04
 class UNet(nn.Module):
-    "Down twice, up twice, with what was there before beside it: [N,3,H,W] in 0..1 to logits [N,H,W]"
+    "Down twice, up twice, with what was before beside it: [N,3,H,W] in 0..1 to logits [N,H,W]"
     unit_pixels = True
     def __init__(self,
         width: int = 16,  # Channels at full size
     ):
         super().__init__()
         pair = lambda inp, out: nn.Sequential(block(inp, out), block(out, out))
-        self.down = nn.ModuleList([pair(3, width), pair(width, 2 * width), pair(2 * width, 4 * width)])
+        self.down = nn.ModuleList([pair(3, width), pair(width, 2 * width),
+                                   pair(2 * width, 4 * width)])
         self.up = nn.ModuleList([pair(6 * width, 2 * width), pair(3 * width, width)])
         self.last = nn.Conv2d(width, 1, 1)
 
@@ -286,7 +291,8 @@ def draw(
 ) -> torch.Tensor:
     "The probability of object for each pixel: [N,H,W]"
     images = as_pictures(images, 'images', unet)
-    return torch.cat([unet(to_floats(x, unet)).sigmoid() for x in images.split(batch_of(images, None, 250))])
+    parts = images.split(batch_of(images, None, 250))
+    return torch.cat([unet(to_floats(x, unet)).sigmoid() for x in parts])
 
 # %% ../nbs/12_segmentation.ipynb #5e6a1002
 SCORES = [k + end for k in ('pxap', 'otsu', 'fixed') for end in ('', '_with_noise')]
@@ -297,18 +303,19 @@ def two_piles(
     size: int = 32,  # Side in pixels
     **options: Any,  # Of `ClutteredFashion`, e.g. `scale`
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    "Of ClutteredFashion: images uint8 [N,3,H,W], masks bool [N,H,W], labels [N]; bool [N]: set aside"
+    "Of ClutteredFashion: images uint8 [N,3,H,W], masks bool [N,H,W], labels, set aside or not [N]"
     parts = [ClutteredFashion(split, size, n=n, **options)
              for split, n in (('train', n_aside), ('test', n_scored))]
     images, masks = map(torch.cat, zip(*(d.render() for d in parts)))
-    return images, masks, torch.cat([d.labels for d in parts]), torch.arange(n_aside + n_scored) < n_aside
+    labels = torch.cat([d.labels for d in parts])
+    return images, masks, labels, torch.arange(n_aside + n_scored) < n_aside
 
 def compare_plain(
     images: Any,           # Pictures, as `predict` takes them
     masks: torch.Tensor,   # bool [N,H,W]
     aside: torch.Tensor,   # bool [N], not scored
 ) -> list[dict[str, Any]]:
-    "Rows that need no network; the whole picture has the object's share of the pixels in every score"
+    "Rows that need no network; the whole picture has the object's share of pixels in every score"
     maps, scored = {'centre': gaussian(masks)}, masks[~aside]
     try: maps |= plain_maps(images, masks.shape[1])
     except LtpaError as e: print('not run:', e)
@@ -334,7 +341,7 @@ def own_maps(
     size: int | Sequence[int],  # (H, W) in pixels, or one number for a square
     precision: str = 'fp32',    # Of a gate, as for `predict`
 ) -> tuple[dict[str, torch.Tensor], tuple[torch.Tensor, ...]]:
-    "Maps [N,H,W] by name that the network makes itself, and their scores, level by level; perhaps none"
+    "Maps [N,H,W] by name that the network makes itself, and their scores by level; perhaps none"
     if isinstance(net, AttentionNet):
         return attention_maps(net, images, size), attention_parts(net, images)[1]
     if net.name != 'vgg_pan': return {}, ()
@@ -346,11 +353,12 @@ def compare_network(
     masks: torch.Tensor,                # bool [N,H,W]
     aside: torch.Tensor,                # bool [N], not scored
 ) -> list[dict[str, Any]]:
-    "Rows of one network: its maps and, with scores, weights at the temperature that was best set aside"
+    "Rows of one network: its maps and, with scores, weights at the temperature best set aside"
     chosen = {}
     if scores:
         t = best_temperature([c[aside] for c in scores], masks[aside])
-        chosen = {'weights at a chosen temperature, product': blend(soften(scores, t), masks.shape[1:])}
+        softer = blend(soften(scores, t), masks.shape[1:])
+        chosen = {'weights at a chosen temperature, product': softer}
     return compare({**maps, **chosen}, masks, aside)
 
 def compare_products(
@@ -376,4 +384,5 @@ def compare_cleaned(
     try: steps[f'{name}, largest piece, GrabCut'] = grabcut(images[~aside], piece)
     except LtpaError as e: print('not run:', e)
     found = {way: mean_jaccard(m, masks[~aside]) for way, m in steps.items()}
-    return [dict(way=way, otsu=j['jaccard'], otsu_with_noise=j['with_noise']) for way, j in found.items()]
+    return [dict(way=way, otsu=j['jaccard'], otsu_with_noise=j['with_noise'])
+            for way, j in found.items()]

@@ -45,7 +45,8 @@ def _digits():
     d = load_digits()
     ink = torch.tensor(d.images[:, None] / 16).float()
     ink = F.interpolate(ink, 28, mode='bicubic')[:, 0].clamp(0, 1)
-    return (255 * ink * (ink > .4)).to(torch.uint8), torch.tensor(d.target), [str(k) for k in range(10)]
+    objects = (255 * ink * (ink > .4)).to(torch.uint8)
+    return objects, torch.tensor(d.target), [str(k) for k in range(10)]
 
 UNSEEN = dict(animals=_animals, digits=_digits)
 
@@ -65,9 +66,11 @@ def unseen(name: str, split: str = 'train', seed: int = 0, size: int = 32, n: in
     size : int
         Side of the pictures in pixels, at least 8.
     n : int, optional
-        How many pictures. By default one of each object of the part; beyond that, objects come again.
+        How many pictures. By default one of each object of the part; beyond that, objects come
+        again.
     scale : float or tuple of float
-        Side of the object's box over the frame's, as in `ClutteredFashion`: a pair (from, to) or one number.
+        Side of the object's box over the frame's, as in `ClutteredFashion`: a pair (from, to) or
+        one number.
 
     Returns
     -------
@@ -110,7 +113,8 @@ def classifiers(
 
 def features(net: Net, images: Any, device: torch.device | str | None = None,
              batch_size: int | None = None, precision: str = 'fp32') -> torch.Tensor:
-    """What enters the last linear layer of a network, for each image: the features of the paper's Table 3.
+    """What enters the last linear layer of a network, for each image: the features of the paper's
+    Table 3.
 
     Parameters
     ----------
@@ -128,7 +132,8 @@ def features(net: Net, images: Any, device: torch.device | str | None = None,
     Returns
     -------
     torch.Tensor
-        float32 [N,D] on the CPU; D is the width of the last layer's input, of several (`indep`) the sum.
+        float32 [N,D] on the CPU; D is the width of the last layer's input, of several (`indep`) the
+        sum.
 
     Raises
     ------
@@ -181,13 +186,14 @@ def probe(train_x: torch.Tensor, train_y: torch.Tensor, test_x: torch.Tensor, te
     Returns
     -------
     dict of str to float
-        `accuracy` on the test part, 0 to 1; `C`; and the sizes: `features` (D), `train` (N), `test` (M).
+        `accuracy` on the test part, 0 to 1; `C`; and the sizes:
+        `features` (D), `train` (N), `test` (M).
 
     Raises
     ------
     LtpaError
-        If parts and labels do not fit together, a feature is not finite, or a class has fewer than `folds`
-        training examples.
+        If parts and labels do not fit together, a feature is not finite, or a class has fewer than
+        `folds` training examples.
 
     References
     ----------
@@ -207,7 +213,7 @@ def probe(train_x: torch.Tensor, train_y: torch.Tensor, test_x: torch.Tensor, te
     from sklearn.svm import SVC
     y = _checked(train_x, train_y, test_x, test_y, folds)
     mean, sd = train_x.mean(0), train_x.std(0)
-    sd = torch.where(sd > 1e-6 * train_x.abs().amax(0), sd, torch.inf)        # constant features say nothing
+    sd = torch.where(sd > 1e-6 * train_x.abs().amax(0), sd, torch.inf)  # constant ones say nothing
     a, b = (train_x - mean) / sd, (test_x - mean) / sd
     def products(x): return (x @ a.T / a.shape[1]).double().numpy()
     parts = StratifiedKFold(folds, shuffle=True, random_state=seed)
@@ -215,7 +221,8 @@ def probe(train_x: torch.Tensor, train_y: torch.Tensor, test_x: torch.Tensor, te
     search.fit(products(a), y.numpy())
     said = torch.from_numpy(search.predict(products(b)))
     accuracy = (said == torch.as_tensor(test_y)).double().mean().item()
-    return dict(accuracy=accuracy, C=search.best_params_['C'], features=a.shape[1], train=len(a), test=len(b))
+    return dict(accuracy=accuracy, C=search.best_params_['C'],
+                features=a.shape[1], train=len(a), test=len(b))
 
 # %% ../nbs/11_transfer.ipynb #378bf697
 def _checked(train_x, train_y, test_x, test_y, folds):
@@ -223,31 +230,35 @@ def _checked(train_x, train_y, test_x, test_y, folds):
     y, n = torch.as_tensor(train_y), len(train_x)
     for part, f, labels in ('training', train_x, y), ('test', test_x, test_y):
         if f.ndim != 2 or len(f) != len(labels) or f.shape[1] != train_x.shape[1]:
-            raise LtpaError(f'{part} features {tuple(f.shape)} with {len(labels)} labels; expected [N,D] '
-                            f'with N labels, and one D ({train_x.shape[-1]}) for both parts')
+            raise LtpaError(f'{part} features {tuple(f.shape)} with {len(labels)} labels; expected '
+                            f'[N,D] with N labels, and one D ({train_x.shape[-1]}) for both parts')
         if not f.isfinite().all():
-            raise LtpaError(f'{part} features are not finite; expected numbers: was the network trained?')
+            raise LtpaError(f'{part} features are not finite; expected numbers: '
+                            'was the network trained?')
     kinds, counts = y.unique(return_counts=True)
-    if len(kinds) < 2: raise LtpaError(f'{n} training examples of {len(kinds)} class; expected two or more')
+    if len(kinds) < 2:
+        raise LtpaError(f'{n} training examples of {len(kinds)} class; expected two or more')
     if counts.min() < folds:
         k = int(counts.argmin())
-        raise LtpaError(f'class {int(kinds[k])} has {int(counts[k])} training example(s), fewer than '
-                        f'the {folds} folds that choose C; give more, or set folds lower')
+        raise LtpaError(f'class {int(kinds[k])} has {int(counts[k])} training example(s), fewer '
+                        f'than the {folds} folds that choose C; give more, or set folds lower')
     return y
 
 # %% ../nbs/11_transfer.ipynb #6f689fb7
 def load_splits(
     name: str | Path,  # 'animals', 'digits', one of `LAYOUTS`, or what `open_data` takes
-    seed: int = 0,     # Which split; decides nothing of a published one of `n` images or fewer a part
+    seed: int = 0,  # Which split; decides nothing of a published one of `n` images or fewer a part
     size: int = 32,    # Side of the pictures; those of a folder are stretched to it
     n: int = 2000,     # Images a part, drawn by the seed, where a set from `open_data` has more
 ) -> tuple:
-    "Parts for training and test, each (images uint8 [N,3,H,W], labels [N]); those of a path are dealt anew"
+    "Training and test part, each (images uint8 [N,3,H,W], labels [N]); of a path, dealt anew"
     splits, own = ('train', 'test'), Path(name).absolute().name
     if name in UNSEEN: return tuple(unseen(str(name), s, seed, size).tensors() for s in splits)
-    if name in LAYOUTS: return tuple(load_published(name, s, None, seed, size).tensors() for s in splits)
+    if name in LAYOUTS:
+        return tuple(load_published(name, s, None, seed, size).tensors() for s in splits)
     parts = [open_data(name, s, size, fit=fill_square).tensors() for s in splits]
-    if name not in ('cluttered_fashion', *DOWNLOADS): parts = _dealt(parts, keyed_rng('transfer', own, seed))
+    if name not in ('cluttered_fashion', *DOWNLOADS):
+        parts = _dealt(parts, keyed_rng('transfer', own, seed))
     drawn = []
     for s, (x, y) in zip(splits, parts):
         rows = torch.randperm(len(y), generator=keyed_rng('transfer', own, s, seed))[:n]
@@ -258,7 +269,7 @@ def _dealt(parts, rng):
     "The images of both parts dealt anew; of each class, each part gets as many as it had"
     x, y = (torch.cat(both) for both in zip(*parts))
     given, order = y.argsort(stable=True), torch.randperm(len(y), generator=rng)
-    order = order[y[order].argsort(stable=True)]                 # both by class, this one shuffled within
+    order = order[y[order].argsort(stable=True)]           # both by class, this one shuffled within
     train = given < len(parts[0][1])
     return [(x[r], y[r]) for r in (order[train], order[~train])]
 
@@ -267,13 +278,14 @@ def pixels(images: Any) -> torch.Tensor:
     return as_floats(images).float().flatten(1)
 
 def transfer(
-    encode: Net | Callable[[torch.Tensor], torch.Tensor],  # A network, or from images to features [N,D]
+    encode: Net | Callable[[torch.Tensor], torch.Tensor],  # A network, or images to features [N,D]
     parts: tuple,      # From `load_splits`
     folds: int = 5,    # As in `probe`
     precision: str = 'fp32',  # Of a network's features, as in `features`
 ) -> dict[str, float]:
     "`probe` on the features that `encode` gives; nothing in `encode` learns"
-    if isinstance(encode, nn.Module): encode = partial(features, encode, precision=precision)  # type: ignore[arg-type]
+    if isinstance(encode, nn.Module):
+        encode = partial(features, encode, precision=precision)  # type: ignore[arg-type]
     (train_x, train_y), (test_x, test_y) = parts
     return probe(encode(train_x), train_y, encode(test_x), test_y, folds)
 
@@ -284,11 +296,12 @@ class FreezeNorm(Callback):
         for m in learn.net.modules():
             if isinstance(m, nn.modules.batchnorm._BatchNorm): m.eval()
 
-FINETUNE = Recipe('finetune', epochs=10, batch_size=50, optimizer='adamw', lr=.004, weight_decay=.05,
-                  flip=False)
+FINETUNE = Recipe('finetune', epochs=10, batch_size=50, optimizer='adamw', lr=.004,
+                  weight_decay=.05, flip=False)
 
 def finetune(net: Net, data: ImageSet | Collage, recipe: Recipe = FINETUNE, slower: float = .1,
-             freeze_bn: bool = True, seed: int = 0, device: torch.device | str | None = None) -> Net:
+             freeze_bn: bool = True, seed: int = 0,
+             device: torch.device | str | None = None) -> Net:
     """A copy of a trained network with a new head for the classes of other data, trained on these.
 
     Parameters
@@ -298,8 +311,8 @@ def finetune(net: Net, data: ImageSet | Collage, recipe: Recipe = FINETUNE, slow
     data : ImageSet or Collage
         What to learn now, at least one batch of it.
     recipe : Recipe
-        Its learning rate is the head's; the optimizer is `'sgd'` or `'adamw'`. By default 10 epochs of
-        AdamW at 0.004, in batches of 50, without mirroring.
+        Its learning rate is the head's; the optimizer is `'sgd'` or `'adamw'`. By default 10 epochs
+        of AdamW at 0.004, in batches of 50, without mirroring.
     slower : float
         The other layers' learning rate over the head's, 0 to 1; 0 freezes them.
     freeze_bn : bool
@@ -329,9 +342,11 @@ def finetune(net: Net, data: ImageSet | Collage, recipe: Recipe = FINETUNE, slow
     (3, 10)
     """
     if recipe.optimizer == 'muon':
-        raise LtpaError("optimizer 'muon' has no groups; finetune expected a recipe with 'sgd' or 'adamw'")
+        raise LtpaError("optimizer 'muon' has no groups; finetune expected a recipe with 'sgd' "
+                        "or 'adamw'")
     if (recipe.u_lr, recipe.u_decay) != (1, True):
-        raise LtpaError(f'recipe {recipe.name}: u_lr={recipe.u_lr!r}, u_decay={recipe.u_decay!r}; finetune expected 1 and True: u is slowed like the rest')
+        raise LtpaError(f'recipe {recipe.name}: u_lr={recipe.u_lr!r}, u_decay={recipe.u_decay!r}; '
+                        'finetune expected 1 and True: u is slowed like the rest')
     if not 0 <= slower <= 1: raise LtpaError(f'slower={slower!r}; expected a factor from 0 to 1')
     with seeded(as_seed(seed)):
         new = create_model(net.name, **net.config | dict(num_classes=len(data.classes)))
@@ -340,7 +355,8 @@ def finetune(net: Net, data: ImageSet | Collage, recipe: Recipe = FINETUNE, slow
     new.load_state_dict({k: v if is_head(k) else trained[k] for k, v in new.state_dict().items()})
     if device is None: device = net.mean.device
     learn = Learner(new, data, recipe, seed, device, [FreezeNorm()] if freeze_bn else [])
-    head, rest = ([p for k, p in new.named_parameters() if is_head(k) == want] for want in (True, False))
+    head, rest = ([p for k, p in new.named_parameters() if is_head(k) == want]
+                  for want in (True, False))
     learn.opt = make_optimizer(recipe, head)
     learn.opt.add_param_group(dict(params=rest, scale=slower))
     return learn.fit().net
@@ -350,7 +366,7 @@ CIFAR10 = 'airplane automobile bird cat deer dog frog horse ship truck'.split()
 STL10 = 'airplane bird car cat deer dog horse monkey ship truck'.split()
 
 def translate(
-    source: Sequence[str],                              # The class names that a network was trained with
+    source: Sequence[str],  # The class names that a network was trained with
     target: Sequence[str],                              # Those of another set
     same: Mapping[str, str] = {'car': 'automobile'},    # Other names of one class: target to source
 ) -> torch.Tensor:
@@ -365,17 +381,18 @@ def mapped_label_accuracy(
     source: Sequence[str] = CIFAR10,
     target: Sequence[str] = STL10,
 ) -> dict[str, float]:
-    "Accuracy `mapped`, on the shared classes, and `unmapped`: indices compared as if the lists were one"
+    "Accuracy `mapped`, on the shared classes, and `unmapped`: indices compared as if of one list"
     said, want = logits.argmax(1), translate(source, target)[labels]
     shared = want >= 0
     if not shared.any():
-        raise LtpaError(f'no image of a class that both lists have; expected some of: {", ".join(source)}')
+        raise LtpaError('no image of a class that both lists have; '
+                        f'expected some of: {", ".join(source)}')
     return dict(mapped=(said == want)[shared].double().mean().item(), shared=int(shared.sum()),
                 unmapped=(said == labels).double().mean().item(), images=len(labels))
 
 # %% ../nbs/11_transfer.ipynb #f76ed294
-MODELS_OF_TABLE3 = ['vgg', 'vgg_gap', 'vgg_pan', 'resnet164', 'vgg_att2_concat_pc', 'vgg_att3_concat_pc',
-                    'resnet164_att2_concat_pc']
+MODELS_OF_TABLE3 = ['vgg', 'vgg_gap', 'vgg_pan', 'resnet164', 'vgg_att2_concat_pc',
+                    'vgg_att3_concat_pc', 'resnet164_att2_concat_pc']
 TABLE3 = {  # (trained on, tested on): the paper's accuracy in %, in the order of MODELS_OF_TABLE3
     ('cifar10', 'stl10/train'): (45.34, 43.24, 47.5, 47.82, 48.76, 48.42, 46.36),
     ('cifar10', 'stl10'): (44.91, 42.76, 47.21, 47.02, 48.29, 48.32, 46.45),
@@ -392,9 +409,9 @@ TABLE3 = {  # (trained on, tested on): the paper's accuracy in %, in the order o
 
 # %% ../nbs/11_transfer.ipynb #cf8c09a8
 def table3(
-    measured: Sequence[Mapping] = (),  # Rows {source, target, model, accuracy}, as in results/table3.json
+    measured: Sequence[Mapping] = (),  # Rows {source, target, model, accuracy}, of table3.json
 ) -> list:
-    "The paper's Table 3 beside what was measured here: (source, target, model, paper %, measured % or None)"
+    "The paper's Table 3 beside ours: (source, target, model, paper %, measured % or None)"
     ours = {(r['source'], r['target'], r['model']): 100 * r['accuracy'] for r in measured}
     return [(*pair, model, said, ours.get((*pair, model)))
             for pair, row in TABLE3.items() for model, said in zip(MODELS_OF_TABLE3, row)]
