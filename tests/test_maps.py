@@ -13,8 +13,8 @@ from PIL import Image
 
 from ltpa import explain, show_attention, to_original
 from ltpa.maps import (
-    Film, as_weights, combine, effective_cells, fit_side, inspect_image, overlay, save_figure, seen_by, shade, show_film,
-    trained_side, upsample)
+    Film, as_weights, combine, draw_inspections, effective_cells, fit_side, inspect_image, outline, overlay, save_figure,
+    seen_by, shade, show_film, trained_side, upsample)
 from ltpa.models import save_weights
 from ltpa.cli import main
 from ltpa.names import get_recipe
@@ -277,9 +277,44 @@ def test_gamma_lifts_what_is_faint_and_says_so():
     pixels = lambda fig: [ax.images[0].get_array().astype(int) for ax in fig.axes[1:-1]]
     plain, lifted = show_attention(net, photo(32, 32)), show_attention(net, photo(32, 32), gamma=.5)
     assert all((b.sum() > a.sum()) for a, b in zip(pixels(plain), pixels(lifted)))
-    assert 'power' not in plain.axes[-1].get_ylabel() and 'power 0.5' in lifted.axes[-1].get_ylabel()
+    assert 'power' not in plain.get_supxlabel() and 'power 0.5' in lifted.get_supxlabel()
     for bad in 0, -1, 2, NAN:
         with refuses(f'gamma {bad}', 'at most 1'): show_attention(net, photo(32, 32), gamma=bad)
+
+
+def test_the_scale_of_a_gate_is_said():
+    said = {name: show_attention(tiny_net(name), photo(32, 32)).get_supxlabel() for name in ('vgg_pan', 'vgg_att2_concat_pc')}
+    assert 'gate' in said['vgg_pan'] and 'gate' not in said['vgg_att2_concat_pc'] and 'twice its mean' in said['vgg_pan']
+
+
+@pytest.mark.parametrize('dim', [0, 1 / 16], ids=['black', 'dark'])
+def test_a_dark_picture_gives_no_black_panel(dim):
+    net = tiny_net('vgg_att2_concat_dp')
+    look = inspect_image(net, (photo(32, 32) * dim).byte())._replace(maps=(peak(8, 8, 1, 1), peak(4, 4, 1, 1)))
+    for ax in draw_inspections(net, [look]).axes[1:-1]: assert ax.images[0].get_array().max(-1).min() >= 35
+
+
+@pytest.mark.parametrize('frame, across, down', [(None, (7.5, 23.5), (15.5, 31.5)), ((4, 0, 20, 32), (-.5, 31.5), (15.5, 31.5))])
+def test_an_outline_lies_on_the_edge_of_the_mask(frame, across, down):
+    mask = torch.zeros(32, 32, dtype=torch.bool)
+    mask[8:16, 4:12] = True
+    _, ax = plt.subplots()
+    ax.imshow(np.zeros((64, 64)))
+    outline(ax, mask & False)
+    assert not ax.collections, 'an outline of nothing'
+    outline(ax, mask, frame)
+    x, y = np.concatenate([path.vertices for path in ax.collections[0].get_paths()]).T
+    assert np.allclose((y.min(), y.max()), down) and np.allclose((x.min(), x.max()), across)
+    assert ax.get_xlim() == (-.5, 63.5) and ax.get_ylim() == (63.5, -.5), 'the panel has changed'
+    plt.close()
+
+
+def test_masks_are_outlined_on_each_map_of_their_picture():
+    net, mask = tiny_net('vgg_att2_concat_pc'), torch.ones(32, 40, dtype=torch.bool).tril()
+    fig = show_attention(net, [photo(32, 40)] * 2, masks=[mask, mask & False])
+    assert [len(ax.collections) for ax in fig.axes[:8]] == [1] * 4 + [0] * 4
+    for bad in (mask.T, mask.T), (mask,):
+        with refuses('masks of sizes', str(tuple(bad[0].shape)), '(32, 40)'): show_attention(net, [photo(32, 40)] * 2, masks=bad)
 
 
 def test_trained_side():
