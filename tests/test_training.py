@@ -5,6 +5,7 @@ import pickle
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,8 +17,9 @@ from ltpa.data import ClutteredFashion
 from ltpa.models import gmac, load_weights, save_weights
 from ltpa.names import RECIPES, get_recipe
 from ltpa.weights import read_tensors, write_tensors
+from ltpa import training
 from ltpa.training import (
-    Callback, Learner, Stop, accuracy, evaluate, make_optimizer, pointing_hits, predict)
+    Callback, Learner, Progress, Stop, accuracy, evaluate, make_optimizer, pointing_hits, predict)
 from ltpa.checkpoints import Checkpoint, load_checkpoint, read_checkpoint, save_checkpoint
 
 SHORT = dict(epochs=2, batch_size=8, lr=.01)                  # on 28 pictures: 2 passes of 3 steps
@@ -91,6 +93,54 @@ def test_stopped_twice_and_resumed_by_the_same_learner(wholes):
         torch.rand(3)
         assert learn.fit().step == step
     assert not differing(wholes['adamw'], everything(learn))
+
+
+class Shown(Progress):
+    "Draws as in a notebook, and keeps the pictures."
+    def __init__(self, watch):
+        super().__init__(every=0, watch=watch)
+        self.figures = []
+
+    def before_fit(self, learn):
+        super().before_fit(learn)
+        self.show = training._Live.__new__(training._Live)
+        self.show.progress, self.show.handle = self, SimpleNamespace(update=self.figures.append)
+
+
+def test_watching_changes_no_bit_and_no_mode(wholes, capfd):
+    others = pictures(12, 32, name='others')
+    progress = Shown(others)
+    learn = learner(progress, Do(2, lambda learn: modes.append(learn.net.training)), Do(3, stop), **ATT)
+    modes = []
+    assert learn.fit().step == 3 and learn.fit().step == 6
+    assert not differing(wholes['adamw'], everything(learn)) and modes == [True]
+    assert [s['step'] for s in progress.seen] == list(range(7)), 'each moment once, however often it was stopped'
+    assert progress.seen[-1]['accuracy'] == evaluate(learn.net, others)['accuracy']
+    assert [m.shape for m in progress.seen[0]['maps']] == [m[:8].shape for m in predict(learn.net, others.images)[1]]
+    said = [fig.get_suptitle() for fig in progress.figures]
+    assert all('of 12 held-out pictures right' in text for text in said)
+    assert 'minutes left' in said[0] and 'minutes left' not in said[-1]
+    assert not ''.join(capfd.readouterr()), 'a log file stays quiet'
+
+
+@pytest.mark.parametrize('name, data', [('vgg_gap', 'plain'), ('vgg_att1_pc', 'plain'), ('vgg_att1_pc', 'masks'), ('vgg_gap', None)])
+def test_what_is_drawn_fits_what_is_watched(name, data):
+    watch = dict(plain=pictures(12, 32), masks=ClutteredFashion('test', n=9)).get(data)
+    classes = 10 if data == 'masks' else 3
+    progress = Shown(watch)
+    Learner(tiny_net(name, classes), pictures(28, 32, classes), get_recipe('fast', **SHORT), callbacks=[progress]).fit()
+    axes = progress.figures[-1].axes
+    assert len(axes) == 1 + (watch is not None) + (watch is not None and 'att' in name)
+    if len(axes) < 3: return
+    assert axes[2].texts[0].get_text() == 'the picture' and axes[2].texts[-1].get_text().startswith('epoch 2\n')
+    assert bool(axes[2].collections) == (data == 'masks'), 'an outline where it is known'
+
+
+def test_time_left_is_that_of_the_steps_to_come(monkeypatch):
+    progress = Progress()
+    progress.began = 100., 20                              # seconds on the clock, and the step it began at
+    monkeypatch.setattr(training.time, 'monotonic', lambda: 130.)
+    assert progress.left(SimpleNamespace(step=30, steps=50)) == 60
 
 
 @pytest.mark.parametrize('every, at, left', [(2, 3, 2), (2, 5, 4), (1, 4, 4), (None, 4, 3), (None, 5, 3)])
