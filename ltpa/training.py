@@ -45,8 +45,8 @@ def predict(
     net : Net
         A network of ours.
     images : torch.Tensor, numpy.ndarray, PIL.Image.Image, str, Path, or a list of these
-        Bytes, uint8 [N,3,H,W], or floats in 0..1, which are not rounded; one picture or many of one size,
-        height and width as the network's pools divide them: nothing is scaled here.
+        Bytes, uint8 [N,3,H,W], or floats in 0..1, which are not rounded; one picture or many of one
+        size, height and width as the network's pools divide them: nothing is scaled here.
     device : str, torch.device or None
         Where to compute. None: where the network is.
     batch_size : int, optional
@@ -96,10 +96,11 @@ def pointing_hits(
     maps:torch.Tensor,   # Attention [N,h,w]
     masks:torch.Tensor,  # bool [N,H,W]
 )->torch.Tensor:
-    "1 where a map's largest value, enlarged bilinearly, lies on the object, else 0; ties count in part: [N]"
+    "1 where a map's largest value, enlarged, lies on the object, else 0; ties count in part: [N]"
     if len(maps) != len(masks):
         raise LtpaError(f'{len(maps)} maps but {len(masks)} masks; expected one mask a map')
-    big = F.interpolate(maps[:, None], masks.shape[-2:], mode='bilinear', align_corners=False).flatten(1)
+    big = F.interpolate(maps[:, None], masks.shape[-2:], mode='bilinear', align_corners=False)
+    big = big.flatten(1)
     top = big >= big.amax(1, keepdim=True) * (1 - 1e-5)
     return (top & masks.flatten(1)).sum(1) / top.sum(1)
 
@@ -110,7 +111,7 @@ def evaluate(
     device: str | torch.device | None = None,
     precision: str = 'fp32',
 ) -> dict[str, float]:
-    """Accuracy on a data set and, where it has masks, how often each level's map points at the object.
+    """Accuracy on a data set and, where it has masks, how often each map points at the object.
 
     Parameters
     ----------
@@ -126,8 +127,8 @@ def evaluate(
     Returns
     -------
     dict of str to float
-        `images`, their number; `accuracy` in 0..1; and `pointing_1`, `pointing_2`, ... in 0..1, the share of
-        images in which the map's largest value, enlarged bilinearly, lies on the object.
+        `images`, their number; `accuracy` in 0..1; and `pointing_1`, `pointing_2`, ... in 0..1, the
+        share of images in which the map's largest value, enlarged bilinearly, lies on the object.
 
     Raises
     ------
@@ -168,11 +169,11 @@ def evaluated(net: Net, data: Any, device: str | torch.device | None = None,
 class Callback:
     """Does something at the openings of `Learner.fit`; override what is needed.
 
-    The methods are `before_fit`, `after_step`, `after_epoch` and `after_fit`. Each is handed the `Learner`, whose
-    `step`, `epoch`, `losses`, `net` and `recipe` it may look at. `Stop`, raised in one of the first three, ends
-    the training in good order; the next `fit` goes on from there. A callback that keeps the training's state in
-    a file, as `Checkpoint` does, has that file's path as its attribute `path`: messages about a training that was
-    stopped or has diverged name it.
+    The methods are `before_fit`, `after_step`, `after_epoch` and `after_fit`. Each is handed the
+    `Learner`, whose `step`, `epoch`, `losses`, `net` and `recipe` it may look at. `Stop`, raised in
+    one of the first three, ends the training in good order; the next `fit` goes on from there. A
+    callback that keeps the training's state in a file, as `Checkpoint` does, has that file's path
+    as its attribute `path`: messages about a training that was stopped or has diverged name it.
 
     Examples
     --------
@@ -199,10 +200,11 @@ class Stop(Exception):
 def make_optimizer(
     recipe:Recipe,
     params:Iterable[torch.nn.Parameter],
-    apart:Iterable[torch.nn.Parameter]=(),       # Those among them that `u_lr` and `u_decay` are about
+    apart:Iterable[torch.nn.Parameter]=(),  # Those among them that `u_lr` and `u_decay` are about
 )->Any:
     "The recipe's optimiser, fused into one kernel where that is safe"
-    r, params = recipe, [p for p in params if p.requires_grad]        # what is frozen needs no running means
+    # what is frozen needs no running means
+    r, params = recipe, [p for p in params if p.requires_grad]
     device = params[0].device
     if (r.u_lr, r.u_decay) != (1, True): params = _groups(params, {*apart}, r)
     fused = device.type in ('cpu', 'cuda') or None                    # None: torch chooses
@@ -210,12 +212,14 @@ def make_optimizer(
     if r.optimizer == 'adamw': return adamw(params, r.lr, r.momentum, r.weight_decay, fused)
     # Should the scaler skip the first step, fused SGD would go on from an uninitialised momentum.
     if pick_precision(device, r.precision) == 'fp16': fused = None
-    return torch.optim.SGD(params, r.lr, r.momentum, r.dampening, r.weight_decay, r.nesterov, fused=fused)
+    return torch.optim.SGD(params, r.lr, r.momentum, r.dampening, r.weight_decay, r.nesterov,
+                           fused=fused)
 
 def _groups(params, apart, r):
     "Two groups: the score vectors, and all else; `scale` is read where the rate is set"
     own = dict(scale=r.u_lr) | ({} if r.u_decay else dict(weight_decay=0.))
-    some = [dict(params=[p for p in params if p not in apart]), dict(params=[p for p in params if p in apart]) | own]
+    some = [dict(params=[p for p in params if p not in apart]),
+            dict(params=[p for p in params if p in apart]) | own]
     return [group for group in some if group['params']]
 
 def score_vectors(net:torch.nn.Module)->list[torch.nn.Parameter]:
@@ -238,7 +242,8 @@ class Muon:
         self.param_groups, self.defaults = [dict(params=params, lr=lr)], dict(fused=fused)
         self.convs = [p for p in params if p.ndim == 4]
         self.flat = [torch.nn.Parameter(p.detach().flatten(1)) for p in self.convs]
-        rest = adamw([group | dict(params=[p for p in group['params'] if p.ndim != 4]) for group in groups], lr, momentum, weight_decay, fused)
+        rest = adamw([group | dict(params=[p for p in group['params'] if p.ndim != 4])
+                      for group in groups], lr, momentum, weight_decay, fused)
         muon = torch.optim.Muon(self.flat, lr, weight_decay, adjust_lr_fn='match_rms_adamw')
         self.parts = rest, muon
         self.state = {p: rest.state[p] for p in params if p.ndim != 4}
@@ -250,7 +255,7 @@ class Muon:
     @torch.no_grad()
     def step(self):
         for p, q in zip(self.convs, self.flat):
-            # A copy: of 1x1 kernels `flatten` is a view, whose strides need not be the kernel's own.
+            # A copy: of 1x1 kernels `flatten` is a view, whose strides need not be the kernel's.
             q.data, q.grad = p.flatten(1).clone(), None if p.grad is None else p.grad.flatten(1)
         for part in self.parts:
             set_rate(part, self.param_groups[0]['lr'])
@@ -275,8 +280,10 @@ def loss_of(
     "Cross-entropy with the recipe's label smoothing, weighted by class if there are weights"
     smooth = recipe.label_smoothing
     if weights is None: return F.cross_entropy(logits, y, label_smoothing=smooth)
-    # `weight=` of PyTorch would weigh the smoothed share, too: most of a common class's target would be rare classes
-    return (weights[y] * F.cross_entropy(logits, y, label_smoothing=smooth, reduction='none')).mean()
+    # `weight=` of PyTorch would weigh the smoothed share, too: most of a common class's target
+    # would be rare classes
+    each = F.cross_entropy(logits, y, label_smoothing=smooth, reduction='none')
+    return (weights[y] * each).mean()
 
 def train_step(learn:'Learner', x:torch.Tensor, y:torch.Tensor)->None:
     "Predict, measure, step: one batch"
@@ -306,8 +313,8 @@ def check_loss(learn:'Learner')->None:
 
 def diverged(learn:'Learner', what:str, step:int)->LtpaError:
     "The error for a training that has diverged"
-    message = (f'{what} at step {step} (epoch {step / len(learn.loader):.1f}); lower the learning rate '
-               f'(now at most {learn.recipe.lr:g}) or limit the gradient with clip=1')
+    message = (f'{what} at step {step} (epoch {step / len(learn.loader):.1f}); lower the learning '
+               f'rate (now at most {learn.recipe.lr:g}) or limit the gradient with clip=1')
     saved = [path for path in learn.saved_in() if path.exists()]
     if saved: message += f'; the last good checkpoint is {saved[0]}'
     return LtpaError(message)
@@ -315,7 +322,8 @@ def diverged(learn:'Learner', what:str, step:int)->LtpaError:
 # %% ../nbs/05_training.ipynb #9e1e2b8f
 def random_states(
     device:torch.device,  # Where a network is
-    seed:int|None=None,   # None: the states as they are; else as they would be after `torch.manual_seed(seed)`
+    # None: the states as they are; else as they would be after `torch.manual_seed(seed)`
+    seed:int|None=None,
 )->dict[str,torch.Tensor]:
     "The random states that Dropout draws from: the CPU's and, on a GPU, the device's"
     if seed is not None:
@@ -337,7 +345,7 @@ def drawing_from(
     states:dict[str,torch.Tensor],  # From `random_states`; brought up to date at the end
     device:torch.device,            # Where a network is
 )->Iterator[None]:
-    "A block in which torch draws from `states`; after it, even by an error, it goes on from where it was"
+    "A block in which torch draws from `states`; after it, even by an error, it goes on as before"
     usual = random_states(device)
     set_random_states(states, device)
     try: yield
@@ -349,17 +357,17 @@ def seeded(
     seed:int,                       # Any whole number
     device:str|torch.device='cpu',  # What is drawn there depends on the seed as well
 )->contextlib.AbstractContextManager[None]:
-    "A block in which torch draws as after `torch.manual_seed(seed)`; after it, it goes on from where it was"
+    "A block in which torch draws as after `torch.manual_seed(seed)`; then it goes on as before"
     device = torch.device(device)
     return drawing_from(random_states(device, seed), device)
 
 # %% ../nbs/05_training.ipynb #24fe656b
 class Learner:
-    """Trains a network by a recipe; on a CPU, seed and number of threads decide the result to the bit.
+    """Trains a network by a recipe; on a CPU, seed and number of threads decide it to the bit.
 
-    `fit` trains to the end of the recipe, from wherever `step` stands, and returns the learner. Ctrl-C, SIGTERM,
-    SIGHUP or a callback that raises `Stop` ends it in good order, and the next `fit` goes on. `loss_curve` lists the
-    loss of each step; `epoch` counts passes over the data.
+    `fit` trains to the end of the recipe, from wherever `step` stands, and returns the learner.
+    Ctrl-C, SIGTERM, SIGHUP or a callback that raises `Stop` ends it in good order, and the next
+    `fit` goes on. `loss_curve` lists the loss of each step; `epoch` counts passes over the data.
 
     Parameters
     ----------
@@ -376,16 +384,17 @@ class Learner:
     callbacks : sequence of Callback
         Called at the openings of the loop, in this order.
     shard : (int, int)
-        (r, R): train on the r-th of R equal parts of every batch, as `Loader` does. (0, 1) is all of it.
+        (r, R): train on the r-th of R equal parts of every batch, as `Loader` does. (0, 1) is all
+        of it.
 
     Raises
     ------
     LtpaError
-        If network, data and recipe do not go together; and in `fit`, when the loss becomes NaN or infinite.
+        If network, data and recipe do not go together; and in `fit`, when the loss becomes NaN or
+        infinite.
 
-    References
-    ----------
-    Paper §5: cross-entropy of the final output, nothing else; the recipe 'paper' is the authors' schedule.
+    References ---------- Paper §5: cross-entropy of the final output, nothing else; the recipe
+    'paper' is the authors' schedule.
 
     Examples
     --------
@@ -411,12 +420,14 @@ class Learner:
         self.callbacks: list[Callback] = list(callbacks)
         self.device = net.mean.device if device is None else torch.device(device)
         if (k := net.num_classes) != len(data.classes):
-            raise LtpaError(f'{net.name} has {k} outputs but {data.name} has {len(data.classes)} classes; '
+            raise LtpaError(f'{net.name} has {k} outputs but {data.name} has {len(data.classes)} '
+                            'classes; '
                             f'create it with num_classes={len(data.classes)}')
-        net.to(self.device, memory_format=torch.channels_last)    # type: ignore[call-overload]  # both at once
+        net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.loader = Loader(data, r.batch_size, flip=r.flip, crop=r.crop, seed=seed,
                              device=self.device, shard=shard)
-        self.class_weights = class_weights(data.labels.cpu(), k).to(self.device) if r.balance else None
+        self.class_weights = None
+        if r.balance: self.class_weights = class_weights(data.labels.cpu(), k).to(self.device)
         self.opt = make_optimizer(r, net.parameters(), score_vectors(net))
         self.scaler = make_scaler(self.device, r.precision)
         # what a step calls: the network, or what is around it
@@ -438,7 +449,7 @@ class Learner:
         return [Path(path) for cb in self.callbacks if (path := getattr(cb, 'path', None))]
 
     def fit(self) -> 'Learner':
-        "Train to the end of the recipe, from wherever `step` stands; a signal ends it in good order"
+        "Train to the end of the recipe, from where `step` stands; a signal ends it in good order"
         with orderly_stop(self) as asked:
             try:
                 with drawing_from(self.rng, self.device): self._train(asked)
@@ -463,7 +474,8 @@ class Learner:
             self.call('after_epoch')
             if asked: raise Stop
 
-    def loss_curve(self) -> list[float]: return torch.stack(self.losses).tolist() if self.losses else []
+    def loss_curve(self) -> list[float]:
+        return torch.stack(self.losses).tolist() if self.losses else []
 
 # %% ../nbs/05_training.ipynb #b80b3dc3
 def make_scaler(device:torch.device, precision:str)->torch.amp.GradScaler:
@@ -477,12 +489,14 @@ def compiled(net:Net)->Any:
     try: torch.compile(lambda x: x.sin() + 1)(torch.zeros(2, device=net.mean.device))
     except Exception as e:
         why = (str(e).strip() or type(e).__name__).splitlines()[0]
-        raise LtpaError(f'compile=True cannot be used: torch.compile fails here ({why}); install a C++ '
-                        'compiler such as g++ or clang (for a GPU triton as well), or leave compile off') from e
+        raise LtpaError(
+            f'compile=True cannot be used: torch.compile fails here ({why}); install a C++ '
+            'compiler such as g++ or clang (for a GPU triton as well), or leave compile off') from e
     return torch.compile(net)
 
 # %% ../nbs/05_training.ipynb #f61cf684
-MOMENTS = 0, 1/24, 1/12, 1/6, 1/3, 1/2, 2/3, 5/6, 1      # parts of a training; maps change most at its start
+# parts of a training; maps change most at its start
+MOMENTS = 0, 1/24, 1/12, 1/6, 1/3, 1/2, 2/3, 5/6, 1
 
 class Progress(Callback):
     """A live picture of the training in a notebook, a bar in a terminal, nothing elsewhere.
@@ -492,8 +506,9 @@ class Progress(Callback):
     every : float
         Seconds between two pictures, at least; a picture that is slow to draw is drawn less often.
     watch : ImageSet or ClutteredFashion, optional
-        Pictures on which the network is not trained. At nine moments `seen` gets what it says of the first 250 of
-        them: `step`, `epoch`, `accuracy` in 0..1, and the `maps` of the first eight, level by level [8,h,w].
+        Pictures on which the network is not trained. At nine moments `seen` gets what it says of
+        the first 250 of them: `step`, `epoch`, `accuracy` in 0..1, and the `maps` of the first
+        eight, level by level [8,h,w].
 
     Examples
     --------
@@ -559,7 +574,8 @@ class _Bar:
     def __init__(self, bar): self.bar = bar
     def update(self, learn, end=False):
         if learn.losses:
-            self.bar.set_postfix(loss=f'{learn.losses[-1]:.3f}', epoch=f'{learn.epoch:.1f}', refresh=False)
+            self.bar.set_postfix(loss=f'{learn.losses[-1]:.3f}', epoch=f'{learn.epoch:.1f}',
+                                 refresh=False)
         self.bar.update(learn.step - self.bar.n)
         if end: self.bar.close()
 
@@ -579,7 +595,8 @@ class _Live:
         strip = bool(seen and seen[-1]['maps'])
         fig = plt.figure(figsize=(10 if seen else 6, 4.2 if strip else 2.3))
         fig.suptitle(said, fontsize=10)
-        room = dict(left=.07 if seen else .1, right=.99, top=.91 if strip else .88, bottom=.46 if strip else .22)
+        room = dict(left=.07 if seen else .1, right=.99, top=.91 if strip else .88,
+                    bottom=.46 if strip else .22)
         axs = fig.subplots(1, 1 + bool(seen), squeeze=False, gridspec_kw=room)[0]
         draw_loss(axs[0], learn)
         if seen:
@@ -589,8 +606,9 @@ class _Live:
             axs[1].legend(fontsize=8, loc='lower right')
         if strip:
             levels = len(seen[-1]['maps'])
-            fig.text(.01, .31, f'map of level {levels // 2 + 1} of {levels}, each against its own largest cell, '
-                     'and how many cells it uses; white: outline of the object', fontsize=9)
+            fig.text(.01, .31, f'map of level {levels // 2 + 1} of {levels}, each against its own '
+                     'largest cell, and how many cells it uses; white: outline of the object',
+                     fontsize=9)
             draw_strip(fig.add_axes((.01, .01, .98, .23)), self.progress)
         plt.close(fig)
         self.handle.update(fig)
@@ -605,10 +623,11 @@ def draw_loss(ax: Any, learn: Learner) -> None:
 def light(image: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
     "`image` [3,H,W], darkened where the map `a` [h,w] is small against its largest cell"
     up = F.interpolate(a[None, None], image.shape[1:], mode='bilinear', align_corners=False)[0, 0]
-    return (image.cpu() * (.25 + .75 * (up / up.max()).sqrt())).byte()   # the root shows faint weights too
+    # the root shows faint weights too
+    return (image.cpu() * (.25 + .75 * (up / up.max()).sqrt())).byte()
 
 def draw_strip(ax: Any, progress: Progress, k: int = 0) -> None:
-    "Watched picture `k` and the map of the middle level at each moment, with the cells that it uses"
+    "Watched picture `k`, and the map of the middle level at each moment with the cells it uses"
     images, masks = watched(progress.watch, k + 1)
     tiles, names, gap = [images[k].cpu()], ['the picture'], images.shape[-1] // 16
     for seen in progress.seen:
