@@ -1,4 +1,5 @@
 """Trainings that repeat, stop, resume, diverge and are refused, all on one tiny set."""
+import ast
 import json
 import math
 import pickle
@@ -14,6 +15,7 @@ from helpers import Touch, differing, pictures, random, refuses, tiny_net, words
 from ltpa.names import PRECISIONS, LtpaError
 from ltpa.core import pick_precision
 from ltpa.data import ClutteredFashion
+from ltpa.grids import Grid
 from ltpa.models import gmac, load_weights, save_weights
 from ltpa.names import RECIPES, get_recipe
 from ltpa.weights import read_tensors, write_tensors
@@ -659,3 +661,21 @@ def test_pointing_at_everything_hits_by_its_share():
     corner[:, 3, 3] = 1
     hits = pointing_hits(corner, masks)
     assert hits[0] == 0 < hits[1], 'enlarged, the last cell is as high as its middle as far as the edge'
+
+
+# Tables of lessons
+
+@pytest.mark.parametrize('lesson, cells', [('05_training', ['f13fe0ea']), ('05_training', ['f13fe0ea', '0fa74602']),
+                                           ('05_training', ['f13fe0ea', '7f80c484']), ('06_recipes', ['90be2e25'])])
+def test_a_table_without_its_file_says_not_run(lesson, cells, tmp_path, monkeypatch):
+    nbs = Path(__file__).resolve().parent.parent / 'nbs'
+    sources = {c['id']: ''.join(c['source']) for c in json.loads((nbs / f'{lesson}.ipynb').read_text(encoding='utf-8'))['cells']}
+    for folder, missing in ((tmp_path / 'nbs', True), (nbs, False)):
+        folder.mkdir(exist_ok=True)
+        monkeypatch.chdir(folder)
+        space = dict(json=json, Path=Path, Grid=Grid)
+        for cell in cells:
+            *body, last = ast.parse(sources[cell]).body
+            exec(compile(ast.Module(body, []), cell, 'exec'), space)
+            _, _, *rows = str(eval(compile(ast.Expression(last.value), cell, 'eval'), space)).splitlines()
+        assert ('not run' in rows[0]) == missing and any(d.isdigit() for d in ''.join(rows)) != missing
