@@ -31,10 +31,11 @@ HALF = torch.float16, torch.bfloat16
 def wide(x: torch.Tensor) -> torch.Tensor: return x.float() if x.dtype in HALF else x
 
 def in_float32(l: torch.Tensor) -> bool:
-    "Whether scores of `l` must be made in float32: halves round them, and beyond 65504 float16 has infinity"
+    "Whether scores of `l` need float32: halves round them, and beyond 65504 float16 has infinity"
     kind = l.device.type
     if kind == 'meta' or not torch.is_autocast_enabled(kind): return l.dtype in HALF
-    return torch.get_autocast_dtype(kind) == torch.float16   # bfloat16, if asked for, ends where float32 does
+    # bfloat16, if asked for, ends where float32 does
+    return torch.get_autocast_dtype(kind) == torch.float16
 
 def unrounded(l: torch.Tensor) -> AbstractContextManager:
     "The context for it: there autocast does not make halves again of what is wide"
@@ -71,7 +72,7 @@ def dp_scores(l: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
     --------
     >>> import torch
     >>> from ltpa import dp_scores
-    >>> l = torch.tensor([[[[1., 2.]], [[0., 1.]]]])        # [1,2,1,2]: two positions, (1, 0) and (2, 1)
+    >>> l = torch.tensor([[[[1., 2.]], [[0., 1.]]]])  # [1,2,1,2]: two positions, (1, 0) and (2, 1)
     >>> dp_scores(l, torch.tensor([[1., -1.]]))
     tensor([[1., 1.]])
     """
@@ -96,7 +97,8 @@ def pc_scores(
     l : torch.Tensor
         Local features [B,C,H,W].
     g : torch.Tensor or None
-        Global vector [B,C]; None leaves out its constant ⟨u, g⟩ and `bias`, which no softmax would notice.
+        Global vector [B,C]; None leaves out its constant ⟨u, g⟩ and `bias`, which no softmax would
+        notice.
     u : torch.Tensor
         Learnt vector [C].
     bias : float or torch.Tensor
@@ -120,7 +122,7 @@ def pc_scores(
     --------
     >>> import torch
     >>> from ltpa import pc_scores
-    >>> l = torch.tensor([[[[1., 2.]], [[0., 1.]]]])        # [1,2,1,2]: two positions, (1, 0) and (2, 1)
+    >>> l = torch.tensor([[[[1., 2.]], [[0., 1.]]]])  # [1,2,1,2]: two positions, (1, 0) and (2, 1)
     >>> u, g = torch.tensor([1., 2.]), torch.tensor([[3., 0.]])
     >>> pc_scores(l, g, u)
     tensor([[4., 7.]])
@@ -161,7 +163,7 @@ def attention_pool(l: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
     --------
     >>> import torch
     >>> from ltpa import attention_pool
-    >>> l = torch.tensor([[[[1., 2.]], [[0., 1.]]]])        # [1,2,1,2]: two positions, (1, 0) and (2, 1)
+    >>> l = torch.tensor([[[[1., 2.]], [[0., 1.]]]])  # [1,2,1,2]: two positions, (1, 0) and (2, 1)
     >>> attention_pool(l, torch.tensor([[.5, .5]]))
     tensor([[1.5000, 0.5000]])
     """
@@ -180,7 +182,8 @@ def normalize(c: torch.Tensor, how: str = 'softmax', temperature: float = 1.) ->
     c : torch.Tensor
         Scores [B,P].
     how : str
-        'softmax': they sum to one over the positions (Eq. 1); 'sigmoid': each on its own, from 0 to 1.
+        'softmax': they sum to one over the positions (Eq. 1); 'sigmoid': each on its own, from 0 to
+        1.
     temperature : float
         Divides the scores, above 0: above 1 softer, below 1 harder.
 
@@ -237,12 +240,12 @@ def entropy(a: torch.Tensor) -> torch.Tensor:
 
 # %% ../nbs/01_attention.ipynb #c996aca4
 class SoftAttention(torch.autograd.Function):
-    "Softmax of ⟨q, l_i⟩ over positions and the weighted sum of l; the gradient of l is written only once"
+    "Softmax of ⟨q, l_i⟩ over positions and the weighted sum of l; l's gradient is written once"
     generate_vmap_rule = True
     @staticmethod
     def forward(l, q, exact):
         y = wide(l.flatten(2)) if exact else l.flatten(2)
-        c = torch.bmm(q[:, None], y)[:, 0]                     # the vector on the left: fast in both layouts
+        c = torch.bmm(q[:, None], y)[:, 0]  # the vector on the left: fast in both layouts
         a = wide(c).softmax(1)
         ga = torch.bmm(a.to(y.dtype)[:, None], y.transpose(1, 2))[:, 0]
         return ga.to(l.dtype) if exact else ga, a
@@ -259,8 +262,8 @@ class SoftAttention(torch.autograd.Function):
             da = da + torch.bmm(dga[:, None], y)[:, 0]
             dc = (a * (da - (a * da).sum(1, keepdim=True))).to(y.dtype)
             dq = torch.bmm(dc[:, None], y.transpose(1, 2))[:, 0]
-        rows = torch.stack([dc, a.to(y.dtype)], 2).to(l.dtype)                                  # [B,P,2]
-        columns = torch.stack([q, dga], 1).to(l.dtype)                                          # [B,2,C]
+        rows = torch.stack([dc, a.to(y.dtype)], 2).to(l.dtype)  # [B,P,2]
+        columns = torch.stack([q, dga], 1).to(l.dtype)  # [B,2,C]
         last = l.stride(1) == 1                                # channels_last: keep the layout of l
         dl = torch.bmm(rows, columns).transpose(1, 2) if last else torch.bmm(columns.mT, rows.mT)
         return dl.unflatten(2, l.shape[2:]), dq, None
@@ -272,7 +275,8 @@ def soft_attention(
     "Attended descriptor [B,C] and softmax weights [B,P] for the scores ⟨q, l_i⟩"
     exact = in_float32(l)
     q = q.to(wide(l[:0]).dtype if exact else l.dtype)
-    run = SoftAttention.apply if torch.is_grad_enabled() else SoftAttention.forward        # torch.compile wants it plain there
+    # torch.compile wants it plain there
+    run = SoftAttention.apply if torch.is_grad_enabled() else SoftAttention.forward
     with unrounded(l): return run(l, q, exact)
 
 # %% ../nbs/01_attention.ipynb #da8d8e59
@@ -290,18 +294,19 @@ def with_zero_grad(
     *others: torch.Tensor,  # Tensors that `c` does not depend on
 ) -> torch.Tensor:
     "`c` itself; backwards, `others` get a gradient of exactly zero"
-    if not torch.is_grad_enabled(): return c                        # nothing to hand back; and here torch.compile needs it plain
+    # nothing to hand back; and here torch.compile needs it plain
+    if not torch.is_grad_enabled(): return c
     return _WithZeroGrad.apply(c, *others)
 
 # %% ../nbs/01_attention.ipynb #341cb492
 SCORES = 'pc', 'dp', 'uniform'
 
 class Attention(nn.Module):
-    """One level of the paper's attention: local features and global vector to attended descriptor and map.
+    """One level of the paper's attention: from local features and g to attended descriptor and map.
 
-    `module(l, g)` gives the descriptor [B,C] and the map [B,H,W] of local features `l` [B,C,H,W] for a
-    global vector `g` [B,G]. `scores(l, g)` gives the compatibilities alone, `pool(l, a)` the descriptor for
-    any map `a`.
+    `module(l, g)` gives the descriptor [B,C] and the map [B,H,W] of local features `l` [B,C,H,W]
+    for a global vector `g` [B,G]. `scores(l, g)` gives the compatibilities alone, `pool(l, a)` the
+    descriptor for any map `a`.
 
     Parameters
     ----------
@@ -320,11 +325,11 @@ class Attention(nn.Module):
     project : str
         Where the widths differ: 'g' is mapped down, as in the authors' code, or 'l' up, as in §3.1.
     glob : str
-        'full', or 'none': there is no global vector to speak of, and what is given for one is not looked at. Only for
-        scores that never listen to it: 'pc' with softmax, and 'uniform'.
+        'full', or 'none': there is no global vector to speak of, and what is given for one is not
+        looked at. Only for scores that never listen to it: 'pc' with softmax, and 'uniform'.
     gather : str
-        'sum', the paper's weighted sum, or 'max': of each channel the largest of the weighted features, P times. Only for
-        'uniform', where that is the largest feature: a control.
+        'sum', the paper's weighted sum, or 'max': of each channel the largest of the weighted
+        features, P times. Only for 'uniform', where that is the largest feature: a control.
     learn_temperature : bool
         Train a factor on the temperature, which starts at 1.
 
@@ -349,20 +354,25 @@ class Attention(nn.Module):
     tensor([1., 1.])
     """
     def __init__(
-        self, channels: int, g_channels: int | None = None, score: str = 'pc', norm: str = 'softmax',
-        temperature: float = 1., dropout: float = .5, project: str = 'g', glob: str = 'full',
+        self, channels: int, g_channels: int | None = None, score: str = 'pc',
+        norm: str = 'softmax', temperature: float = 1., dropout: float = .5, project: str = 'g',
+        glob: str = 'full',
         gather: str = 'sum', learn_temperature: bool = False,
     ) -> None:
         super().__init__()
         if score not in SCORES: raise unknown('score', score, SCORES)
         if norm not in NORMS: raise unknown('normalisation', norm, NORMS)
         if project not in ('g', 'l'): raise unknown('projection', project, ('g', 'l'))
-        if not temperature > 0: raise LtpaError(f'temperature {temperature}; expected a number above 0')
+        if not temperature > 0:
+            raise LtpaError(f'temperature {temperature}; expected a number above 0')
         if glob not in ('full', 'none'): raise unknown('global vector', glob, ('full', 'none'))
         if glob == 'none' and not (score == 'uniform' or score == 'pc' and norm == 'softmax'):
-            raise LtpaError(f"glob 'none' with scores {score} and norm {norm}; expected 'full': these listen to the global vector")
+            raise LtpaError(f"glob 'none' with scores {score} and norm {norm}; expected 'full': "
+                            "these listen to the global vector")
         if gather not in ('sum', 'max'): raise unknown('way to gather', gather, ('sum', 'max'))
-        if gather == 'max' and score != 'uniform': raise LtpaError(f"gather 'max' with scores {score}; expected 'uniform': it is a control")
+        if gather == 'max' and score != 'uniform':
+            raise LtpaError(f"gather 'max' with scores {score}; expected 'uniform': "
+                            "it is a control")
         self.score, self.norm, self.temperature, self.gather = score, norm, temperature, gather
         self.log_factor = nn.Parameter(torch.zeros(())) if learn_temperature else None
         self.channels, self.g_channels = channels, g_channels or channels
@@ -372,17 +382,19 @@ class Attention(nn.Module):
         width = channels
         if g_channels != channels and score != 'uniform':
             if project == 'l': self.up, width = nn.Linear(channels, g_channels), g_channels
-            elif glob == 'full': self.project = nn.Sequential(nn.BatchNorm1d(g_channels), nn.ReLU(), nn.Dropout(dropout),
-                                               nn.Linear(g_channels, channels))
+            elif glob == 'full':
+                self.project = nn.Sequential(nn.BatchNorm1d(g_channels), nn.ReLU(),
+                                             nn.Dropout(dropout), nn.Linear(g_channels, channels))
         if score == 'pc':
-            self.u = nn.Linear(width, 1)             # with a bias, as the authors' 1x1 convolution has
+            self.u = nn.Linear(width, 1)  # with a bias, as the authors' 1x1 convolution has
             nn.init.normal_(self.u.weight, std=.01)  # nearly uniform maps to start from
             nn.init.zeros_(self.u.bias)
 
     @property
     def softness(self) -> float | torch.Tensor:
         "What divides the scores: the temperature, times what was learnt"
-        return self.temperature if self.log_factor is None else self.temperature * self.log_factor.exp()
+        if self.log_factor is None: return self.temperature
+        return self.temperature * self.log_factor.exp()
 
     def scores(self, l: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
         "Compatibilities [B,P], as in the equations"
@@ -402,13 +414,15 @@ class Attention(nn.Module):
     def forward(self, l: torch.Tensor, g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         "Attended descriptor [B,C] and map [B,H,W] of `l` [B,C,H,W] for `g` [B,g_channels]"
         if l.ndim != 4 or l.shape[1] != self.channels or g.shape != (l.shape[0], self.g_channels):
-            raise LtpaError(f'local features of shape {tuple(l.shape)}, global vector {tuple(g.shape)}; '
-                            f'expected [B,C,H,W] and [B,G] with C={self.channels} and G={self.g_channels}')
-        if self.norm == 'softmax' and self.score in ('pc', 'dp'):              # the same, in one pass less
+            raise LtpaError(
+                f'local features of shape {tuple(l.shape)}, global vector {tuple(g.shape)}; '
+                f'expected [B,C,H,W] and [B,G] with C={self.channels} and G={self.g_channels}')
+        if self.norm == 'softmax' and self.score in ('pc', 'dp'):  # the same, in one pass less
             g = self.project(g)
-            q = g if self.score == 'dp' else with_zero_grad(self.u.weight.expand(l.shape[0], -1), g, self.u.bias)
+            q = g if self.score == 'dp' else with_zero_grad(
+                self.u.weight.expand(l.shape[0], -1), g, self.u.bias)
             exact = in_float32(l)
-            if exact: q = wide(q)                                              # before anything rounds it
+            if exact: q = wide(q)  # before anything rounds it
             if self.up is not None:                                            # <Wl, q> = <l, Wᵀq>
                 W = wide(self.up.weight) if exact else self.up.weight
                 with unrounded(l): q = with_zero_grad(q @ W, self.up.bias)
@@ -423,7 +437,9 @@ class Attention(nn.Module):
             raise LtpaError(f'a map of shape {tuple(a.shape)} for local features {tuple(l.shape)}; '
                             'expected [B,H,W] of the same batch, height and width')
         a = a.flatten(1)
-        if self.gather == 'max': return (l.flatten(2) * (a * a.shape[1]).to(l.dtype)[:, None]).amax(2)
+        if self.gather == 'max':
+            return (l.flatten(2) * (a * a.shape[1]).to(l.dtype)[:, None]).amax(2)
         return attention_pool(l, a if self.norm == 'softmax' else a / a.shape[1])
 
-    def extra_repr(self): return f'score={self.score!r}, norm={self.norm!r}, temperature={self.temperature}'
+    def extra_repr(self):
+        return f'score={self.score!r}, norm={self.norm!r}, temperature={self.temperature}'

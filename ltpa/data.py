@@ -30,16 +30,17 @@ __getattr__ = moved(__name__)                        # old names, for one releas
 # %% ../nbs/02_data.ipynb #6e8bdf6e
 @dataclass
 class ImageSet:
-    """Images uint8 [N,3,H,W] and labels int64 [N] in memory, checked; the form in which every source ends up.
+    """Images uint8 [N,3,H,W] and labels int64 [N] in memory, checked: the form of every source.
 
-    `set[i]` is an image and its label; `tensors()` gives all of them, as `Loader` takes them; `fingerprint`
-    tells two sets apart.
+    `set[i]` is an image and its label; `tensors()` gives all of them, as `Loader` takes them;
+    `fingerprint` tells two sets apart.
 
     Parameters
     ----------
     images : torch.Tensor
-        Or an array: [N,H,W], [N,H,W,C] or [N,C,H,W] with C of 1, 3 or 4; uint8, uint16 that uses all of its
-        bits, or floats from 0 to 1; or a list of files and pictures. Kept as RGB uint8 [N,3,H,W].
+        Or an array: [N,H,W], [N,H,W,C] or [N,C,H,W] with C of 1, 3 or 4; uint8, uint16 that uses
+        all of its bits, or floats from 0 to 1; or a list of files and pictures. Kept as RGB uint8
+        [N,3,H,W].
     labels : torch.Tensor
         Or an array or a list: N whole numbers from 0. Kept as int64 [N].
     classes : list of str
@@ -66,16 +67,20 @@ class ImageSet:
     name: str = 'images'
 
     def __post_init__(self):
-        as_class_names([c if isinstance(c, (str, int)) else str(c) for c in self.classes], self.name)
+        as_class_names([c if isinstance(c, (str, int)) else str(c) for c in self.classes],
+                       self.name)
         self.images = as_images(self.images, self.name, stack=True)
         self.labels = as_labels(self.labels, self.classes, self.name)
         if len(self.images) != len(self.labels):
-            raise LtpaError(f'{self.name}: {len(self.images)} images but {len(self.labels)} labels; '
+            raise LtpaError(f'{self.name}: {len(self.images)} images but {len(self.labels)} '
+                            'labels; '
                             'expected one label per image')
 
     def __len__(self) -> int: return len(self.labels)
-    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]: return self.images[i], int(self.labels[i])
-    def tensors(self, epoch: int = 0) -> tuple[torch.Tensor, torch.Tensor]: return self.images, self.labels
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
+        return self.images[i], int(self.labels[i])
+    def tensors(self, epoch: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.images, self.labels
 
     @cached_property
     def fingerprint(self) -> str: return fingerprint(self.images, self.labels, list(self.classes))
@@ -104,9 +109,10 @@ def photographs(
     return {n: Image.open(root / f'photo_{n}.jpg').convert('RGB') for n in meta['photos'][split]}
 
 def _ingredients(split):
-    "Objects uint8 [N,28,28] (zero outside the object), labels [N], class names and photographs of one split"
+    "Objects uint8 [N,28,28] (zero outside), labels [N], class names and photographs of one split"
     root, meta = _index(split)
-    sheets = [np.asarray(Image.open(f).convert('L')) for f in sorted(root.glob(f'objects_{split}_*.webp'))]
+    sheets = [np.asarray(Image.open(f).convert('L'))
+              for f in sorted(root.glob(f'objects_{split}_*.webp'))]
     objects = np.concatenate([apart(s, meta['sheet']) for s in sheets])
     labels = torch.tensor([int(c) for c in meta['labels'][split]])
     return torch.from_numpy(objects), labels, meta['classes'], photographs(split)
@@ -119,7 +125,7 @@ def apart(
     return sheet.reshape(-1, 28, cols, 28).transpose(0, 2, 1, 3).reshape(-1, 28, 28)
 
 # %% ../nbs/02_data.ipynb #4c3be148
-ZOOMS = 1.5, 2.5, 4.                # The crop's side is the photograph's short side divided by one of these
+ZOOMS = 1.5, 2.5, 4.  # The crop's side is the photograph's short side divided by one of these
 
 def _scenes(n, n_photos, scale, rng):
     "The numbers that decide `n` pictures, as a dict of tensors of length n"
@@ -128,14 +134,14 @@ def _scenes(n, n_photos, scale, rng):
     side = scale[0] + (scale[1] - scale[0]) * u()
     return dict(
         photo=choose(n_photos), zoom=choose(len(ZOOMS)), corner=u(2),
-        side=side,                                                        # object's box over the frame's side
-        center=(u(2) * 2 - 1) * (1 - side).clamp(min=0)[:, None],         # in -1..1; the box stays inside
+        side=side,  # object's box over the frame's side
+        center=(u(2) * 2 - 1) * (1 - side).clamp(min=0)[:, None],  # in -1..1; the box stays inside
         angle=(u() * 2 - 1) * math.pi / 9, flip=(u() < .5).float() * 2 - 1,      # up to 20 degrees
         tint=.5 + .5 * u(3), light=.4 + .5 * u(3))
 
 # %% ../nbs/02_data.ipynb #695488b5
 def _photo_levels(photos, size):
-    "All pixels of all photographs at all zooms [M,3]; first row, width and height of each [photos,zooms]"
+    "Pixels of all photographs at all zooms [M,3]; start, width and height of each [photos,zooms]"
     levels = []
     for img in photos.values():
         for zoom in ZOOMS:
@@ -145,8 +151,9 @@ def _photo_levels(photos, size):
     table = lambda x: x.view(len(photos), len(ZOOMS))
     height, width, _ = torch.tensor([level.shape for level in levels]).T.contiguous()
     area = height * width
-    first = area.cumsum(0) - area                                          # the pixels of all levels before
-    return torch.cat([level.view(-1, 3) for level in levels]), table(first), table(width), table(height)
+    first = area.cumsum(0) - area  # the pixels of all levels before
+    pixels = torch.cat([level.view(-1, 3) for level in levels])
+    return pixels, table(first), table(width), table(height)
 
 # %% ../nbs/02_data.ipynb #a3df4fa7
 def _backgrounds(levels, s, size):
@@ -156,14 +163,14 @@ def _backgrounds(levels, s, size):
     y = (s['corner'][:, 0] * (height - size + 1)).long()
     x = (s['corner'][:, 1] * (width - size + 1)).long()
     i = torch.arange(size)
-    rows = (first + y * width + x)[:, None] + i * width[:, None]           # [n,size]: where each row starts
+    rows = (first + y * width + x)[:, None] + i * width[:, None]  # [n,size]: where each row starts
     places = (rows[:, :, None] + i).flatten()
     crop = pixels[places].view(len(y), size, size, 3).permute(0, 3, 1, 2)
     return crop.float().div_(255) * s['light'][:, :, None, None]
 
 # %% ../nbs/02_data.ipynb #ced4da73
 def _objects(objects, s, size):
-    "Warped grey values and outlines of `objects` uint8 [n,h,w]: two tensors [n,1,size,size] in 0..1"
+    "Warped grey values and outlines of `objects` uint8 [n,h,w]: two of [n,1,size,size] in 0..1"
     cos, sin = s['angle'].cos() / s['side'], s['angle'].sin() / s['side']
     flip, (tx, ty) = s['flip'], s['center'].unbind(1)
     across = flip * cos, flip * sin, -flip * (cos * tx + sin * ty)
@@ -176,21 +183,24 @@ def _objects(objects, s, size):
     return F.grid_sample(layers, grid, align_corners=False).split(1, 1)
 
 # %% ../nbs/02_data.ipynb #2a5cc80b
-MOST_ITEMS, MOST_TOTAL = 10**6, 2**32      # of a set of collages, and of its pixels: 17 GB with the masks
+# of a set of collages, and of its pixels: 17 GB with the masks
+MOST_ITEMS, MOST_TOTAL = 10**6, 2**32
 
 def _checked(size, scale, n):
     "The range of scales, if all three make sense"
     ends = scale if isinstance(scale, (tuple, list)) else (scale, scale)
     if not (len(ends) == 2 and all(map(is_number, ends)) and 1e-3 <= ends[0] <= ends[1] <= 1):
-        raise LtpaError(f'scale {shown(scale)}; expected 0 < from <= to <= 1, at least 0.001, e.g. (0.5, 0.8)')
+        raise LtpaError(f'scale {shown(scale)}; expected 0 < from <= to <= 1, at least 0.001, '
+                        'e.g. (0.5, 0.8)')
     as_side(size)
     if not (n is None or is_whole(n, 1, MOST_ITEMS)):
-        raise LtpaError(f'n {shown(n)}; expected a whole number of items, at least 1 and at most {MOST_ITEMS:,}')
+        raise LtpaError(f'n {shown(n)}; expected a whole number of items, at least 1 and at most '
+                        f'{MOST_ITEMS:,}')
     return ends[0], ends[1]
 
 # %% ../nbs/02_data.ipynb #44b7d7cf
 class Collage:
-    "Objects on photographs, with exact masks; every picture is decided by name, split, seed and epoch"
+    "Objects on photographs, with exact masks; name, split, seed and epoch decide every picture"
     mirror = True           # Objects may be flipped (not digits)
 
     def __init__(self,
@@ -202,14 +212,16 @@ class Collage:
         photos: dict[str, Image.Image],  # What lies behind
         size: int = 32,                  # Side of the picture in pixels, at least 8
         seed: int = 0,                   # Decides every scene
-        n: int | None = None,            # How many items; None: all; beyond that, objects come again
-        scale: float | Sequence[float] = (.5, .8),   # Side of object's box over frame's: (from, to), or one
+        n: int | None = None,  # How many items; None: all; beyond that, objects come again
+        # Side of object's box over frame's: (from, to), or one
+        scale: float | Sequence[float] = (.5, .8),
     ) -> None:
         lo, hi = _checked(size, scale, n)
         n = len(labels) if n is None else n
         if n * size**2 > MOST_TOTAL:
-            raise LtpaError(f'{n:,} pictures of size {size} take {4 * n * size**2 / 1e9:.0f} GB; expected at '
-                            f'most {4 * MOST_TOTAL / 1e9:.0f}: choose a smaller size, or fewer with n')
+            raise LtpaError(
+                f'{n:,} pictures of size {size} take {4 * n * size**2 / 1e9:.0f} GB; expected at '
+                f'most {4 * MOST_TOTAL / 1e9:.0f}: choose a smaller size, or fewer with n')
         self.objects, self.classes, self.photos = objects, classes, list(photos)
         self.split, self.size, self.seed, self.scale = split, size, seed, (lo, hi)
         self.key, self.name = name, f'{name}/{split}'
@@ -236,7 +248,7 @@ class Collage:
         items = torch.arange(len(self))[slice(None) if idx is None else idx]
         images = torch.empty(len(items), 3, self.size, self.size, dtype=torch.uint8)
         masks = torch.empty(len(items), self.size, self.size, dtype=torch.bool)
-        chunk = max(1, 2**18 // self.size**2)               # small enough to stay in the processor's cache
+        chunk = max(1, 2**18 // self.size**2)  # small enough to stay in the processor's cache
         for a in range(0, len(items), chunk):
             some = items[a:a + chunk]
             s = {k: v[some] for k, v in self.scenes(epoch).items()}
@@ -261,10 +273,11 @@ class Collage:
 
 # %% ../nbs/02_data.ipynb #33106725
 class ClutteredFashion(Collage):
-    """Fashion-MNIST objects on photographs, with exact masks; `scale`, the object's size, sets the clutter.
+    """Fashion-MNIST objects on photographs, with exact masks; `scale` sets the clutter.
 
-    `set[i]` is an image uint8 [3,size,size], its label and its mask bool [size,size]; `render(idx, epoch)`
-    makes many at once; `tensors(epoch)` gives all images and labels, as `Loader` takes them.
+    `set[i]` is an image uint8 [3,size,size], its label and its mask bool [size,size]; `render(idx,
+    epoch)` makes many at once; `tensors(epoch)` gives all images and labels, as `Loader` takes
+    them.
 
     Parameters
     ----------
@@ -275,15 +288,17 @@ class ClutteredFashion(Collage):
     seed : int
         Decides every scene.
     n : int or None
-        How many items, 1 to 1,000,000; None: all (16,000 or 4,000); beyond that, objects come again.
+        How many items, 1 to 1,000,000; None: all (16,000 or 4,000); beyond that, objects come
+        again.
     scale : float or pair of float
-        Side of the object's box over the frame's, above 0 and at most 1: a pair (from, to) or one number.
+        Side of the object's box over the frame's, above 0 and at most 1: a pair (from, to) or one
+        number.
 
     Raises
     ------
     LtpaError
-        An argument is out of its range, all pictures together would take more than 17 GB, or the bundled ones
-        are missing.
+        An argument is out of its range, all pictures together would take more than 17 GB, or the
+        bundled ones are missing.
 
     Examples
     --------
@@ -298,14 +313,16 @@ class ClutteredFashion(Collage):
         scale: float | Sequence[float] = (.5, .8),
     ) -> None:
         objects, labels, classes, photos = _ingredients(split)
-        super().__init__('cluttered_fashion', split, objects, labels, classes, photos, size, seed, n, scale)
+        super().__init__('cluttered_fashion', split, objects, labels, classes, photos, size, seed,
+                         n, scale)
 
 # %% ../nbs/02_data.ipynb #44322371
 def random_crops(
     x: torch.Tensor,                       # Images [B,C,H,W]
     pad: int,                              # Zeros added on each side before the crop
     rng: torch.Generator,                  # On the CPU
-    part: tuple[int, int] | None = None,   # (first, of): `x` gets what it would at `first` in a batch of `of`
+    # (first, of): `x` gets what it would at `first` in a batch of `of`
+    part: tuple[int, int] | None = None,
 ) -> torch.Tensor:
     "A crop of the original size from each zero-padded image, at its own random place: [B,C,H,W]"
     B, C, H, W = x.shape
@@ -315,10 +332,13 @@ def random_crops(
     top, left = corner[:, :, None, None]                                 # [B,1,1] each
     padded = F.pad(x, (pad,) * 4).contiguous()
     height, width = padded.shape[2:]
-    runs = padded.view(-1).as_strided((padded.numel() - W + 1, W), (1, 1))   # every run of W pixels: a view
-    channel = torch.arange(B * C, device=x.device).view(B, C, 1)         # all channels, one below the other
-    row = channel * height + top + torch.arange(H, device=x.device)      # [B,C,H]: the rows of each crop
-    start = row * width + left                                           # and the first pixel of each
+    # every run of W pixels: a view
+    runs = padded.view(-1).as_strided((padded.numel() - W + 1, W), (1, 1))
+    # all channels, one below the other
+    channel = torch.arange(B * C, device=x.device).view(B, C, 1)
+    # [B,C,H]: the rows of each crop
+    row = channel * height + top + torch.arange(H, device=x.device)
+    start = row * width + left  # and the first pixel of each
     return runs.index_select(0, start.flatten()).view(B, C, H, W)
 
 # %% ../nbs/02_data.ipynb #5989725f
@@ -331,15 +351,16 @@ def random_flips(
     first, of = part or (0, len(x))
     flip = torch.rand(of, generator=rng)[first:first + len(x)] < .5
     flip = flip.to(x.device, non_blocking=x.is_cuda)
-    both = torch.cat([x, x.flip(3)])                  # copying whole pictures is faster than choosing pixels
+    both = torch.cat([x, x.flip(3)])  # copying whole pictures is faster than choosing pixels
     return both.index_select(0, torch.arange(len(x), device=x.device) + len(x) * flip)
 
 # %% ../nbs/02_data.ipynb #30730372
 class Loader:
-    """Batches of a set that lives on the device as bytes; whole batches are flipped and cropped there.
+    """Batches of a set that is on the device as bytes; whole batches are flipped and cropped there.
 
-    A loop over it gives `x` float [B,3,H,W] in 0..1 and `y` int64 [B], batch by batch; `len(loader)` is the
-    number of batches. `epoch(epoch, start)` gives any pass over the data, also from the middle.
+    A loop over it gives `x` float [B,3,H,W] in 0..1 and `y` int64 [B], batch by batch;
+    `len(loader)` is the number of batches. `epoch(epoch, start)` gives any pass over the data, also
+    from the middle.
 
     Parameters
     ----------
@@ -348,7 +369,8 @@ class Loader:
     batch_size : int
         Images a batch, at least 1.
     train : bool
-        Shuffle, augment and drop the last partial batch; if False, all images in order, as they are.
+        Shuffle, augment and drop the last partial batch; if False, all images in order, as they
+        are.
     flip : bool
         In training, mirror half of the images; not for digits.
     crop : int
@@ -363,8 +385,8 @@ class Loader:
     Raises
     ------
     LtpaError
-        The set is smaller than a batch, a batch cannot be shared equally, or `batch_size` or `crop` is out of
-        its range.
+        The set is smaller than a batch, a batch cannot be shared equally, or `batch_size` or `crop`
+        is out of its range.
 
     Examples
     --------
@@ -375,21 +397,26 @@ class Loader:
     torch.Size([16, 3, 32, 32]) torch.float32 torch.Size([16])
     """
     def __init__(
-        self, data: ImageSet | Collage, batch_size: int = 128, train: bool = True, flip: bool = True,
-        crop: int = 4, seed: int = 0, device: torch.device | str = 'cpu', shard: tuple[int, int] = (0, 1),
+        self, data: ImageSet | Collage, batch_size: int = 128, train: bool = True,
+        flip: bool = True, crop: int = 4, seed: int = 0, device: torch.device | str = 'cpu',
+        shard: tuple[int, int] = (0, 1),
     ) -> None:
         if not is_whole(batch_size, 1, 2**31):
             raise LtpaError(f'batch size {shown(batch_size)}; expected a whole number, at least 1')
         if train and not is_whole(crop, 0, side := _shorter_side(data)):
-            raise LtpaError(f'crop {shown(crop)}; expected a whole number of pixels, at least 0 and at most '
+            raise LtpaError(f'crop {shown(crop)}; expected a whole number of pixels, at least 0 '
+                            'and at most '
                             f'{side}, the side of the pictures of {data.name}')
         if train and len(data) < batch_size:
-            raise LtpaError(f'{data.name} has {len(data)} images, fewer than one batch of {batch_size}; '
+            raise LtpaError(f'{data.name} has {len(data)} images, fewer than one batch of '
+                            f'{batch_size}; '
                             'choose a smaller batch size')
         if train and batch_size % shard[1]:
-            raise LtpaError(f'a batch of {batch_size} cannot be shared equally by {shard[1]} processes; '
+            raise LtpaError(f'a batch of {batch_size} cannot be shared equally by {shard[1]} '
+                            'processes; '
                             f'choose a batch size that is a multiple of {shard[1]}')
-        self.data, self.batch_size, self.train, self.flip, self.crop = data, batch_size, train, flip, crop
+        self.data, self.batch_size = data, batch_size
+        self.train, self.flip, self.crop = train, flip, crop
         self.seed, self.device, self.shard = seed, torch.device(device), shard
         self._held: tuple = None, None               # images of the set, and all on the device
 
@@ -399,7 +426,8 @@ class Loader:
 
     def _tensors(self, epoch):
         images, labels = self.data.tensors(epoch if self.train else 0)
-        if self._held[0] is not images: self._held = images, (images.to(self.device), labels.to(self.device))
+        if self._held[0] is not images:
+            self._held = images, (images.to(self.device), labels.to(self.device))
         return self._held[1]
 
     def epoch(self,
@@ -409,7 +437,8 @@ class Loader:
         "Batches (x float [B,3,H,W] in 0..1, y int64 [B]) of one pass"
         images, labels = self._tensors(epoch)
         order = torch.arange(len(labels))
-        if self.train: order = torch.randperm(len(labels), generator=keyed_rng(self.seed, 'order', epoch))
+        if self.train:
+            order = torch.randperm(len(labels), generator=keyed_rng(self.seed, 'order', epoch))
         order, (r, R) = order.to(self.device), self.shard
         for step in range(start, len(self)):
             whole = order[step * self.batch_size:(step + 1) * self.batch_size]

@@ -15,12 +15,14 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from .names import COMMON, MODELS, PRESETS, SWITCHES, LtpaError, admissible, shown, switches, unknown
+from .names import (
+    COMMON, MODELS, PRESETS, SWITCHES, LtpaError, admissible, shown, switches, unknown)
 from .core import eval_mode
 from .attention import Attention
 from .inputs import as_pictures, to_floats, yuv_lcn
 from .weights import (
-    BUNDLED, check_state, described, list_pretrained, load_state, read_tensors, weights_file, write_tensors)
+    BUNDLED, check_state, described, list_pretrained, load_state, read_tensors, weights_file,
+    write_tensors)
 from .registry import CLASSES, complete, model_class, rebuilt
 from .moved import moved
 
@@ -43,15 +45,15 @@ TRUNK = [  # (channels, dropout after, pool in a plain VGG)
     (256, .4, False), (256, .4, False), (256, 0, True),
     (512, .4, False), (512, .4, False), (512, 0, True),
     (512, .4, False), (512, .4, False), (512, 0, True)]
-TAPS = 7, 10, 13        # the convolutions whose output the levels 1, 2 and 3 attend to, before the pooling
-FIRST_POOL = dict(cifar=2, cub=5)       # side of the pool after convolution 7: pictures of 32 or of 80 pixels
+TAPS = 7, 10, 13                    # levels 1 to 3 attend to what these convolutions put out
+FIRST_POOL = dict(cifar=2, cub=5)   # pool after convolution 7: pictures of 32 or 80 pixels
 
 # %% ../nbs/03_models.ipynb #8ceb8ece
 class Trunk(nn.Module):
-    "Convolutions 1 to 13; gives the features at the three taps, shallow to deep, before their pooling"
+    "Convolutions 1 to 13; gives the features at three taps, shallow to deep, before the pools"
     def __init__(self,
         width:float=1.,     # Scales every channel count
-        early_pools:int=0,  # Of those after convolutions 2 and 4 so many are kept: 0 (the paper's), 1 or 2 (plain VGG)
+        early_pools:int=0,  # Pools after convolutions 2 and 4 that are kept: 0 (the paper's) to 2
         dropout:bool=True,  # Dropout where the authors' code has it
         first_pool:int=2,   # Side of the pool after convolution 7: 5 for pictures of 80 pixels
     ):
@@ -98,28 +100,29 @@ class GlobalVector(nn.Module):
     def __init__(self, channels:int, early_pools:int=0, dropout:bool=True):
         super().__init__()
         pool = lambda n: [nn.MaxPool2d(2)] if early_pools < n else []
-        self.convs = nn.Sequential(nn.MaxPool2d(2), block(channels, channels, .4 * dropout), *pool(2),
-                                   block(channels, channels, .4 * dropout), *pool(1))
+        conv14, conv15 = (block(channels, channels, .4 * dropout) for _ in range(2))
+        self.convs = nn.Sequential(nn.MaxPool2d(2), conv14, *pool(2), conv15, *pool(1))
         self.fc = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(),
                                 nn.Dropout(.5 * dropout), nn.Linear(channels, channels))
 
     def forward(self, l): return self.fc(self.convs(l))
 
-def mean_vector(): return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())     # in its place where nobody listens
+# in its place where nobody listens
+def mean_vector(): return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 # %% ../nbs/03_models.ipynb #4c039ee4
 class Output(NamedTuple):
     "What a network returns"
     logits: torch.Tensor      # [B,num_classes]
-    maps: tuple               # attention, shallow to deep, each [B,h,w]; empty for networks without attention
+    maps: tuple               # attention, shallow to deep, each [B,h,w]; empty without attention
     descriptors: tuple        # what the classifier sees, each [B,C]
 
 # %% ../nbs/03_models.ipynb #59784194
 class Net(nn.Module):
-    "The frame of all networks: checks and normalises RGB [B,3,H,W] in 0..1, then `features` and `classify`"
+    "The frame: checks and normalises RGB [B,3,H,W] in 0..1, then `features` and `classify`"
     stride = 32               # height and width must be multiples of this
-    unit_pixels = True        # normalises inside: at the door of the library, pixels outside 0..1 are refused
-    ends_in_one = True        # of the smallest picture, one position is left for the last BatchNorm2d
+    unit_pixels = True        # normalises inside: pixels outside 0..1 are refused at the door
+    ends_in_one = True        # the smallest picture leaves one position for the last BatchNorm2d
     color = 'rgb'             # or 'yuv_lcn'
     name: str                 # as in `list_models`, else the class's
     config: dict[str, Any]    # what `create_model` was told
@@ -137,7 +140,7 @@ class Net(nn.Module):
 
     def __init_subclass__(cls, **kw):
         super().__init_subclass__(**kw)
-        cls.__init__ = complete(cls, cls.__init__)    # type: ignore[method-assign]  # wrapped, not replaced
+        cls.__init__ = complete(cls, cls.__init__)  # type: ignore[method-assign]
 
     def features(self, x): raise NotImplementedError
     def classify(self, descriptors): raise NotImplementedError
@@ -152,7 +155,8 @@ class Net(nn.Module):
     @property
     def stage_names(self)->list[str]:
         "Names of the layers that class maps take features from, shallow to deep"
-        return [f'trunk.stages.{k}' for k, _ in enumerate(getattr(getattr(self, 'trunk', None), 'stages', ()))]
+        stages = getattr(getattr(self, 'trunk', None), 'stages', ())
+        return [f'trunk.stages.{k}' for k, _ in enumerate(stages)]
 
     def normalize(self, x):
         if self.color == 'yuv_lcn': x = yuv_lcn(x)
@@ -163,35 +167,36 @@ class Net(nn.Module):
             raise LtpaError(f'input {x.dtype} of shape {tuple(x.shape)}; '
                             'expected floats [B,3,H,W], RGB in 0..1')
         if torch.promote_types(x.dtype, own := self.mean.dtype) != own:
-            raise LtpaError(f'input {x.dtype}; expected {own}, as the network is; '
-                            f'convert it: x.to({own})')
+            raise LtpaError(
+                f'input {x.dtype}; expected {own}, as the network is; convert it: x.to({own})')
         if not x.shape[0]:
             raise LtpaError(f'input of shape {tuple(x.shape)} is an empty batch; '
                             'expected at least one image')
         H, W = x.shape[2:]
         if H % self.stride or W % self.stride or not H or not W:
-            raise LtpaError(f'input of {H}x{W} pixels; the pools of this network divide it by {self.stride}: '
-                            f'height and width must be multiples of {self.stride}; resize or crop')
+            raise LtpaError(
+                f'input of {H}x{W} pixels; the pools of this network divide it by {self.stride}: '
+                f'height and width must be multiples of {self.stride}; resize or crop')
         if not self.training or x.shape[0] > 1: return
         last_is_one = self.ends_in_one and H == W == self.stride
         if last_is_one or any(isinstance(m, nn.BatchNorm1d) for m in self.modules()):
-            raise LtpaError('a batch of one cannot be trained on: BatchNorm needs at least two images; '
-                            'use a larger batch, or net.eval() to predict')
+            raise LtpaError('a batch of one cannot be trained on: BatchNorm needs at least two '
+                            'images; use a larger batch, or net.eval() to predict')
 
 # %% ../nbs/03_models.ipynb #5c8ea652
 COMBINE = 'concat', 'indep'
 
 class Head(nn.Module):
-    "Classifier: BatchNorm, ReLU, Dropout per descriptor; a linear layer on all ('concat') or each ('indep')"
+    "BatchNorm, ReLU, Dropout per descriptor; a linear layer on all ('concat') or each ('indep')"
     def __init__(self,
         channels:list[int],    # Widths of the descriptors
         num_classes:int,
         combine:str='concat',  # or 'indep'
         dropout:bool=True,
-        head:str='bn',     # 'bn' (authors' code) or 'plain': the linear layer alone (the paper's figure)
+        head:str='bn',     # as the authors' code, or 'plain': no BatchNorm (the paper's figure)
         indep:str='mean',  # of the probabilities (the paper), or their 'product' (authors' code)
         share:float=.5,    # of each descriptor that Dropout takes
-        through:int=0,     # Width of a linear map that all descriptors go through first; 0: there is none
+        through:int=0,     # Width of a linear map that all descriptors go through first; 0: none
     ):
         super().__init__()
         if combine not in COMBINE: raise unknown('way to combine', combine, COMBINE)
@@ -199,7 +204,8 @@ class Head(nn.Module):
         self.through = nn.Linear(sum(channels), through, bias=False) if through else None
         if through: channels = [through]
         self.norm = nn.ModuleList(
-            nn.Sequential(nn.BatchNorm1d(c), nn.ReLU(), nn.Dropout(share * dropout)) if head == 'bn' else nn.Identity() for c in channels)
+            nn.Sequential(nn.BatchNorm1d(c), nn.ReLU(), nn.Dropout(share * dropout))
+            if head == 'bn' else nn.Identity() for c in channels)
         widths = [sum(channels)] if combine == 'concat' else channels
         self.linear = nn.ModuleList(nn.Linear(c, num_classes) for c in widths)
 
@@ -213,21 +219,22 @@ class Head(nn.Module):
 
 # %% ../nbs/03_models.ipynb #e233541e
 class AttentionNet(Net):
-    "A network whose classifier sees attended descriptors and nothing else; made of `parts`, `attention`, `head`"
-    attention: Any                    # an `nn.ModuleList`: an `Attention` for each level, shallow to deep
+    "Its classifier sees attended descriptors and nothing else; `parts`, `attention`, `head`"
+    attention: Any            # an `nn.ModuleList`: an `Attention` for each level, shallow to deep
     head: nn.Module
 
-    def parts(self, x): raise NotImplementedError     # a normalised picture's local features and global vector
+    def parts(self, x): raise NotImplementedError     # of a normalised picture: l and g
 
     def forward_features(self, x):
-        "Local features of pictures [B,3,H,W], a tuple of [B,C,h,w], shallow to deep, and the global vector [B,G]"
+        "Local features of pictures [B,3,H,W], a tuple of [B,C,h,w], shallow to deep, and g [B,G]"
         self._admit(x)
         l, g = self.parts(self.normalize(x))
         return tuple(l), g
 
     def scores(self, l, g):
-        "Compatibilities, a tuple of [B,h,w], of local features with global vectors, also with another picture's"
-        return tuple(att.scores(x, g).view(x.shape[0], *x.shape[2:]) for att, x in zip(self.attention, l))
+        "Compatibilities, a tuple of [B,h,w], of local features with any picture's global vector"
+        return tuple(att.scores(x, g).view(x.shape[0], *x.shape[2:])
+                     for att, x in zip(self.attention, l))
 
     def forward_attention(self, l, g):
         "`Output` for local features and global vectors, also with another picture's"
@@ -243,14 +250,14 @@ class AttentionNet(Net):
         out = self.forward_attention(*self.parts(x))
         return out.maps, out.descriptors
 
-    def forward(self, x):
-        return self.forward_attention(*self.forward_features(x))    # whatever that does, all see
+    # by way of both, so that whoever changes one changes all
+    def forward(self, x): return self.forward_attention(*self.forward_features(x))
 
     def classify(self, descriptors): return self.head(descriptors)
 
 # %% ../nbs/03_models.ipynb #1db2054d
 class VGGAttention(AttentionNet):
-    "VGG with attention at the last `levels` taps (paper Fig. 2); only attended descriptors are classified"
+    "VGG with attention at the last `levels` taps (paper Fig. 2), whose descriptors are classified"
     def __init__(self,
         num_classes:int=10,
         levels:int=2,           # 1 (the deepest tap), 2 or 3
@@ -258,7 +265,7 @@ class VGGAttention(AttentionNet):
         combine:str='concat',   # or 'indep'
         width:float=1.,         # Scales every channel count
         early_pools:int=0,      # 0: the paper's; 1: a quarter of the cost, maps half as fine
-        dropout:bool=True,      # Dropout where the authors' code has it; a short training does better without
+        dropout:bool=True,      # As in the authors' code; a short training does better without
         norm:str='softmax',     # or 'sigmoid'
         temperature:float=1.,   # Divides the scores
         layout:str='cifar',     # or 'cub': for pictures of 80 pixels
@@ -268,22 +275,27 @@ class VGGAttention(AttentionNet):
         branch_grad:str='sum',  # or 'mean' (authors' code)
         glob:str='full',        # or 'none': without the global vector, which pc never listens to
         gather:str='sum',       # or 'max': the largest of each channel, for 'uniform', a control
-        head_width:float=0.,    # All descriptors through a map to so many times the last one's width; 0: none
+        head_width:float=0.,    # A map of all descriptors, in widths of the last one; 0: none
         learn_temperature:bool=False,   # One for each level, trained with the rest
     ):
         super().__init__()
         if not (isinstance(levels, int) and 1 <= levels <= len(TAPS)):
-            raise LtpaError(f'levels {levels!r}; expected 1, 2 or 3: attention at so many taps, from the deepest')
+            raise LtpaError(f'levels {levels!r}; expected 1, 2 or 3: attention at so many taps, '
+                            'from the deepest')
         if levels == 1 and combine == 'indep':
-            raise LtpaError("combine 'indep' with one level; expected 'concat', or 2 or 3 levels: one has nothing to be averaged with")
+            raise LtpaError("combine 'indep' with one level; expected 'concat', or 2 or 3 levels: "
+                            "one has nothing to be averaged with")
         self.trunk = Trunk(width, early_pools, dropout, FIRST_POOL[layout])
         C = self.trunk.channels
         self.glob = GlobalVector(C[-1], early_pools, dropout) if glob == 'full' else mean_vector()
         self.attention = nn.ModuleList(
-            Attention(c, C[-1], score, norm, temperature, .5 * dropout, project, glob, gather, learn_temperature)
-            for c in C[-levels:])
-        if head_width and combine == 'indep': raise LtpaError("head_width with combine 'indep'; expected 'concat': there each level has a head")
-        self.head = Head(C[-levels:], num_classes, combine, dropout, head, indep, through=round(head_width * C[-1]))
+            Attention(c, C[-1], score, norm, temperature, .5 * dropout, project, glob, gather,
+                      learn_temperature) for c in C[-levels:])
+        if head_width and combine == 'indep':
+            raise LtpaError("head_width with combine 'indep'; expected 'concat': "
+                            "there each level has a head")
+        self.head = Head(C[-levels:], num_classes, combine, dropout, head, indep,
+                         through=round(head_width * C[-1]))
         self.stride, self.ends_in_one = 16 * FIRST_POOL[layout], early_pools > 0
         self.layout, self.averaged = layout, levels if branch_grad == 'mean' else 0
 
@@ -300,10 +312,9 @@ class VGG(Net):
     def __init__(self, num_classes:int=10, width:float=1., dropout:bool=True, layout:str='cifar'):
         super().__init__()
         self.trunk = Trunk(width, 2, dropout)
-        C = self.trunk.channels[-1]
-        last = 2
-        if layout == 'cub':                                    # 5x5 after the fourth pool: to 3x3, then to 1x1
-            twelfth: Any = self.trunk.stages[2][2]             # type: ignore[index]  # of a Sequential
+        C, last = self.trunk.channels[-1], 2
+        if layout == 'cub':  # 5x5 after the fourth pool: to 3x3, then to 1x1
+            twelfth: Any = self.trunk.stages[2][2]  # type: ignore[index]
             twelfth.append(nn.MaxPool2d(2, ceil_mode=True))
             self.stride, self.side, last = 16, 80, 3
         self.fc = nn.Sequential(nn.MaxPool2d(last), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
@@ -315,7 +326,7 @@ class VGG(Net):
 
 # %% ../nbs/03_models.ipynb #f1a03829
 class VGGTrunk(Net):
-    "The control: trunk, extra layers and cost of the attention networks, but the classifier sits on g"
+    "The control: trunk, extra layers and cost of the attention networks; the classifier sits on g"
     def __init__(self, num_classes:int=10, width:float=1., early_pools:int=0, dropout:bool=True,
                  layout:str='cifar'):
         super().__init__()
@@ -343,16 +354,17 @@ class VGGGAP(Net):
 
 # %% ../nbs/03_models.ipynb #aed7bd3a
 class VGGPAN(Net):
-    "Progressive attention (Seo et al. 2016) as in the authors' code: sigmoid gate at level 2, softmax at 3"
+    "Progressive attention (Seo et al. 2016), authors' code: sigmoid gate at level 2, softmax at 3"
     def __init__(self, num_classes:int=10, width:float=1., early_pools:int=0, dropout:bool=True,
                  layout:str='cifar'):
         super().__init__()
         self.trunk = Trunk(width, early_pools, dropout, FIRST_POOL[layout])
         self.stride = 16 * FIRST_POOL[layout]
         C = self.trunk.channels[-1]
-        self.glob = nn.ModuleList([nn.Sequential(nn.MaxPool2d(2), GlobalVector(C, early_pools, dropout)),
-                                   GlobalVector(C, early_pools, dropout)])
-        self.gate, self.attention = Attention(C, score='pc', norm='sigmoid'), Attention(C, score='pc')
+        vectors = [GlobalVector(C, early_pools, dropout) for _ in range(2)]
+        self.glob = nn.ModuleList([nn.Sequential(nn.MaxPool2d(2), vectors[0]), vectors[1]])
+        self.gate = Attention(C, score='pc', norm='sigmoid')
+        self.attention = Attention(C, score='pc')
         self.head = Head([C], num_classes, dropout=dropout)
 
     def features(self, x):
@@ -369,18 +381,15 @@ CLASSES.update(VGG=VGG, VGGGAP=VGGGAP, VGGPAN=VGGPAN, VGGTrunk=VGGTrunk, VGGAtte
 
 # %% ../nbs/03_models.ipynb #05490b5f
 def create_model(
-    name: str,
-    num_classes: int | None = None,
-    width: float | None = None,
-    preset: str | None = None,
-    pretrained: bool | str = False,
-    **kw: Any,
+    name: str, num_classes: int | None = None, width: float | None = None,
+    preset: str | None = None, pretrained: bool | str = False, **kw: Any,
 ) -> Net:
     """A network of the paper, of its baselines or of the controls, by its name.
 
-    Called with RGB pictures [B,3,H,W] in 0..1 it returns `logits` [B,K], `maps`, a tuple of [B,h,w], shallow
-    to deep (none without attention), and `descriptors`, a tuple of [B,C], what the classifier sees. The
-    methods of attention networks (`forward_features`, `scores`, `forward_attention`, `pool`) take it apart.
+    Called with RGB pictures [B,3,H,W] in 0..1 it returns `logits` [B,K], `maps`, a tuple of
+    [B,h,w], shallow to deep (none without attention), and `descriptors`, a tuple of [B,C], what the
+    classifier sees. The methods of attention networks (`forward_features`, `scores`,
+    `forward_attention`, `pool`) take it apart.
 
     Parameters
     ----------
@@ -390,18 +399,19 @@ def create_model(
     num_classes : int or None
         At least 2. None: 10, or as many as the bundled network knows.
     width : float or None
-        Scales every channel count; above 0, at most 8. None: 1, the paper's, or the bundled network's.
+        Scales every channel count; above 0, at most 8. None: 1, the paper's, or the bundled
+        network's.
     preset : str or None
-        Switches that are set together: 'paper', 'official_code' or 'modern'. None: our choice, in which the
-        counts of parameters are those of the authors' code.
+        Switches that are set together: 'paper', 'official_code' or 'modern'. None: our choice, in
+        which the counts of parameters are those of the authors' code.
     pretrained : bool or str
-        True: with the bundled weights, trained on `ClutteredFashion`, in eval mode, as `load_pretrained`
-        gives them; or the name of the set they were trained on. False: fresh weights, from torch's random
-        state.
+        True: with the bundled weights, trained on `ClutteredFashion`, in eval mode, as
+        `load_pretrained` gives them; or the name of the set they were trained on. False: fresh
+        weights, from torch's random state.
     **kw : Any
-        Single switches, which win over the preset: `switches(name)` lists them (`early_pools`, `dropout`,
-        `norm`, `temperature`, `project`, `head`, ...). With `backbone`: the settings of `ltpa.backbones.attach`, as
-        they stand in the `config` of a network that it made.
+        Single switches, which win over the preset: `switches(name)` lists them (`early_pools`,
+        `dropout`, `norm`, `temperature`, `project`, `head`, ...). With `backbone`: the settings of
+        `ltpa.backbones.attach`, as they stand in the `config` of a network that it made.
 
     Returns
     -------
@@ -411,8 +421,8 @@ def create_model(
     Raises
     ------
     LtpaError
-        For a name, a switch or a value that does not exist; and if no such network is bundled, or it has been
-        built with other settings than those asked for.
+        For a name, a switch or a value that does not exist; and if no such network is bundled, or
+        it has been built with other settings than those asked for.
 
     References
     ----------
@@ -436,7 +446,8 @@ def create_model(
     if kind is VGG: kw.pop('early_pools', None)        # a plain VGG has all its pools
     for k in kw:
         if k in fixed: raise LtpaError(f'{name}: {k} is part of the name; choose another model')
-        if k not in known: raise LtpaError(f'{name}: unknown switch {k!r}; known: width, {", ".join(known)}')
+        if k not in known:
+            raise LtpaError(f'{name}: unknown switch {k!r}; known: width, {", ".join(known)}')
     shape = {k: v for k, v in dict(num_classes=num_classes, width=width).items() if v is not None}
     admissible(shape | kw)
     if preset is not None: kw = {k: v for k, v in PRESETS[preset].items() if k in known} | kw
@@ -459,17 +470,19 @@ def _bundled(name, pretrained, asked):
     for k, v in asked.items():
         if v != there[k]:
             has = ', '.join(f'{k}={v!r}' for k, v in net.config.items())
-            raise LtpaError(f'{source}/{name} is bundled with {k}={there[k]!r}, not {v!r} (it has {has}); '
-                            f'leave {k} out, or train a network of your own: ltpa train')
+            raise LtpaError(f'{source}/{name} is bundled with {k}={there[k]!r}, not {v!r} (it has '
+                            f'{has}); leave {k} out, or train a network of your own: ltpa train')
     return net
 
-STARTS = dict(msr=2**.5)                              # deviation of u at the start; 'small': that of `Attention`
+STARTS = dict(msr=2**.5)  # deviation of u at the start; 'small': that of `Attention`
 
 def _vary(net, u='small', bn_gain='one'):
-    "What the switches change of the initial weights, at the end, so that the others stay as they are"
+    "What the switches change of the initial weights, at the end, so that the others stay"
     for m in net.modules():
-        if isinstance(m, Attention) and m.score == 'pc' and u != 'small': nn.init.normal_(m.u.weight, std=STARTS.get(u, u))
-        if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)) and bn_gain == 'uniform': nn.init.uniform_(m.weight)
+        if isinstance(m, Attention) and m.score == 'pc' and u != 'small':
+            nn.init.normal_(m.u.weight, std=STARTS.get(u, u))
+        if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)) and bn_gain == 'uniform':
+            nn.init.uniform_(m.weight)
 
 # %% ../nbs/03_models.ipynb #e9d969a3
 def fit_normalization(
@@ -478,7 +491,8 @@ def fit_normalization(
 )->Net:
     "Set the network's mean and standard deviation from images, in its own colours"
     images = as_pictures(images, 'images', net)
-    chosen = torch.linspace(0, len(images) - 1, min(len(images), 5000)).long()      # evenly, 5,000 at most
+    # evenly, 5,000 at most
+    chosen = torch.linspace(0, len(images) - 1, min(len(images), 5000)).long()
     some = to_floats(images[chosen], net)
     if net.color == 'yuv_lcn': some = torch.cat([yuv_lcn(x) for x in some.split(500)])
     net.mean.copy_(some.mean((0, 2, 3), keepdim=True))
@@ -499,15 +513,11 @@ def gmac(
     return counter.get_total_flops() / 2e9
 
 # %% ../nbs/03_models.ipynb #55704165
-def save_weights(
-    net: Net,
-    path: str | Path,
-    **info: Any,
-) -> Path:
+def save_weights(net: Net, path: str | Path, **info: Any) -> Path:
     """Write a network's weights, and what is needed to build it again, to one safetensors file.
 
-    Matrices and kernels are stored as float16, all else as it is. The file is whole or absent, and carries a
-    digest of its own content.
+    Matrices and kernels are stored as float16, all else as it is. The file is whole or absent, and
+    carries a digest of its own content.
 
     Parameters
     ----------
@@ -527,7 +537,8 @@ def save_weights(
     Raises
     ------
     LtpaError
-        If the file cannot be written, or `classes`, `source` or `recipe` hold what a file of ours cannot.
+        If the file cannot be written, or `classes`, `source` or `recipe` hold what a file of ours
+        cannot.
 
     Examples
     --------
@@ -539,16 +550,14 @@ def save_weights(
     """
     state = {}
     for k, v in net.state_dict().items():
-        state[k] = v.half() if v.ndim > 1 and v.is_floating_point() and k.split('.')[-1] not in ('mean', 'std') else v
+        half = v.ndim > 1 and v.is_floating_point() and k.split('.')[-1] not in ('mean', 'std')
+        state[k] = v.half() if half else v
     meta = dict(info, kind='weights', model=net.name, config=net.config)
-    described(meta, path, 'change it or leave it out')       # what could not be read again is not written
+    described(meta, path, 'change it or leave it out')  # else it could not be read again
     return write_tensors(path, state, meta)
 
 # %% ../nbs/03_models.ipynb #ff2d73a9
-def load_weights(
-    path: str | Path,
-    device: str | torch.device = 'cpu',
-) -> Net:
+def load_weights(path: str | Path, device: str | torch.device = 'cpu') -> Net:
     """Build the network in a file: of weights, or a checkpoint of a training.
 
     Nothing is unpickled, and nothing but a file of ltpa's own with a right digest is read.
@@ -556,8 +565,8 @@ def load_weights(
     Parameters
     ----------
     path : str or Path
-        What `save_weights`, `ltpa train` or the callback `Checkpoint` wrote; or the folder of a run, or the name of a
-        bundled network.
+        What `save_weights`, `ltpa train` or the callback `Checkpoint` wrote; or the folder of a
+        run, or the name of a bundled network.
     device : str or torch.device
         Where the network goes.
 
@@ -574,7 +583,8 @@ def load_weights(
     Examples
     --------
     >>> from ltpa import create_model, load_weights, save_weights
-    >>> path = save_weights(create_model('vgg_att1_dp', width=1/16), 'net.safetensors', classes=['a', 'b'])
+    >>> net = create_model('vgg_att1_dp', width=1/16)
+    >>> path = save_weights(net, 'net.safetensors', classes=['a', 'b'])
     >>> net = load_weights(path)
     >>> net.name, net.training, net.info['classes']
     ('vgg_att1_dp', False, ['a', 'b'])
@@ -583,10 +593,12 @@ def load_weights(
     return network_of(*read_tensors(path), path).to(device)
 
 def network_of(state: dict[str, torch.Tensor], meta: dict[str, Any], path: str | Path) -> Net:
-    "The network that somebody's tensors and description make, in eval mode; shapes are compared before it is built"
+    "The network that tensors and description make, in eval mode; shapes are compared before"
     if meta.get('kind') not in ('weights', 'checkpoint'):
-        raise LtpaError(f'{path} holds neither weights nor a checkpoint; expected one made by `ltpa train`')
-    if meta['kind'] == 'checkpoint': state = {k[4:]: v for k, v in state.items() if k.startswith('net.')}
+        raise LtpaError(f'{path} holds neither weights nor a checkpoint; expected one made by '
+                        '`ltpa train`')
+    if meta['kind'] == 'checkpoint':
+        state = {k[4:]: v for k, v in state.items() if k.startswith('net.')}
     name, config = meta.pop('model', None), meta.pop('config', None)
     with torch.device('meta'): frame = built(name, config, path)
     check_state(frame, state, path)                         # before anything takes memory
@@ -598,8 +610,8 @@ def network_of(state: dict[str, torch.Tensor], meta: dict[str, Any], path: str |
 def built(name: Any, config: Any, path: str | Path) -> Net:
     "The network that a file describes; what cannot be built is said with the file's name"
     if config is None or not {'name', 'preset', 'pretrained'}.isdisjoint(config):
-        raise LtpaError(f'{path}: its network is {shown(name)} with {shown(config)}; expected a model and its '
-                        'settings: make or fetch it again')
+        raise LtpaError(f'{path}: its network is {shown(name)} with {shown(config)}; expected a '
+                        'model and its settings: make or fetch it again')
     try: return create_model(name, **config)
     except LtpaError as e: raise LtpaError(f'{path}: {e}') from None
 
@@ -607,23 +619,22 @@ def init_from(
     net:Net,        # A network with fresh weights
     path:str|Path,  # Weights or a checkpoint of the same model, whatever its classes
 )->Net:
-    "Take over all of `path` but the classifier and the normalisation of colours, as the authors do for CUB"
+    "Take over all of `path` but classifier and normalisation of colours, as the authors do for CUB"
     state, own = load_weights(path).state_dict(), net.state_dict()
     kept = lambda k: k.split('.')[0] in ('head', 'linear', 'mean', 'std')
-    taken = {k: v for k, v in state.items() if not kept(k)} | {k: v for k, v in own.items() if kept(k)}
+    taken = {k: v for part, keep in ((state, False), (own, True))
+             for k, v in part.items() if kept(k) == keep}
     load_state(net, taken, path)
     return net
 
 # %% ../nbs/03_models.ipynb #39e536fb
-def load_pretrained(
-    name: str,
-    device: str | torch.device = 'cpu',
-) -> Net:
+def load_pretrained(name: str, device: str | torch.device = 'cpu') -> Net:
     """A network with bundled weights, in eval mode.
 
-    They are narrow (a quarter of the paper's channels, one early pool). Those of `cifar10` know ten kinds of animals and
-    vehicles in photographs, those of `cifar100` a hundred kinds of things, those of `cluttered_fashion` the ten classes of `ClutteredFashion`.
-    `create_model(MODEL, pretrained=SET)` gives the same.
+    They are narrow (a quarter of the paper's channels, one early pool). Those of `cifar10` know ten
+    kinds of animals and vehicles in photographs, those of `cifar100` a hundred kinds of things,
+    those of `cluttered_fashion` the ten classes of `ClutteredFashion`. `create_model(MODEL,
+    pretrained=SET)` gives the same.
 
     Parameters
     ----------

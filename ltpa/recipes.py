@@ -9,15 +9,18 @@ __all__ = ['PAPER', 'Plan', 'plan', 'recipe_table']
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 from .names import (
-    ATTACHED, COOL, DOWNLOADS, PRESETS, SETS, SIZES, ON_BACKBONE, LtpaError, Recipe, admissible, as_side, default_size, get_recipe,
+    ATTACHED, COOL, DOWNLOADS, PRESETS, SETS, SIZES, ON_BACKBONE, LtpaError, Recipe, admissible,
+    as_side, default_size, get_recipe,
     shown, switches, unknown)
 
 # %% ../nbs/06_recipes.ipynb #0dfda3b8
-PAPER: dict[str, dict[str, tuple[float, float | None]]] = {     # error in %, and its standard deviation
+# error in %, and its standard deviation
+PAPER: dict[str, dict[str, tuple[float, float | None]]] = {
     'cifar10': dict(
-        vgg=(7.77, .08), vgg_gap=(9.87, .10), vgg_pan=(6.29, .03), resnet164=(6.03, .18), vgg_att1_dp=(6.14, .06),
-        vgg_att2_indep_dp=(5.91, .05), vgg_att2_concat_dp=(5.86, .05), vgg_att1_pc=(5.67, .04),
-        vgg_att2_indep_pc=(5.36, .06), vgg_att2_concat_pc=(5.23, .04), vgg_att3_concat_pc=(6.34, .07)),
+        vgg=(7.77, .08), vgg_gap=(9.87, .10), vgg_pan=(6.29, .03), resnet164=(6.03, .18),
+        vgg_att1_dp=(6.14, .06), vgg_att2_indep_dp=(5.91, .05), vgg_att2_concat_dp=(5.86, .05),
+        vgg_att1_pc=(5.67, .04), vgg_att2_indep_pc=(5.36, .06), vgg_att2_concat_pc=(5.23, .04),
+        vgg_att3_concat_pc=(6.34, .07)),
     'cifar100': dict(
         vgg=(30.62, .16), vgg_gap=(31.77, .13), vgg_pan=(24.35, .14), resnet164=(25.34, .16),
         vgg_att1_dp=(24.22, .08), vgg_att2_indep_dp=(23.24, .07), vgg_att2_concat_dp=(23.91, .11),
@@ -31,7 +34,7 @@ PAPER: dict[str, dict[str, tuple[float, float | None]]] = {     # error in %, an
 # %% ../nbs/06_recipes.ipynb #2553eaf3
 class Plan(NamedTuple):
     "What a run will do"
-    source: str              # a set or a path; at size small `cluttered_fashion` for the paper's sets
+    source: str  # a set or a path; at size small `cluttered_fashion` for the paper's sets
     model: str
     size: str
     net: dict[str, Any]      # keywords for `create_model`
@@ -53,14 +56,16 @@ def plan(
     Parameters
     ----------
     target : str
-        SET/MODEL. SET is a name ('cluttered_fashion', 'cifar10', ...) or a path, MODEL one of `list_models()`.
+        SET/MODEL. SET is a name ('cluttered_fashion', 'cifar10', ...) or a path, MODEL one of
+        `list_models()`.
     size : str or None
-        'small' (minutes on a CPU; the bundled set stands in for the paper's), 'cifar' or 'paper'. None: 'cifar'
-        for sets that are downloaded, else 'small'.
+        'small' (minutes on a CPU; the bundled set stands in for the paper's), 'cifar' or 'paper'.
+        None: 'cifar' for sets that are downloaded, else 'small'.
     preset : str or None
         'paper', 'official_code' or 'modern': switches of the network that are set together.
     recipe : str or None
-        The name of a recipe: 'fast', 'paper', 'svhn', 'cub' or 'resnet'. None: by size, set, model and preset.
+        The name of a recipe: 'fast', 'paper', 'svhn', 'cub' or 'resnet'. None: by size, set, model
+        and preset.
     net : mapping of str to Any
         Changes to the network: `width`, `dropout`, `norm`, ...; they win over size, set and preset.
     changes : mapping of str to Any
@@ -71,8 +76,8 @@ def plan(
     Returns
     -------
     Plan
-        With the fields `source`, `model`, `size`, `net` (keywords for `create_model`), `recipe` (a `Recipe`) and
-        `image_size`.
+        With the fields `source`, `model`, `size`, `net` (keywords for `create_model`), `recipe` (a
+        `Recipe`) and `image_size`.
 
     Raises
     ------
@@ -102,8 +107,11 @@ def plan(
     if preset is not None and preset not in PRESETS: raise unknown('preset', preset, PRESETS)
     if image_size is not None: as_side(image_size, 'image size')
     admissible(dict(net))
-    if model == ATTACHED: return _on_backbone(source, size, preset, recipe, dict(net), dict(changes), image_size)
-    if 'backbone' in net: raise LtpaError(f'{target} with backbone {shown(net["backbone"])}; expected SET/{ATTACHED} with a backbone')
+    if model == ATTACHED:
+        return _on_backbone(source, size, preset, recipe, dict(net), dict(changes), image_size)
+    if 'backbone' in net:
+        raise LtpaError(f'{target} with backbone {shown(net["backbone"])}; expected '
+                        f'SET/{ATTACHED} with a backbone')
     of_net = SETS.get(source, {}).get('net', {})
     if 'layout' in of_net: image_size = image_size or SETS[source]['side']
     if size == 'small' and source in DOWNLOADS: source = 'cluttered_fashion'
@@ -119,8 +127,11 @@ def _on_backbone(source, size, preset, recipe, net, changes, image_size):
     "The plan of attached attention: the set as it is, and a recipe for heads or for all"
     for k in net:
         if k not in ON_BACKBONE: raise unknown('setting of an attached network', k, ON_BACKBONE)
-    if 'backbone' not in net: raise LtpaError(f'{source}/{ATTACHED} needs a backbone: name one by --backbone, e.g. efficientnet_lite0')
-    if preset is not None: raise LtpaError(f'preset {preset}: of the paper\'s networks only; leave it out')
+    if 'backbone' not in net:
+        raise LtpaError(f'{source}/{ATTACHED} needs a backbone: name one by --backbone, '
+                        'e.g. efficientnet_lite0')
+    if preset is not None:
+        raise LtpaError(f'preset {preset}: of the paper\'s networks only; leave it out')
     r = get_recipe(recipe or ('heads' if net.get('frozen') else 'tune'), **changes)
     return Plan(source, ATTACHED, size, net, r, image_size)
 
@@ -157,10 +168,11 @@ def recipe_table(
     Returns
     -------
     list of dict
-        For each row `recipe`, its name; `passes` over the training set; `params_m`, parameters in millions;
-        `gmac`, multiply-accumulates of one picture forward in billions (1e9); `train_pmac`, those of the whole
-        training, forward and backward, in millions of billions (1e15); `paper_error` and `paper_sd`, the paper's
-        error and its standard deviation in percent (None where the paper gives none).
+        For each row `recipe`, its name; `passes` over the training set; `params_m`, parameters in
+        millions; `gmac`, multiply-accumulates of one picture forward in billions (1e9);
+        `train_pmac`, those of the whole training, forward and backward, in millions of billions
+        (1e15); `paper_error` and `paper_sd`, the paper's error and its standard deviation in
+        percent (None where the paper gives none).
 
     References
     ----------
@@ -173,7 +185,8 @@ def recipe_table(
     >>> row['recipe'], row['passes'], round(row['params_m'], 1), row['paper_error']
     ('cifar100/vgg_att3_concat_pc', 300, 20.0, 22.97)
     """
-    errors = {f'{of}/{model}': error for of, models in PAPER.items() for model, error in models.items()}
+    errors = {f'{of}/{model}': error
+              for of, models in PAPER.items() for model, error in models.items()}
     errors = {name: error for name, error in errors.items() if pattern in name}
     if not errors: return []                                   # and nobody needs torch
     import torch
@@ -186,7 +199,8 @@ def recipe_table(
             net = create_model(p.model, of_set['classes'], **p.net)
             cost = gmac(net, p.image_size or of_set['side'])
         params = sum(w.numel() for w in net.parameters())
-        total = 3 * cost * of_set['images'] * p.recipe.epochs / 1e6       # backward costs twice the forward
-        rows.append(dict(recipe=name, passes=p.recipe.epochs, params_m=params / 1e6, gmac=cost, train_pmac=total,
-                         paper_error=error, paper_sd=sd))
+        # backward costs twice the forward
+        total = 3 * cost * of_set['images'] * p.recipe.epochs / 1e6
+        rows.append(dict(recipe=name, passes=p.recipe.epochs, params_m=params / 1e6, gmac=cost,
+                         train_pmac=total, paper_error=error, paper_sd=sd))
     return rows

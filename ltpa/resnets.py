@@ -13,7 +13,8 @@ from .registry import CLASSES
 from .models import AttentionNet, Head, Net, block, mean_vector, scaled
 
 # %% ../nbs/04_resnets.ipynb #25e00981
-def norm_relu(channels:int)->nn.Sequential: return nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU())
+def norm_relu(channels:int)->nn.Sequential:
+    return nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU())
 
 class Bottleneck(nn.Module):
     "Pre-activation bottleneck: x [B,inp,H,W] to the raw sum [B,out,H/stride,W/stride]"
@@ -38,7 +39,7 @@ class Bottleneck(nn.Module):
 
 # %% ../nbs/04_resnets.ipynb #2f53f349
 class Stages(nn.Module):
-    "First convolution and three stages of bottlenecks; gives the sums at the end of each, shallow to deep"
+    "First convolution and three stages of bottlenecks; gives the sum at the end of each stage"
     def __init__(self,
         depth:int=164,   # Layers: 9n+2 for n bottlenecks a stage
         width:float=1.,  # Scales every channel count
@@ -60,7 +61,7 @@ class Stages(nn.Module):
 
 # %% ../nbs/04_resnets.ipynb #d067efeb
 class ResNetGlobal(nn.Module):
-    "BatchNorm, ReLU, pool, one convolution, pool, fully connected: the global vector g [B,channels]"
+    "BatchNorm, ReLU, pool, one convolution, pool, linear layer: the global vector g [B,channels]"
     def __init__(self, channels:int, dropout:bool=True):
         super().__init__()
         self.convs = nn.Sequential(norm_relu(channels), nn.MaxPool2d(2),
@@ -72,7 +73,7 @@ class ResNetGlobal(nn.Module):
 
 # %% ../nbs/04_resnets.ipynb #ecc1bf0e
 class ResNetAttention(AttentionNet):
-    "Pre-activation ResNet with attention to the sums at the end of stages 2 and 3; levels are concatenated"
+    "Pre-activation ResNet with attention to the sums at the end of stages 2 and 3, concatenated"
     def __init__(self,
         num_classes:int=10,
         score:str='pc',        # 'pc', 'dp' or 'uniform'
@@ -90,7 +91,8 @@ class ResNetAttention(AttentionNet):
         C = self.trunk.channels
         self.glob = ResNetGlobal(C[-1], dropout) if glob == 'full' else mean_vector()
         self.attention = nn.ModuleList(
-            Attention(c, C[-1], score, norm, temperature, .5 * dropout, project, glob) for c in C[1:])
+            Attention(c, C[-1], score, norm, temperature, .5 * dropout, project, glob)
+            for c in C[1:])
         self.head = Head(C[1:], num_classes, dropout=dropout, head=head, share=.3)
         self.ends_in_one = False              # of 32 pixels, 4x4 are left for the last BatchNorm2d
 
@@ -100,10 +102,10 @@ class ResNetAttention(AttentionNet):
 
 # %% ../nbs/04_resnets.ipynb #1efd208d
 class ResNet(Net):
-    "Plain pre-activation ResNet (He et al. 2016): BatchNorm, ReLU, mean over positions, one linear layer"
+    "Plain pre-activation ResNet (He et al. 2016): BatchNorm, ReLU, mean, one linear layer"
     stride = 4
     def __init__(self, num_classes:int=10, depth:int=164, width:float=1., dropout:bool=True):
-        super().__init__()                   # `dropout` as for the others, but here the authors have none
+        super().__init__()  # `dropout` as for the others, but here the authors have none
         self.trunk = Stages(depth, width)
         C = self.trunk.channels[-1]
         self.act, self.linear = norm_relu(C), nn.Linear(C, num_classes)

@@ -1,10 +1,12 @@
 """Trainings that repeat, stop, resume, diverge and are refused, all on one tiny set."""
+import ast
 import json
 import math
 import pickle
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,11 +15,13 @@ from helpers import Touch, differing, pictures, random, refuses, tiny_net, words
 from ltpa.names import PRECISIONS, LtpaError
 from ltpa.core import pick_precision
 from ltpa.data import ClutteredFashion
+from ltpa.grids import Grid
 from ltpa.models import gmac, load_weights, save_weights
 from ltpa.names import RECIPES, get_recipe
 from ltpa.weights import read_tensors, write_tensors
+from ltpa import training
 from ltpa.training import (
-    Callback, Learner, Stop, accuracy, evaluate, make_optimizer, pointing_hits, predict)
+    Callback, Learner, Progress, Stop, accuracy, evaluate, make_optimizer, pointing_hits, predict)
 from ltpa.checkpoints import Checkpoint, load_checkpoint, read_checkpoint, save_checkpoint
 
 SHORT = dict(epochs=2, batch_size=8, lr=.01)                  # on 28 pictures: 2 passes of 3 steps
@@ -91,6 +95,54 @@ def test_stopped_twice_and_resumed_by_the_same_learner(wholes):
         torch.rand(3)
         assert learn.fit().step == step
     assert not differing(wholes['adamw'], everything(learn))
+
+
+class Shown(Progress):
+    "Draws as in a notebook, and keeps the pictures."
+    def __init__(self, watch):
+        super().__init__(every=0, watch=watch)
+        self.figures = []
+
+    def before_fit(self, learn):
+        super().before_fit(learn)
+        self.show = training._Live.__new__(training._Live)
+        self.show.progress, self.show.handle = self, SimpleNamespace(update=self.figures.append)
+
+
+def test_watching_changes_no_bit_and_no_mode(wholes, capfd):
+    others = pictures(12, 32, name='others')
+    progress = Shown(others)
+    learn = learner(progress, Do(2, lambda learn: modes.append(learn.net.training)), Do(3, stop), **ATT)
+    modes = []
+    assert learn.fit().step == 3 and learn.fit().step == 6
+    assert not differing(wholes['adamw'], everything(learn)) and modes == [True]
+    assert [s['step'] for s in progress.seen] == list(range(7)), 'each moment once, however often it was stopped'
+    assert progress.seen[-1]['accuracy'] == evaluate(learn.net, others)['accuracy']
+    assert [m.shape for m in progress.seen[0]['maps']] == [m[:8].shape for m in predict(learn.net, others.images)[1]]
+    said = [fig.get_suptitle() for fig in progress.figures]
+    assert all('of 12 held-out pictures right' in text for text in said)
+    assert 'minutes left' in said[0] and 'minutes left' not in said[-1]
+    assert not ''.join(capfd.readouterr()), 'a log file stays quiet'
+
+
+@pytest.mark.parametrize('name, data', [('vgg_gap', 'plain'), ('vgg_att1_pc', 'plain'), ('vgg_att1_pc', 'masks'), ('vgg_gap', None)])
+def test_what_is_drawn_fits_what_is_watched(name, data):
+    watch = dict(plain=pictures(12, 32), masks=ClutteredFashion('test', n=9)).get(data)
+    classes = 10 if data == 'masks' else 3
+    progress = Shown(watch)
+    Learner(tiny_net(name, classes), pictures(28, 32, classes), get_recipe('fast', **SHORT), callbacks=[progress]).fit()
+    axes = progress.figures[-1].axes
+    assert len(axes) == 1 + (watch is not None) + (watch is not None and 'att' in name)
+    if len(axes) < 3: return
+    assert axes[2].texts[0].get_text() == 'the picture' and axes[2].texts[-1].get_text().startswith('epoch 2\n')
+    assert bool(axes[2].collections) == (data == 'masks'), 'an outline where it is known'
+
+
+def test_time_left_is_that_of_the_steps_to_come(monkeypatch):
+    progress = Progress()
+    progress.began = 100., 20                              # seconds on the clock, and the step it began at
+    monkeypatch.setattr(training.time, 'monotonic', lambda: 130.)
+    assert progress.left(SimpleNamespace(step=30, steps=50)) == 60
 
 
 @pytest.mark.parametrize('every, at, left', [(2, 3, 2), (2, 5, 4), (1, 4, 4), (None, 4, 3), (None, 5, 3)])
@@ -609,3 +661,21 @@ def test_pointing_at_everything_hits_by_its_share():
     corner[:, 3, 3] = 1
     hits = pointing_hits(corner, masks)
     assert hits[0] == 0 < hits[1], 'enlarged, the last cell is as high as its middle as far as the edge'
+
+
+# Tables of lessons
+
+@pytest.mark.parametrize('lesson, cells', [('05_training', ['f13fe0ea']), ('05_training', ['f13fe0ea', '0fa74602']),
+                                           ('05_training', ['f13fe0ea', '7f80c484']), ('06_recipes', ['90be2e25'])])
+def test_a_table_without_its_file_says_not_run(lesson, cells, tmp_path, monkeypatch):
+    nbs = Path(__file__).resolve().parent.parent / 'nbs'
+    sources = {c['id']: ''.join(c['source']) for c in json.loads((nbs / f'{lesson}.ipynb').read_text(encoding='utf-8'))['cells']}
+    for folder, missing in ((tmp_path / 'nbs', True), (nbs, False)):
+        folder.mkdir(exist_ok=True)
+        monkeypatch.chdir(folder)
+        space = dict(json=json, Path=Path, Grid=Grid)
+        for cell in cells:
+            *body, last = ast.parse(sources[cell]).body
+            exec(compile(ast.Module(body, []), cell, 'exec'), space)
+            _, _, *rows = str(eval(compile(ast.Expression(last.value), cell, 'eval'), space)).splitlines()
+        assert ('not run' in rows[0]) == missing and any(d.isdigit() for d in ''.join(rows)) != missing
