@@ -37,7 +37,8 @@ class Logits(nn.Module):
     def forward(self, x):
         out = getattr(self.net, 'logits', self.net)(x)
         if isinstance(out, torch.Tensor) and out.ndim == 2: return out
-        what = f' of {len(out)}' if isinstance(out, (tuple, list, dict)) else f' {[*getattr(out, "shape", ())]}'
+        what = f' of {len(out)}' if isinstance(out,
+                                               (tuple, list, dict)) else f' {[*getattr(out, "shape", ())]}'
         raise LtpaError(f'{type(self.net).__name__} returns a {type(out).__name__}{what}; '
                         'expected logits [B,classes] alone: give it a method logits(x) that returns them, '
                         'or wrap it in a module that does')
@@ -137,7 +138,8 @@ def as_targets(logits: Logits, x: torch.Tensor, target: int | Sequence[int] | to
     fits = t.shape in ((), (len(x),))
     if not (whole and fits and ((0 <= t) & (t < classes)).all()):
         given = t.tolist() if t.numel() < 9 else f'of shape {tuple(t.shape)}'
-        raise LtpaError(f'target {given}; expected None (the predicted class), a class from 0 to {classes - 1}, '
+        raise LtpaError(f'target {given}; expected None (the predicted class), a class from 0 to '
+                        f'{classes - 1}, '
                         f'or one for each of the {len(x)} images')
     return t.long().expand(len(x))
 
@@ -372,7 +374,8 @@ def occlusion(logits, x, target, size, *, window: int = 8, stride: int = 4,
 
 def _tiles(x, window, stride):
     if at_least_one('stride', stride) <= at_least_one('window', window) <= min(x.shape[2:]): return
-    raise LtpaError(f'squares of {window} pixels every {stride} on images of {x.shape[2]}x{x.shape[3]} leave gaps '
+    raise LtpaError(f'squares of {window} pixels every {stride} on images of {x.shape[2]}x{x.shape[3]} leave '
+                    f'gaps '
                     'or do not fit; expected stride <= window <= side of the image')
 
 # %% ../nbs/09_saliency.ipynb #d154990e
@@ -399,7 +402,8 @@ def last_stage(net: Any)->str:
 # %% ../nbs/09_saliency.ipynb #eda11045
 @contextlib.contextmanager
 def capture_layer(net: nn.Module, name: str, cut: bool = True)->Iterator[list[torch.Tensor]]:
-    "Within the block, what the layer `name` gives [B,C,h,w] is kept in the list; if `cut`, gradients begin there"
+    """Within the block, what the layer `name` gives [B,C,h,w] is kept in the list; if `cut`, gradients begin
+    there"""
     kept: list[torch.Tensor] = []
     def keep(module, args, out):
         if not (isinstance(out, torch.Tensor) and out.ndim == 4):
@@ -408,7 +412,8 @@ def capture_layer(net: nn.Module, name: str, cut: bool = True)->Iterator[list[to
                             'name a layer before they are averaged')
         kept.append(out.detach().requires_grad_() if cut else out)
         if cut: return kept[-1].clone()               # what follows may work in place
-    handle = get_layer(net, name).register_forward_hook(keep, prepend=True)      # before the taps of attached attention
+    # before the taps of attached attention
+    handle = get_layer(net, name).register_forward_hook(keep, prepend=True)
     try: yield kept
     except AssertionError:
         if cut or kept: raise                         # else Captum's, which found nothing to work on
@@ -461,7 +466,8 @@ def grad_cam(logits, x, target, size, *, layer: str | None = None, relu: bool = 
 
 def _features_and_slope(logits, x, target, layer):
     "Features of a layer, and the gradient of the target's logits there, both [B,C,h,w]"
-    with capture_layer(logits.net, layer or last_stage(logits.net)) as kept: y = select_target(logits(x), target)
+    with capture_layer(logits.net, layer or last_stage(logits.net)) as kept:
+        y = select_target(logits(x), target)
     return kept[-1], torch.autograd.grad(y.sum(), kept[-1])[0]
 
 # %% ../nbs/09_saliency.ipynb #b9ea0c70
@@ -470,7 +476,8 @@ def cam(logits, x, target, size, *,
     layer: str | None = None,   # Name of the layer that is averaged; None: the last stage of the trunk
     mode: str = 'bilinear',     # How the map is enlarged, or 'nearest'
 ):
-    "Class weights times features, for networks that end in average and linear layer (Zhou et al. 2016); signed"
+    """Class weights times features, for networks that end in average and linear layer (Zhou et al. 2016);
+    signed"""
     linear, name = averaged(logits.net, layer)
     with capture_layer(logits.net, name) as kept, torch.no_grad(): y = logits(x)
     l = kept[-1].detach()
@@ -487,7 +494,8 @@ def _class_map(linear, target, l, x, mode):
 def averaged(net: Any, layer: str | None = None)->tuple[nn.Linear, str]:
     "The linear layer that CAM needs, and the name of the layer whose mean it sees"
     if not isinstance(getattr(net, 'linear', None), nn.Linear):
-        raise LtpaError(f'{getattr(net, "name", type(net).__name__)} does not end in an average and one linear '
+        raise LtpaError(f'{getattr(net, "name", type(net).__name__)} does not end in an average and one '
+                        f'linear '
                         'layer, which CAM needs; take vgg_gap, or grad_cam, which works everywhere')
     return net.linear, layer or last_stage(net)
 
@@ -497,7 +505,8 @@ def layer_cam(logits, x, target, size, *,
     layer: str | None = None,   # Name of the layer; None: the last stage of the trunk
     mode: str = 'bilinear',     # How the map is enlarged, or 'nearest'
 ):
-    "Features of a layer, each times its own gradient where that is above 0, enlarged (Jiang et al. 2021); not negative"
+    """Features of a layer, each times its own gradient where that is above 0, enlarged (Jiang et al. 2021);
+    not negative"""
     l, slope = _features_and_slope(logits, x, target, layer)
     return F.interpolate((slope.relu() * l).sum(1, keepdim=True).relu(), x.shape[2:], mode=mode)
 

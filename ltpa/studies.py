@@ -40,8 +40,8 @@ def stored(path: str | Path) -> dict:
     Raises
     ------
     LtpaError
-        If the file is there and cannot be read, is not JSON, or its `rows`, `runs` or `provenance` are not such
-        as we write.
+        If the file is there and cannot be read, is not JSON, or its `rows`, `runs` or `provenance` are not
+        such as we write.
 
     Examples
     --------
@@ -72,7 +72,8 @@ def _odd_result(found):
     record = {} if found.get('provenance') is None else found['provenance']
     if not isinstance(record, dict): return f'provenance {shown(record)}'
     for k in 'source', 'net', 'recipe':
-        if not isinstance(record.get(k) or {}, (dict, str)): return f'{k} {shown(record[k])} in its provenance'
+        if not isinstance(record.get(k) or {}, (dict, str)):
+            return f'{k} {shown(record[k])} in its provenance'
 
 # %% ../nbs/16_results.ipynb #c1600022
 def grouped(rows: Iterable[dict], by: Sequence[str] | Callable) -> dict:
@@ -362,8 +363,8 @@ class Study:
 class Sharpness(Callback):
     """Keeps how many cells share the weight, before the training and after each pass, in a CSV file.
 
-    Its columns: `epoch`, passes done; `level`, from 1; `cells`, the mean of `ltpa.maps.effective_cells`; `of`, the
-    cells of that map. Networks without attention leave no file.
+    Its columns: `epoch`, passes done; `level`, from 1; `cells`, the mean of `ltpa.maps.effective_cells`;
+    `of`, the cells of that map. Networks without attention leave no file.
 
     Parameters
     ----------
@@ -395,7 +396,8 @@ class Sharpness(Callback):
         some = range(min(self.n, len(data)))
         images = data.render(some)[0] if hasattr(data, 'render') else data.images[:self.n]
         for level, a in enumerate(predict(learn.net, images)[1], 1):
-            self.rows.append(dict(epoch=round(learn.epoch), level=level, cells=round(effective_cells(a).mean().item(), 3),
+            self.rows.append(dict(epoch=round(learn.epoch), level=level,
+                                  cells=round(effective_cells(a).mean().item(), 3),
                                   of=a[0].numel()))
         out = io.StringIO(newline='')
         table = csv.DictWriter(out, list(self.rows[0]), lineterminator='\n')
@@ -432,9 +434,11 @@ def _same_training(folder, p, seed, scale, images):
     how, net, known = (v if isinstance(v := was.get(k), dict) else {} for k in ('source', 'net', 'recipe'))
     net, recipe = {k: v for k, v in net.items() if k != 'num_classes'}, asdict(p.recipe)
     known = {k: v for k, v in Recipe.of_today(known).items() if k in recipe}      # of then and of now
-    then = dict(source=how.get('source'), image_size=how.get('size'), scale=how.get('scale'), images=was.get('images'),
+    then = dict(source=how.get('source'), image_size=how.get('size'), scale=how.get('scale'),
+                images=was.get('images'),
                 seed=was.get('seed'), net=net, recipe=known)
-    now = dict(source=p.source, image_size=p.image_size, scale=scale, images=images, seed=seed, net=p.net, recipe=recipe)
+    now = dict(source=p.source, image_size=p.image_size, scale=scale, images=images, seed=seed, net=p.net,
+               recipe=recipe)
     if odd := _difference(then, json.loads(json.dumps(now))):
         raise LtpaError(f'{folder} holds a run with {odd[0]} {shown(odd[1])}; expected {shown(odd[2])}: '
                         'remove that folder, or choose another root')
@@ -476,9 +480,11 @@ def trained(target: str, size: str | None = None, seed: int = 0, root: str | Pat
     >>> trained('cluttered_fashion/vgg_gap', root='nowhere', train=False) is None
     True
     """
-    p = plan(target, size, case.get('preset'), case.get('recipe'), case.get('net', {}), case.get('changes', {}),
+    p = plan(target, size, case.get('preset'), case.get('recipe'), case.get('net', {}),
+             case.get('changes', {}),
              case.get('image_size'))
-    parts = [f'{k}-{Path(v).parent.name if k == "init" else v}' for name, value in (dict(scale=None, net={}, changes={}) | case).items()
+    parts = [f'{k}-{Path(v).parent.name if k == "init" else v}'
+             for name, value in (dict(scale=None, net={}, changes={}) | case).items()
              for k, v in (value.items() if isinstance(value, dict) else [(name, value)]) if v is not None]
     parts += [f'size-{p.size}'] if p.size != default_size(p.source) else []
     folder = Path(root) / '-'.join([Path(p.source).name, p.model, *parts, f'seed{seed}']).replace('/', '_')
@@ -487,8 +493,10 @@ def trained(target: str, size: str | None = None, seed: int = 0, root: str | Pat
         return folder
     if not train: return None
     print('training', folder.name, flush=True)
-    (folder / 'weights.safetensors').unlink(missing_ok=True)             # of a run that did not get to its result
-    run_training(target, folder, size, seed, device, report=False, resume=(folder / 'checkpoint.safetensors').exists(),
+    # of a run that did not get to its result
+    (folder / 'weights.safetensors').unlink(missing_ok=True)
+    run_training(target, folder, size, seed, device, report=False,
+                 resume=(folder / 'checkpoint.safetensors').exists(),
                  callbacks=[Sharpness(folder / 'cells.csv')], **case)
     return folder
 
@@ -726,9 +734,11 @@ def training_studies(root: str | Path = 'runs/studies') -> dict:
     described = dict(
         controls=(*fashion, 'ClutteredFashion, size small: attention against its controls, accuracy after '
                   'the last epoch', usual, three, 'three quarters of an hour on two cores'),
-        clutter=(*fashion, 'ClutteredFashion, by side of the object over side of the picture (none given: 0.5 to 0.8), '
+        clutter=(*fashion,
+                 'ClutteredFashion, by side of the object over side of the picture (none given: 0.5 to 0.8), '
                  'and by side of the picture: an eighth of the width, two passes',
-                 [case | how | cut for how in cluttered for case in usual], three, 'half an hour on two cores'),
+                 [case | how | cut for how in cluttered for case in usual], three,
+                 'half an hour on two cores'),
         fidelity=(*fashion, 'ClutteredFashion, eighth of the width, two passes: each difference between '
                   'paper and code alone', narrow, three, 'an hour on two cores'))
     return {name: _of_trainings(*what, name, root) for name, what in described.items()}
@@ -785,7 +795,8 @@ def study_parser(doc: str, seeds: Sequence[int] | None = (), **options) -> argpa
     """
     p = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     usual = "the study's own" if seeds is None else ' '.join(map(str, seeds))
-    if usual: p.add_argument('--seeds', type=int, nargs='+', default=seeds, metavar='N', help=f'default: {usual}')
+    if usual:
+        p.add_argument('--seeds', type=int, nargs='+', default=seeds, metavar='N', help=f'default: {usual}')
     for name, (usual, what) in options.items():
         p.add_argument('--' + name.replace('_', '-'), type=type(usual), default=usual, metavar='N',
                        help=f'{what} (default: {usual})')

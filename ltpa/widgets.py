@@ -143,7 +143,8 @@ def bars(
 )->str:
     "The likeliest classes as an HTML table with bars, and whether the first is right"
     say = lambda text: html.escape(printable(text, 2 * LABEL))
-    line = ('<tr><td style="padding-right:8px">{} {}</td><td style="width:110px"><div class="ltpa-bar" style="'
+    line = ('<tr><td style="padding-right:8px">{} {}</td><td style="width:110px"><div class="ltpa-bar" '
+            'style="'
             'width:{:.0f}px"></div></td><td style="text-align:right">{:.0%}</td></tr>')
     top = probs.topk(min(most, len(probs)))
     likeliest = [(p, names[k]) for p, k in zip(top.values.tolist(), top.indices.tolist())]
@@ -166,7 +167,8 @@ def stacked(
 )->Any:
     "Buttons exactly over a picture"
     import ipywidgets as w
-    return of_class('ltpa-stack', w.Box([image, buttons], layout=w.Layout(width=f'{width}px', height=f'{height}px')))
+    return of_class('ltpa-stack',
+                    w.Box([image, buttons], layout=w.Layout(width=f'{width}px', height=f'{height}px')))
 
 class CellGrid:
     "A map's cells as buttons over pictures of it; `pick((row, column))` is called on a click"
@@ -179,7 +181,8 @@ class CellGrid:
         self.buttons.observe(self._clicked, 'index')
         self.image = w.HTML()
         self.stack = stacked(self.image, self.buttons, PANEL, PANEL)
-        self.box = w.Box([self.stack], layout=w.Layout(overflow='auto', max_width='100%', max_height='340px', flex=KEPT))
+        self.box = w.Box([self.stack],
+                         layout=w.Layout(overflow='auto', max_width='100%', max_height='340px', flex=KEPT))
 
     def show(self,
         weights: torch.Tensor,    # [h,w]
@@ -194,7 +197,8 @@ class CellGrid:
         self._told = True                             # by code, not by hand
         try:
             if shades.shape != self.shape: self._arrange(*shades.shape)
-            self.buttons.tooltips = [f'row {r}, column {c}: {weights[r, c]:.2%} {what}' for r, c in self.places]
+            self.buttons.tooltips = [f'row {r}, column {c}: {weights[r, c]:.2%} {what}'
+                                     for r, c in self.places]
             self.buttons.index = cell[0] // self.block * self.columns + cell[1] // self.block
         finally: self._told = False
 
@@ -235,7 +239,8 @@ class Panes:
         self.panels = {k: (w.HTML(), w.HTML(layout=wide(PANEL)), w.HTML()) for k in PANES}
         self.over = of_class('ltpa-over', stacked(self.panels['attention'][1], grid.buttons, PANEL, PANEL))
         self.columns = {k: w.VBox(p, layout=wide(PANEL + 6)) for k, p in self.panels.items()}
-        self.columns['attention'].children = [self.panels['attention'][0], self.over, self.panels['attention'][2]]
+        self.columns['attention'].children = [self.panels['attention'][0], self.over,
+                                              self.panels['attention'][2]]
         cells = w.VBox([w.HTML('<b>the map’s cells</b>: click one here, or on the map'), grid.box],
                        layout=w.Layout(max_width='100%', flex=KEPT))
         notes = w.VBox([self.note, self.offer], layout=wide(330))
@@ -244,12 +249,14 @@ class Panes:
 
     def put(self, drawing: Any, names: Sequence[str], truth: str | None = None, offer: str = ''):
         "Show a drawing; `truth` is what the picture shows, and `offer` a button's text below the note"
-        for key, column in self.columns.items(): column.layout.display = '' if key in drawing.panels else 'none'
+        for key, column in self.columns.items():
+            column.layout.display = '' if key in drawing.panels else 'none'
         for key, (title, rgb, caption) in drawing.panels.items():
             above, image, below = self.panels[key]
             above.value, image.value = f'<b>{html.escape(printable(title))}</b>', picture(rgb, f'{title}: {caption}')
             below.value = html.escape(printable(caption))
-        self.over.layout.width, self.over.layout.height = (f'{n}px' for n in fitted(drawing.panels['attention'][1]))
+        self.over.layout.width, self.over.layout.height = (f'{n}px'
+                                                           for n in fitted(drawing.panels['attention'][1]))
         self.grid.show(drawing.weights, drawing.shades, drawing.cell)
         self.bars.value, self.note.value = bars(drawing.probs, names, truth=truth), html.escape(drawing.note)
         self.offer.description, self.offer.layout.display = offer, '' if offer else 'none'
@@ -264,7 +271,8 @@ HEAT = -3, 6       # Temperatures go from 2**-3 to 2**6
 MOST_EPS = 32
 SIDES = 32, 64, 96, 128, 224
 
-def sides(chosen=None):                                                       # and one from code, if it is none of these
+# and one from code, if it is none of these
+def sides(chosen=None):
     numbers = [(f'{n} pixels', n) for n in sorted({*SIDES, chosen} - {None, 'own'})]
     return [('as usual', ''), *numbers, ('each as it is', 'own')]
 
@@ -292,13 +300,17 @@ def controls(
     models: Sequence[str],
     methods: Sequence[str],
 )->tuple[dict[str, Any], list[Any]]:
-    "A widget for each value of a `State` but the cell, and a button for the first, by name; and the rows of all but that"
+    """A widget for each value of a `State` but the cell, and a button for the first, by name; and the rows of
+    all but that"""
     import ipywidgets as w
     style = dict(description_width='90px')
     def choose(options, description, tooltip):
-        return w.Dropdown(options=options, description=description, tooltip=tooltip, layout=_wide(), style=style)
-    heat = dict(description='temperature', style=style, tooltip='Divides the scores: above 1 softer, below 1 sharper')
-    eps = dict(description='attack, /255', style=style, tooltip='How many gray levels, of 255, each pixel may move')
+        return w.Dropdown(options=options, description=description, tooltip=tooltip, layout=_wide(),
+                          style=style)
+    heat = dict(description='temperature', style=style,
+                tooltip='Divides the scores: above 1 softer, below 1 sharper')
+    eps = dict(description='attack, /255', style=style,
+               tooltip='How many gray levels, of 255, each pixel may move')
     coldest, hottest = (2.**t for t in HEAT)
     found = dict(
         image=choose(with_none('', images)[1:], 'picture', 'The picture that the network sees'),
@@ -309,8 +321,10 @@ def controls(
         method=choose(with_none('none', methods), 'beside it', 'A map of another method, to compare'),
         temperature=w.FloatLogSlider(1, base=2, min=HEAT[0], max=HEAT[1], step=.25, tooltip=heat['tooltip']),
         eps=w.IntSlider(0, 0, MOST_EPS, tooltip=eps['tooltip']),
-        reset=w.Button(description='reset', icon='undo', layout=_wide(), tooltip='Everything as it was at first'))
-    rows = dict(temperature=numbered(found['temperature'], w.BoundedFloatText(1, min=coldest, max=hottest, step=.25, **heat)),
+        reset=w.Button(description='reset', icon='undo', layout=_wide(),
+                       tooltip='Everything as it was at first'))
+    rows = dict(temperature=numbered(found['temperature'],
+                                     w.BoundedFloatText(1, min=coldest, max=hottest, step=.25, **heat)),
                 eps=numbered(found['eps'], w.BoundedIntText(0, 0, MOST_EPS, **eps)))
     for row in rows.values(): row.layout = _wide()
     return found, [rows.get(name, widget) for name, widget in found.items() if name != 'reset']
@@ -341,7 +355,8 @@ def read_upload(
     file: Mapping[str, Any] | str,  # As in the value of a `FileUpload`: a dict with 'name' and 'content'; or a path
 )->torch.Tensor:
     "A reader's image as uint8 [3,H,W]; what is no image, damaged, too large or a mere strip is refused"
-    name, source = (Path(file).name, Path(file).expanduser()) if isinstance(file, str) else (file['name'], _Upload(file))
+    name, source = (Path(file).name,
+                    Path(file).expanduser()) if isinstance(file, str) else (file['name'], _Upload(file))
     image = read_image(source)
     H, W = image.shape[1:]
     if max(H, W) > 4 * min(H, W):
@@ -350,7 +365,8 @@ def read_upload(
 
 # %% ../nbs/workshop/widgets.ipynb #exown002
 LIMIT = 'at most 10 MB'          # of a message to the server, by tornado's own setting
-CUT = ('The connection was lost and is back. If you were uploading a file, it was too large and did not arrive: '
+CUT = ('The connection was lost and is back. If you were uploading a file, it was too large and did not '
+       'arrive: '
        'make it smaller, or write its path.')
 
 def _soon(call):
@@ -359,7 +375,8 @@ def _soon(call):
     except RuntimeError: pass
 
 class OwnPicture:
-    "Where a reader's picture comes in, by a button or by its path: `taken(name, file)` tells whether it was shown"
+    """Where a reader's picture comes in, by a button or by its path: `taken(name, file)` tells whether it was
+    shown"""
     def __init__(self,
         taken: Callable[[str, Any], bool],   # The file is what `read_upload` reads
         say: Callable[[str], Any],           # For a message
@@ -367,7 +384,8 @@ class OwnPicture:
         import ipywidgets as w
         self.taken, self.say = taken, say
         self.place = w.Box(layout=_wide())
-        self.path = w.Text(description='or its path', placeholder='a file of any size, e.g. holiday.jpg', layout=_wide(),
+        self.path = w.Text(description='or its path', placeholder='a file of any size, e.g. holiday.jpg',
+                           layout=_wide(),
                            continuous_update=False, style=dict(description_width='90px'),
                            tooltip='A file on the computer where the kernel runs; Enter opens it')
         self.path.observe(self._written, 'value')
@@ -382,7 +400,8 @@ class OwnPicture:
             def get_state(self, key=None, drop_defaults=False):
                 if key is None and self.comm is not None: asked(self)
                 return super().get_state(key, drop_defaults)
-        self.button = Button(accept='image/*', description=f'your own picture, {LIMIT}', layout=w.Layout(width='100%'),
+        self.button = Button(accept='image/*', description=f'your own picture, {LIMIT}',
+                             layout=w.Layout(width='100%'),
                              tooltip=f'A picture of your own, {LIMIT}; a larger one goes in by its path')
         self.button.observe(self._uploaded, 'value')
         old, self.place.children = self.place.children, [self.button]

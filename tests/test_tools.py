@@ -7,7 +7,7 @@ import mutants
 import nbformat
 import pytest
 import tidy
-from check_notebooks import link_offences, notebook_offences, notebooks, offences
+from check_notebooks import link_offences, notebook_offences, notebooks, offences, split_directives, told_offences
 from course import run, summary
 from readme import relink, render
 
@@ -67,6 +67,15 @@ def test_offence_is_found(cells, words):
     code('#| fig-alt: A line.\n1', data(image_png='AA/tmp/AA', text_html='<img src="data:image/png;base64,AA/tmp/AA=">')),
 ])
 def test_no_offence(cell): assert not list(notebook_offences({'cells': [TITLE, cell]}))
+
+
+@pytest.mark.parametrize('source, words', [
+    ('x = 1' + ' ' * 94 + '#', ''), ('x = 1' + ' ' * 95 + '#', '101 columns'), ('#| hide\n' + 'x' * 101, ''),
+    ('#| export\n' + 'x' * 101, ''), ('#| fig-alt: ' + 'x' * 101 + '\n1', ''),
+    ('x\n\n' * 25, ''), ('x\n\n' * 26, '26 lines'), ('#| code-fold: true\n' + 'x\n' * 26, '')])
+def test_what_is_told_has_one_screen(source, words):
+    found = list(told_offences(*split_directives(source)))
+    assert len(found) == bool(words) and words in ''.join(found)
 
 
 def test_tidy_hides_what_is_meant_to_be_hidden_and_shows_the_rest():

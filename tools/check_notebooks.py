@@ -19,6 +19,8 @@ DIRECTIVE = re.compile(r'\s*#\s*\|\s*(.*)')
 PATH = re.compile(r'(?<![\w.~/:-])/(?:root|home/\w+|tmp|work|Users|private|var/folders)/|\b[A-Z]:\\Users\\')
 BAR = re.compile(r'\b\d{1,3}%\||FloatProgress|IntProgress')
 # A cell that works on a GPU, whatever the machine has.
+MOST_TOLD, MOST_COLUMNS = 25, 100          # of what is told
+SOLUTIONS = '90_solutions'                 # looked up, not read
 CUDA = re.compile(r'device=[\'"]cuda|\.to\([\'"]cuda|\.cuda\(|torch\.cuda\.(?!is_available)')
 # The file in [text](file#place), but no web address nor a place in the same notebook; code only shows one.
 LINK = re.compile(r'\]\((?![a-z]+:|#|/)([^)\s#]+)[^)]*\)')
@@ -99,6 +101,15 @@ def seen_offences(cell, directives):
         yield 'a figure without words for those who do not see it: add "#| fig-alt: ..."'
 
 
+def told_offences(directives, code):
+    "A lesson's cell that is neither hidden nor exported is read: it has one screen."
+    if exported(directives) or any(d.split(':')[0] in ('hide', 'code-fold') for d in directives): return
+    lines = [line for line in code.splitlines() if line.strip()]
+    wide = max(map(len, lines), default=0)
+    if wide > MOST_COLUMNS: yield f'{wide} columns in a cell that is told; at most {MOST_COLUMNS}: break the line'
+    if len(lines) > MOST_TOLD: yield f'{len(lines)} lines in a cell that is told; at most {MOST_TOLD}: split it, or fold it'
+
+
 def output_offences(output):
     if output['output_type'] == 'error': yield f'stored error ({output["ename"]}): mend the cell and run it'
     text = output_text(output)
@@ -150,6 +161,10 @@ def offences(nbs, lib):
     owners = {}
     for path in notebooks(nbs):
         nb, name = json.loads(path.read_text(encoding='utf-8')), path.relative_to(nbs).as_posix()
+        if path.parent == nbs and path.stem != SOLUTIONS:
+            for cell in (c for c in nb['cells'] if c['cell_type'] == 'code'):
+                yield from (f'{name}, cell {cell.get("id")}: {message}'
+                            for message in told_offences(*split_directives(joined(cell['source']))))
         yield from (f'{name}, {place}: {message}' for place, message in notebook_offences(nb))
         yield from (f'{name}, {place}: {message}' for place, message in link_offences(nb, path.parent))
         module = exported_module(nb)
