@@ -130,8 +130,9 @@ def _git(folder, *args):
     finally:
         done = git.poll()
         if done is None: _end(git)
-    if not said or done != 0 and len(said[0]) < GIT_BYTES: return None
+    if not said: return None                       # and the reader keeps the pipe
     out.close()
+    if done != 0 and len(said[0]) < GIT_BYTES: return None
     return said[0].decode('utf-8', 'replace').strip()
 
 def _end(process):

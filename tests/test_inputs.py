@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -95,12 +96,17 @@ def net(): return tiny_net('vgg_att2_concat_dp').eval()
 def folder(tmp_path_factory): return tmp_path_factory.mktemp('doors')
 
 
+@contextmanager
+def closing(given):
+    "Closes what can be closed."
+    try: yield given
+    finally: getattr(given, 'close', lambda: None)()
+
+
 @pytest.mark.parametrize('door', DOORS)
 def test_same_pixels_through_every_door(door, folder, net):
-    given = DOORS[door](folder)
-    assert as_images(given).equal(CHW[None])
-    given = DOORS[door](folder)                                   # an open file is at its end now
-    x = as_floats(given, net)
+    with closing(DOORS[door](folder)) as given: assert as_images(given).equal(CHW[None])
+    with closing(DOORS[door](folder)) as given: x = as_floats(given, net)
     assert x.dtype == torch.float32 and x.is_contiguous() and not x.requires_grad
     assert x.equal(CHW[None].float() / 255)
 
@@ -128,7 +134,8 @@ SEES = {  # everything that takes pictures: (network, pictures) to tensors
     'interventions': lambda n, x: interventions(n, twice(x), [0, 1], masks(x).repeat(2, 1, 1)),
     'evaluate_explainers': lambda n, x: evaluate_explainers(
         dict(g=METHODS['gradient']) | learned_maps(n), n, x, masks(x), few=1, steps=1),
-    **{name: (lambda n, x, f=f: f(n, x, 8 / 255)) for name, f in ATTACKS.items()},
+    **{name: (lambda n, x, f=f: f(n, x, 8 / 255)) for name, f in ATTACKS.items() if name != 'pgd'},
+    'pgd': lambda n, x: ATTACKS['pgd'](n, x, 8 / 255, steps=5, restarts=1),
     **{name: f for name, f in METHODS.items() if name != 'cam'},
     **{f'control {name}': f for name, f in CONTROLS.items()},
     **{f'captum {name}': (lambda n, x, name=name: captum_suite(n)[name](n, x)) for name in ('gradient', 'grad_cam', 'deep_lift')},
@@ -277,7 +284,7 @@ def test_small_arrays(shape):
     (np.zeros((2, 5, 5), np.uint8), ('(2, 5, 5)', '[3,H,W]')), (None, ('expected',)), (7, ('expected',)), ({}, ('expected',)),
     (object(), ('expected',)), (torch.zeros(3, 8, 8, dtype=torch.int64), ('torch.int64', 'uint8')), (RGB.astype(bool), ('torch.bool',)),
     (torch.zeros(3, 8, 8).to_sparse(), ('not dense',)), (torch.zeros(3, 8, 8) * 1j, ('complex',)), ([RGB, None], ('picture 1',)),
-    ('no such.png', ('no such file',)), (['x' * 5000], ('x',)), ('a\0b', ('no image file',)), (open(os.devnull), ('binary',)),
+    ('no such.png', ('no such file',)), (['x' * 5000], ('x',)), ('a\0b', ('no image file',)), (io.TextIOWrapper(io.BytesIO()), ('binary',)),
 ], ids=lambda v: str(v)[:25] if isinstance(v, tuple) else '')
 def test_what_is_no_picture(bad, words):
     with refuses(*words): as_images(bad)
@@ -451,9 +458,10 @@ def test_animations_and_phones_give_their_first_picture(tmp_path):
     frames[0].quantize(256).save(tmp_path / 'x.gif', save_all=True, append_images=[frames[1].quantize(256)])
     assert (read_image(tmp_path / 'x.gif').float() - CHW).abs().mean() < 20
     frames[0].save(tmp_path / 'x.mpo', save_all=True, append_images=frames[1:])
-    assert Image.open(tmp_path / 'x.mpo').format == 'MPO'
+    with Image.open(tmp_path / 'x.mpo') as mpo: assert mpo.format == 'MPO'
     (tmp_path / 'x.mpo').rename(tmp_path / 'phone.jpg')
-    assert np.array_equal(read_image(tmp_path / 'phone.jpg').permute(1, 2, 0).numpy(), np.asarray(Image.open(tmp_path / 'phone.jpg').convert('RGB')))
+    with Image.open(tmp_path / 'phone.jpg') as im: want = np.asarray(im.convert('RGB'))
+    assert np.array_equal(read_image(tmp_path / 'phone.jpg').permute(1, 2, 0).numpy(), want)
 
 
 def test_cmyk_and_ycck_keep_the_segment_that_names_their_colors(tmp_path):
@@ -645,7 +653,7 @@ def test_bits_that_nobody_declares(kind, bits, tmp_path):
     top = 2**bits - 1
     path = deep(tmp_path / f'x.{kind}', RAMP * top / 126)
     with refuses(path, f'up to {top} of 65535', 'bits=12', 'bits=16'): read_image(path)
-    with refuses('bits=12'): as_images(Image.open(path))
+    with Image.open(path) as im, refuses('bits=12'): as_images(im)
     want = torch.from_numpy((RAMP * 255 / 126).round()).byte()
     assert (read_image(path, bits=bits)[0].int() - want).abs().max() <= 1
     assert as_images(Image.open(path), bits=bits)[0].equal(read_image(path, bits=bits))
