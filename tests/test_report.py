@@ -448,6 +448,7 @@ def test_run_folders_and_bundled_names_everywhere(ltpa):
     assert ltpa('explain', 'set/cat/000.png', '--model', 'cluttered_fashion/vgg_att2_concat_pc', '--out', 'b.png')[0] == 0
 
 
+@pytest.mark.whole
 @pytest.mark.slow
 def test_piped_in_a_process_of_its_own():
     "What a cluster's log holds: no bar, no escapes, a line a pass"
