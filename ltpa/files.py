@@ -121,7 +121,9 @@ def _git(folder, *args):
     except (OSError, ValueError): return None
     said: list[bytes] = []
     out: Any = git.stdout
-    reader = threading.Thread(target=lambda: said.append(out.read(GIT_BYTES)), daemon=True)
+    def read():
+        with out: said.append(out.read(GIT_BYTES))
+    reader = threading.Thread(target=read, daemon=True)
     reader.start()
     try:
         reader.join(GIT_SECONDS)
@@ -130,9 +132,7 @@ def _git(folder, *args):
     finally:
         done = git.poll()
         if done is None: _end(git)
-    if not said: return None                       # and the reader keeps the pipe
-    out.close()
-    if done != 0 and len(said[0]) < GIT_BYTES: return None
+    if not said or done != 0 and len(said[0]) < GIT_BYTES: return None
     return said[0].decode('utf-8', 'replace').strip()
 
 def _end(process):
