@@ -361,7 +361,7 @@ def test_every_orientation(kind, turn, tmp_path):
     want = turned_by_pillow(path)
     assert want.shape == ((32, 16, 3) if turn > 4 else (16, 32, 3))
     assert np.array_equal(read_image(path).permute(1, 2, 0).numpy(), want)
-    assert np.array_equal(as_images(Image.open(path))[0].permute(1, 2, 0).numpy(), want)
+    with Image.open(path) as im: assert np.array_equal(as_images(im)[0].permute(1, 2, 0).numpy(), want)
 
 
 def tiff_of(*entries, order='<'):
@@ -466,7 +466,7 @@ def test_animations_and_phones_give_their_first_picture(tmp_path):
 
 def test_cmyk_and_ycck_keep_the_segment_that_names_their_colors(tmp_path):
     path = saved(tmp_path / 'x.jpg', Image.fromarray(RGB).convert('CMYK'), quality=100)
-    assert np.array_equal(read_image(path).permute(1, 2, 0).numpy(), np.asarray(Image.open(path).convert('RGB')))
+    with Image.open(path) as im: assert np.array_equal(read_image(path).permute(1, 2, 0).numpy(), np.asarray(im.convert('RGB')))
 
 
 # Files from strangers
@@ -487,7 +487,7 @@ def test_a_picture_starts_no_program(tmp_path, monkeypatch):
         with refuses('is not an image'): as_images([path])
     from ltpa.widgets import read_upload
     with refuses('is not an image'): read_upload(dict(name='holiday.jpg', content=EPS))
-    with refuses('EPS', "img.convert('RGB')"): as_images(Image.open(path))
+    with Image.open(path) as im, refuses('EPS', "img.convert('RGB')"): as_images(im)
     assert not (tmp_path / 'ran').exists()
 
 
@@ -534,7 +534,7 @@ def test_whatever_pillow_raises(raised, tmp_path, monkeypatch):
     monkeypatch.setattr(PngImagePlugin.PngImageFile, 'load', load)
     words = ('not enough free memory',) if isinstance(raised, MemoryError) else ('truncated or damaged',)
     with refuses(path, *words): read_image(path)
-    with refuses(*words[:len(words) - 1 + isinstance(raised, MemoryError)]): as_images(Image.open(path))
+    with Image.open(path) as im, refuses(*words[:len(words) - 1 + isinstance(raised, MemoryError)]): as_images(im)
 
 
 @pytest.mark.parametrize('kind', ['png', 'jpg', 'webp', 'bmp', 'gif', 'tif', 'ppm', 'pgm'])
@@ -657,7 +657,7 @@ def test_bits_that_nobody_declares(kind, bits, tmp_path):
     with Image.open(path) as im, refuses('bits=12'): as_images(im)
     want = torch.from_numpy((RAMP * 255 / 126).round()).byte()
     assert (read_image(path, bits=bits)[0].int() - want).abs().max() <= 1
-    assert as_images(Image.open(path), bits=bits)[0].equal(read_image(path, bits=bits))
+    with Image.open(path) as im: assert as_images(im, bits=bits)[0].equal(read_image(path, bits=bits))
     assert read_image(path, bits=16).max() == round(top / 257)
     with refuses(f'0 to {top}', f'expected 0 to {2**(bits - 1) - 1}'): read_image(path, bits=bits - 1)
 
@@ -755,7 +755,8 @@ def test_a_network_reads_deep_greys_as_in_its_training(tmp_path, monkeypatch):
     with refuses('xray.png', 'bits=12', '--gray-bits 12'): inspect_image(net, 'xray.png')
     net.info = dict(source=dict(source='scans', size=40, scale=None, bits=12))
     want = read_image('xray.png', bits=12)
-    for x in 'xray.png', Image.open('xray.png'), deep: assert as_pictures(x, net=net)[0].equal(want)
+    with Image.open('xray.png') as im:
+        for x in 'xray.png', im, deep: assert as_pictures(x, net=net)[0].equal(want)
     assert inspect_image(net, 'xray.png').picture.unique().numel() > 150
     assert main(['explain', 'xray.png', '--device', 'cpu']) == 2
     assert main(['explain', 'xray.png', '--device', 'cpu', '--gray-bits', '12']) == 0
