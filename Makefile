@@ -11,9 +11,10 @@ PEER   := quantus==0.6.0
 # Commands of the environment first on the path, for what the tools start by name. `exec`, so that a signal that
 # make passes on reaches Python and not a shell that keeps it.
 RUN    := PATH="$(CURDIR)/$(BIN):$$PATH" exec $(BIN)/python
+COVER  := COVERAGE_RCFILE=tests/coverage.ini $(RUN) -m coverage
 
 .DEFAULT_GOAL := help
-.PHONY: help venv course test test-all quick site print demo lab export readme film constraints clean
+.PHONY: help venv course test test-all quick coverage site print demo lab export readme film constraints clean
 
 help:  ## show this list
 	@echo "Usage: make TARGET [PYTHON=python3.12] [ARGS='...']"
@@ -51,9 +52,16 @@ test: $(STAMP)  ## check the tree, run the tests, 15 min at most (ARGS='-k model
 	@echo "Checking the tree, then running the tests"
 	@$(RUN) -m pytest -v -m 'not whole' --durations=8 $(ARGS)
 
-test-all: $(STAMP)  ## all of that, and Run All of every notebook, 45 min at most: nightly, and before a release
+coverage: $(STAMP)  ## how much of ltpa make quick runs, and the five modules of which it runs least
+	@mkdir -p build/coverage
+	@$(COVER) erase
+	@$(COVER) run -m pytest -q -m 'not slow and not whole' $(ARGS)
+	@$(COVER) combine -q
+	@$(COVER) report --sort=cover | awk 'NR == 1 || NR > 2 && NR < 8 || /^TOTAL/'
+
+test-all: $(STAMP)  ## all of that in random order, and Run All of every notebook, 45 min at most: nightly, and before a release
 	@echo "Checking the tree, then running every test and every cell"
-	@$(RUN) -m pytest -v --durations=20 $(ARGS)
+	@$(RUN) -m pytest -v --random-order --durations=20 $(ARGS)
 
 $(SITE): $(STAMP)
 	@echo "Installing what builds the site"

@@ -126,7 +126,9 @@ def _git(folder, *args):
     except (OSError, ValueError): return None
     said: list[bytes] = []
     out: Any = git.stdout
-    reader = threading.Thread(target=lambda: said.append(out.read(GIT_BYTES)), daemon=True)
+    def read():
+        with out: said.append(out.read(GIT_BYTES))
+    reader = threading.Thread(target=read, daemon=True)
     reader.start()
     try:
         reader.join(GIT_SECONDS)
@@ -136,7 +138,6 @@ def _git(folder, *args):
         done = git.poll()
         if done is None: _end(git)
     if not said or done != 0 and len(said[0]) < GIT_BYTES: return None
-    out.close()
     return said[0].decode('utf-8', 'replace').strip()
 
 def _end(process):

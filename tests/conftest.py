@@ -36,10 +36,11 @@ end_with_make()
 def pytest_keyboard_interrupt(): end_all()
 
 
-@pytest.hookimpl(trylast=True)      # what -k and -m leave out is gone by then
-def pytest_collection_modifyitems(items):
+@pytest.hookimpl(trylast=True)      # what -k and -m leave out is gone by then, and --random-order has shuffled
+def pytest_collection_modifyitems(config, items):
     "The tree's state first, since a stale export makes later failures misleading; notebooks next, the longest last."
     order = {'test_repo.py': 0, 'test_notebooks.py': 1}
+    if config.getoption('random_order_enabled', False): order = {}
     items.sort(key=lambda item: 3 if item.get_closest_marker('beside') else order.get(item.path.name, 2))
     run_whole = {item.callspec.id for item in items if item.name.startswith('test_run_all[')}
     if any(name.startswith('workshop/') for name in run_whole): run_whole.add('workshop')

@@ -161,7 +161,7 @@ def test_few_at_a_time(nets, size):
 
 # In order of strength up to 8/255; beyond, a step of FGSM overshoots and noise catches up
 
-@pytest.mark.parametrize('model', ['vgg_att3_concat_pc', 'vgg_gap', 'vgg_trunk'])
+@pytest.mark.parametrize('model', ['vgg_att3_concat_pc', *(pytest.param(m, marks=pytest.mark.whole) for m in ('vgg_gap', 'vgg_trunk'))])
 def test_order_of_strength(trained, model):
     from ltpa.data import ClutteredFashion
     net, data = trained[model], ClutteredFashion('test', 32)

@@ -233,6 +233,7 @@ def test_interrupted_and_resumed(at, left, ltpa, here, monkeypatch):
     same_run(here / 'whole', here / 'run')
 
 
+@pytest.mark.whole       # in test_faults.py Ctrl-C ends the command, and SIGKILL a training
 @pytest.mark.slow
 def test_killed_and_resumed(ltpa, here):
     how = ['train', f'{arrays(here / "set")}/vgg_gap', *TINY, '--epochs', '60']

@@ -293,6 +293,7 @@ def test_another_set_on_another_machine(failing, tmp_path):
     assert not (tmp_path / 'run').exists() and not (tmp_path / 'elsewhere' / 'run').exists()
 
 
+@pytest.mark.whole
 @pytest.mark.slow
 def test_exception_in_one_process_ends_both(failing):
     err = failing('raise')

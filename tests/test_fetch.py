@@ -179,7 +179,7 @@ def test_no_room_and_no_right_to_write(server, path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('ending', [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize('ending', [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.whole)])
 def test_killed_and_taken_up(ending, server, path):
     server.most, server.hold = 60_000, threading.Event()
     code = f'from ltpa.data import fetch; fetch({server.url!r}, {str(path)!r}, md5={MD5!r})'

@@ -275,7 +275,8 @@ def test_one_picture_with_everything(here, ltpa):
     code, out, err = ltpa(*argv)
     assert (code, err) == (0, '') and 'then' in out and 'warning  only 44%' in out
     assert sorted(os.listdir('new')) == sorted(['y.svg', 'y-overlay.png', *(f'y-{k}.npy' for k in ('level1', 'level2', 'combined', 'grad_cam', 'gradient'))])
-    assert Image.open('new/y-overlay.png').size == (90, 40) and np.load('new/y-gradient.npy').shape == (40, 90)
+    with Image.open('new/y-overlay.png') as over: assert over.size == (90, 40)
+    assert np.load('new/y-gradient.npy').shape == (40, 90)
 
 
 def test_one_picture_in_a_folder_or_for_a_folder_gets_a_gallery(here, ltpa):
@@ -377,7 +378,7 @@ def test_a_hundred_files_of_which_ten_are_broken(here, ltpa):
     doc = mixed(ltpa, 90, ['--maps', '--overlay'])
     for r in doc['pictures']:
         W, H = r['size']
-        assert Image.open(f'attention/{r["overlay"]}').size == (W, H)
+        with Image.open(f'attention/{r["overlay"]}') as over: assert over.size == (W, H)
         both = np.load(f'attention/{r["maps"]["combined"]}')
         assert both.shape == (H, W) and both.dtype == np.float32 and abs(both.sum() - 1) < 1e-3
     first = {p: p.read_bytes() for p in Path('attention').rglob('*') if p.is_file()}

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -95,12 +96,17 @@ def net(): return tiny_net('vgg_att2_concat_dp').eval()
 def folder(tmp_path_factory): return tmp_path_factory.mktemp('doors')
 
 
+@contextmanager
+def closing(given):
+    "Closes what can be closed."
+    try: yield given
+    finally: getattr(given, 'close', lambda: None)()
+
+
 @pytest.mark.parametrize('door', DOORS)
 def test_same_pixels_through_every_door(door, folder, net):
-    given = DOORS[door](folder)
-    assert as_images(given).equal(CHW[None])
-    given = DOORS[door](folder)                                   # an open file is at its end now
-    x = as_floats(given, net)
+    with closing(DOORS[door](folder)) as given: assert as_images(given).equal(CHW[None])
+    with closing(DOORS[door](folder)) as given: x = as_floats(given, net)
     assert x.dtype == torch.float32 and x.is_contiguous() and not x.requires_grad
     assert x.equal(CHW[None].float() / 255)
 
@@ -128,7 +134,8 @@ SEES = {  # everything that takes pictures: (network, pictures) to tensors
     'interventions': lambda n, x: interventions(n, twice(x), [0, 1], masks(x).repeat(2, 1, 1)),
     'evaluate_explainers': lambda n, x: evaluate_explainers(
         dict(g=METHODS['gradient']) | learned_maps(n), n, x, masks(x), few=1, steps=1),
-    **{name: (lambda n, x, f=f: f(n, x, 8 / 255)) for name, f in ATTACKS.items()},
+    **{name: (lambda n, x, f=f: f(n, x, 8 / 255)) for name, f in ATTACKS.items() if name in ('noise', 'fgsm')},
+    'pgd': lambda n, x: ATTACKS['pgd'](n, x, 8 / 255, steps=5, restarts=1), 'square': lambda n, x: ATTACKS['square'](n, x, 8 / 255, queries=50),
     **{name: f for name, f in METHODS.items() if name != 'cam'},
     **{f'control {name}': f for name, f in CONTROLS.items()},
     **{f'captum {name}': (lambda n, x, name=name: captum_suite(n)[name](n, x)) for name in ('gradient', 'grad_cam', 'deep_lift')},
@@ -277,7 +284,7 @@ def test_small_arrays(shape):
     (np.zeros((2, 5, 5), np.uint8), ('(2, 5, 5)', '[3,H,W]')), (None, ('expected',)), (7, ('expected',)), ({}, ('expected',)),
     (object(), ('expected',)), (torch.zeros(3, 8, 8, dtype=torch.int64), ('torch.int64', 'uint8')), (RGB.astype(bool), ('torch.bool',)),
     (torch.zeros(3, 8, 8).to_sparse(), ('not dense',)), (torch.zeros(3, 8, 8) * 1j, ('complex',)), ([RGB, None], ('picture 1',)),
-    ('no such.png', ('no such file',)), (['x' * 5000], ('x',)), ('a\0b', ('no image file',)), (open(os.devnull), ('binary',)),
+    ('no such.png', ('no such file',)), (['x' * 5000], ('x',)), ('a\0b', ('no image file',)), (io.TextIOWrapper(io.BytesIO()), ('binary',)),
 ], ids=lambda v: str(v)[:25] if isinstance(v, tuple) else '')
 def test_what_is_no_picture(bad, words):
     with refuses(*words): as_images(bad)
@@ -328,7 +335,7 @@ def test_modes_as_objects_and_as_files(mode, name, tmp_path):
         assert np.abs(want[0].permute(1, 2, 0).numpy() - colors).mean() < 8, mode
     if name:
         image.save(tmp_path / name, **(dict(lossless=True) if name.endswith('webp') else {}))
-        assert as_images(tmp_path / name).equal(as_images(Image.open(tmp_path / name)))
+        with Image.open(tmp_path / name) as opened: assert as_images(tmp_path / name).equal(as_images(opened))
         if not name.endswith('jpg'): assert as_images(tmp_path / name).equal(want)
 
 
@@ -354,7 +361,7 @@ def test_every_orientation(kind, turn, tmp_path):
     want = turned_by_pillow(path)
     assert want.shape == ((32, 16, 3) if turn > 4 else (16, 32, 3))
     assert np.array_equal(read_image(path).permute(1, 2, 0).numpy(), want)
-    assert np.array_equal(as_images(Image.open(path))[0].permute(1, 2, 0).numpy(), want)
+    with Image.open(path) as im: assert np.array_equal(as_images(im)[0].permute(1, 2, 0).numpy(), want)
 
 
 def tiff_of(*entries, order='<'):
@@ -451,14 +458,15 @@ def test_animations_and_phones_give_their_first_picture(tmp_path):
     frames[0].quantize(256).save(tmp_path / 'x.gif', save_all=True, append_images=[frames[1].quantize(256)])
     assert (read_image(tmp_path / 'x.gif').float() - CHW).abs().mean() < 20
     frames[0].save(tmp_path / 'x.mpo', save_all=True, append_images=frames[1:])
-    assert Image.open(tmp_path / 'x.mpo').format == 'MPO'
+    with Image.open(tmp_path / 'x.mpo') as mpo: assert mpo.format == 'MPO'
     (tmp_path / 'x.mpo').rename(tmp_path / 'phone.jpg')
-    assert np.array_equal(read_image(tmp_path / 'phone.jpg').permute(1, 2, 0).numpy(), np.asarray(Image.open(tmp_path / 'phone.jpg').convert('RGB')))
+    with Image.open(tmp_path / 'phone.jpg') as im: want = np.asarray(im.convert('RGB'))
+    assert np.array_equal(read_image(tmp_path / 'phone.jpg').permute(1, 2, 0).numpy(), want)
 
 
 def test_cmyk_and_ycck_keep_the_segment_that_names_their_colors(tmp_path):
     path = saved(tmp_path / 'x.jpg', Image.fromarray(RGB).convert('CMYK'), quality=100)
-    assert np.array_equal(read_image(path).permute(1, 2, 0).numpy(), np.asarray(Image.open(path).convert('RGB')))
+    with Image.open(path) as im: assert np.array_equal(read_image(path).permute(1, 2, 0).numpy(), np.asarray(im.convert('RGB')))
 
 
 # Files from strangers
@@ -479,11 +487,12 @@ def test_a_picture_starts_no_program(tmp_path, monkeypatch):
         with refuses('is not an image'): as_images([path])
     from ltpa.widgets import read_upload
     with refuses('is not an image'): read_upload(dict(name='holiday.jpg', content=EPS))
-    with refuses('EPS', "img.convert('RGB')"): as_images(Image.open(path))
+    with Image.open(path) as im, refuses('EPS', "img.convert('RGB')"): as_images(im)
     assert not (tmp_path / 'ran').exists()
 
 
 @pytest.mark.parametrize('kind', ['ico', 'icns', 'pcx', 'tga', 'sgi', 'dds', 'im', 'msp', 'xbm', 'jp2', 'pdf', 'eps', 'dib', 'blp', 'palm'])
+@pytest.mark.filterwarnings('ignore:IM image format:DeprecationWarning')       # what Pillow no longer writes, nobody reads either
 def test_only_the_listed_formats(kind, tmp_path):
     path = tmp_path / f'x.{kind}'
     image = Image.fromarray(RGB)
@@ -525,7 +534,7 @@ def test_whatever_pillow_raises(raised, tmp_path, monkeypatch):
     monkeypatch.setattr(PngImagePlugin.PngImageFile, 'load', load)
     words = ('not enough free memory',) if isinstance(raised, MemoryError) else ('truncated or damaged',)
     with refuses(path, *words): read_image(path)
-    with refuses(*words[:len(words) - 1 + isinstance(raised, MemoryError)]): as_images(Image.open(path))
+    with Image.open(path) as im, refuses(*words[:len(words) - 1 + isinstance(raised, MemoryError)]): as_images(im)
 
 
 @pytest.mark.parametrize('kind', ['png', 'jpg', 'webp', 'bmp', 'gif', 'tif', 'ppm', 'pgm'])
@@ -645,10 +654,10 @@ def test_bits_that_nobody_declares(kind, bits, tmp_path):
     top = 2**bits - 1
     path = deep(tmp_path / f'x.{kind}', RAMP * top / 126)
     with refuses(path, f'up to {top} of 65535', 'bits=12', 'bits=16'): read_image(path)
-    with refuses('bits=12'): as_images(Image.open(path))
+    with Image.open(path) as im, refuses('bits=12'): as_images(im)
     want = torch.from_numpy((RAMP * 255 / 126).round()).byte()
     assert (read_image(path, bits=bits)[0].int() - want).abs().max() <= 1
-    assert as_images(Image.open(path), bits=bits)[0].equal(read_image(path, bits=bits))
+    with Image.open(path) as im: assert as_images(im, bits=bits)[0].equal(read_image(path, bits=bits))
     assert read_image(path, bits=16).max() == round(top / 257)
     with refuses(f'0 to {top}', f'expected 0 to {2**(bits - 1) - 1}'): read_image(path, bits=bits - 1)
 
@@ -746,7 +755,8 @@ def test_a_network_reads_deep_greys_as_in_its_training(tmp_path, monkeypatch):
     with refuses('xray.png', 'bits=12', '--gray-bits 12'): inspect_image(net, 'xray.png')
     net.info = dict(source=dict(source='scans', size=40, scale=None, bits=12))
     want = read_image('xray.png', bits=12)
-    for x in 'xray.png', Image.open('xray.png'), deep: assert as_pictures(x, net=net)[0].equal(want)
+    with Image.open('xray.png') as im:
+        for x in 'xray.png', im, deep: assert as_pictures(x, net=net)[0].equal(want)
     assert inspect_image(net, 'xray.png').picture.unique().numel() > 150
     assert main(['explain', 'xray.png', '--device', 'cpu']) == 2
     assert main(['explain', 'xray.png', '--device', 'cpu', '--gray-bits', '12']) == 0

@@ -1,6 +1,7 @@
 """Maps: enlarging, combining, drawing on pictures of any size, and the command `ltpa explain`."""
 import math
 import os
+from pathlib import Path
 
 import matplotlib.figure
 import matplotlib.pyplot as plt
@@ -384,10 +385,10 @@ def test_explain(kind, weights, ltpa):
     code, text, err = ltpa('explain', 'cat.png', '--model', weights, '--out', out, '--side', 64, '--device', 'cpu')
     assert (code, err) == (0, '') and all(w in text for w in ('70x48', '64x64', 'level 2', 'cells', f'written  {out}'))
     assert any(name in text for name in ('ant', 'bee', 'cow'))
-    first = open(out, 'rb').read()
+    first = Path(out).read_bytes()
     assert first.startswith(START[kind])
     assert 'replaced' in ltpa('explain', 'cat.png', '--model', weights, '--out', out, '--side', 64)[1]
-    assert open(out, 'rb').read() == first, 'the same picture gives another file'
+    assert Path(out).read_bytes() == first, 'the same picture gives another file'
 
 
 def test_explain_with_the_bundled_network(ltpa, here):
@@ -395,7 +396,7 @@ def test_explain_with_the_bundled_network(ltpa, here):
     Image.fromarray(photo(40, 50).permute(1, 2, 0).numpy()).save('photos/a.b.jpg')
     code, text, err = ltpa('explain', 'photos/a.b.jpg')
     assert (code, err) == (0, '') and 'level 3' in text and os.listdir(here) != ['photos']
-    assert Image.open('a.b-attention.png').size[0] > 1000
+    with Image.open('a.b-attention.png') as drawn: assert drawn.size[0] > 1000
 
 
 @pytest.mark.parametrize('argv, words', [

@@ -4,11 +4,11 @@
 "Run All Cells" does. Where both are asked for, the first is skipped.
 """
 import re
-import shutil
+import select
 import subprocess
-import sysconfig
+import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import nbformat
@@ -25,6 +25,8 @@ SHOWN = 80  # lines of a failed notebook's output
 NAMES = [path.relative_to(NBS).with_suffix('').as_posix() for path in notebooks(NBS)]
 # The workshop's short notebooks share a process, which loads PyTorch once.
 TESTED = [*(n for n in NAMES if '/' not in n), 'workshop']
+# What nearly all of them import. Threads and forks do not go together on macOS.
+LOADED = ['torch', 'torchvision', 'scipy.ndimage', 'matplotlib.figure', 'nbdev.test'] if sys.platform == 'linux' else []
 QUICK = {'00_start', '01_attention'}  # these take seconds, so `make quick` runs them too
 
 
@@ -34,24 +36,39 @@ BESIDE = ('05_training', '10_faithfulness', '13_fgsm', '12_segmentation', '11_tr
           '07_maps', '04_resnets', '14_query', '15_backbones', '16_results', '02_data', '03_models')
 
 
-@contextmanager
-def tried(name, log):
-    "A process that runs the cells of a notebook, or of the workshop, as nbdev does; what it prints goes to `log`."
-    command = shutil.which('nbdev_test', path=sysconfig.get_path('scripts'))
-    assert command, 'nbdev_test is not installed: pip install -c constraints.txt -e .[dev]'
-    # A file, not a pipe: workers that outlive the notebook would hold a pipe open.
-    with (log.open('w', encoding='utf-8') as file,
-          started([command, '--path', path_of(name), '--n_workers', '0'], cwd=ROOT, stdout=file,
-                  stderr=subprocess.STDOUT) as process): yield process
+class Forks:
+    """Runs notebooks, or the workshop, as nbdev_test does, one after another: each in a fork of a process that has
+    loaded PyTorch once for all of them."""
+    def __init__(self, load=LOADED): self.load, self.process, self.stack = load, None, ExitStack()
+    def __enter__(self): return self
+
+    def __exit__(self, *_):
+        self.stack.close()
+        self.process = None
+
+    def start(self):
+        command = [sys.executable, Path(__file__).with_name('forks.py'), *self.load]
+        self.process = self.stack.enter_context(started(command, cwd=ROOT, stdin=subprocess.PIPE,
+                                                        stdout=subprocess.PIPE, text=True))
+        for pipe in self.process.stdin, self.process.stdout: self.stack.callback(pipe.close)
+
+    def status_of(self, name, log):
+        "The exit code; what is printed goes to the file `log`: no pipe, which workers that outlive it would hold open."
+        if not self.process: self.start()
+        log.touch()
+        print(path_of(name), log, sep='\t', file=self.process.stdin, flush=True)
+        if not select.select([self.process.stdout], [], [], LIMIT)[0]:
+            self.__exit__()
+            return f'no end after {LIMIT} s'
+        return int(self.process.stdout.readline() or -1)
 
 
 def path_of(name): return f'nbs/{name}' + '.ipynb' * (name != 'workshop')
 
 
-def status_of(name, log):
-    with tried(name, log) as process:
-        try: return process.wait(LIMIT)
-        except subprocess.TimeoutExpired: return f'no end after {LIMIT} s'
+@pytest.fixture(scope='session')
+def forks():
+    with Forks() as forks: yield forks
 
 
 def run_all(name):
@@ -66,10 +83,10 @@ def beside(request, tmp_path_factory):
     asked = {item.name for item in request.session.items
              if item.get_closest_marker('beside') and not item.get_closest_marker('skip')}
     logs = tmp_path_factory.mktemp('beside')
-    with ThreadPoolExecutor(1) as pool:
+    with Forks(LOADED if len(asked) > 1 else []) as forks, ThreadPoolExecutor(1) as pool:
         found = {}
         for name in BESIDE:
-            if (test := f'test_notebook[{name}]') in asked: found[test] = pool.submit(status_of, name, logs / name), logs / name
+            if (test := f'test_notebook[{name}]') in asked: found[test] = pool.submit(forks.status_of, name, logs / name), logs / name
             if (test := f'test_run_all[{name}]') in asked: found[test] = pool.submit(run_all, name), None
         yield found
         for result, _ in found.values(): result.cancel()
@@ -79,9 +96,9 @@ def marks(name): return [pytest.mark.slow] * (name not in QUICK) + [pytest.mark.
 
 
 @pytest.mark.parametrize('name', [pytest.param(name, marks=marks(name)) for name in TESTED])
-def test_notebook(name, tmp_path, beside, request):
+def test_notebook(name, tmp_path, beside, forks, request):
     result, log = beside.get(request.node.name, (None, tmp_path / 'log'))
-    status = result.result() if result else status_of(name, log)
+    status = result.result() if result else forks.status_of(name, log)
     if status == 0: return
     text = re.sub(r'\x1b\[[0-9;]*m', '', log.read_text(encoding='utf-8', errors='replace'))
     tail = '\n'.join(text.rstrip().splitlines()[-SHOWN:])

@@ -1,5 +1,6 @@
 """The state of the tree: notebooks, library, README and package agree. No test writes to the tree."""
 import difflib
+import os
 import re
 import shutil
 import subprocess
@@ -133,6 +134,60 @@ def test_wheel_installs_and_imports(tree, tmp_path):
             f'for name in {MODULES!r}: print(importlib.import_module("{lib}." + name).__file__)')
     for file in sh(sys.executable, '-c', code, cwd=elsewhere).splitlines():
         assert Path(file).is_relative_to(target), f'imported from {file}, not from the installed wheel'
+
+
+VISITOR = '''
+import doctest, importlib, importlib.util, pkgutil, sys
+from pathlib import Path
+import ltpa
+from ltpa.cli import main
+home = Path(ltpa.__file__).parent
+assert home.is_relative_to(sys.prefix), home
+extras = [m for m in ('fastcore', 'nbdev', 'pytest', 'timm', 'cv2', 'onnx', 'tensorboard', 'huggingface_hub') if importlib.util.find_spec(m)]
+assert not extras, f'the environment is not empty: {extras}'
+runner, missing = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE), []
+for found in pkgutil.iter_modules(ltpa.__path__, 'ltpa.'):
+    if found.name == 'ltpa.__main__': continue
+    for test in doctest.DocTestFinder().find(importlib.import_module(found.name), globs={}):
+        said = []
+        if not runner.run(test, out=said.append).failed: continue
+        assert "run: pip install 'ltpa[" in ''.join(said), ''.join(said)
+        missing.append(test.name.split('.')[1])
+photo = str(home / 'assets' / 'photographs' / 'cat.jpg')
+net = ltpa.load_pretrained('cluttered_fashion/vgg_att3_concat_pc')
+assert len(ltpa.inspect_image(net, photo).maps) == 3 and ltpa.show_attention(net, photo).axes
+for argv in (['explain', photo], ['predict', photo], ['recipes', 'cifar10'], ['download']): assert main(argv) == 0, argv
+for argv in (['export', 'cluttered_fashion/vgg_gap', '--out', 'n.onnx'], ['train', 'cluttered_fashion/vgg_gap', '--tensorboard'],
+             ['train', '--data', 'photos', '--backbone', 'timm/resnet18']):
+    print('wanting', *argv[:1], file=sys.stderr)
+    assert main(argv) == 2, argv
+print('missing', *sorted({*missing}))
+'''
+# What pip says where nothing can be fetched
+OFFLINE = 'No matching distribution|Could not fetch|connection broken|Failed to establish'
+
+
+@pytest.mark.slow
+@pytest.mark.whole
+def test_wheel_in_an_empty_environment(tree, tmp_path):
+    "As a visitor has it: only what the wheel requires, another folder, no repository."
+    sh(sys.executable, '-m', 'build', '--wheel', '--no-isolation', '--outdir', tmp_path / 'dist', cwd=tree)
+    wheel, = (tmp_path / 'dist').glob('*.whl')
+    home = tmp_path / 'home'
+    home.mkdir()
+    sh(sys.executable, '-m', 'venv', 'env', cwd=home)
+    python = home / 'env' / 'bin' / 'python'
+    env = {k: v for k, v in os.environ.items() if not k.startswith('PYTHON')}
+    def run(*command): return subprocess.run([python, *command], cwd=home, env=env, capture_output=True, text=True, timeout=1200)
+    done = run('-m', 'pip', 'install', '-q', '-c', ROOT / 'constraints.txt', wheel)
+    if done.returncode and re.search(OFFLINE, done.stderr): pytest.skip(f'pip fetched nothing: {done.stderr[-200:]}')
+    assert done.returncode == 0, done.stderr
+    done = run('-c', VISITOR)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == 'missing hub', 'examples that need more say what to install'
+    errors = [line for line in done.stderr.splitlines() if line.startswith(('wanting', 'ltpa: '))]
+    assert len(errors) == 6 and all('pip install' in line for line in errors[1::2]), errors
+    assert 'COMMAND' in run('-m', 'ltpa', '--help').stdout
 
 
 @pytest.mark.slow

@@ -368,9 +368,9 @@ def test_report_with_odd_names(model, ltpa):
     assert not re.search(r'(src|href|srcset)="(?!data:image/)', page) and 'http' not in re.sub('data:[^"]*', '', page)
     assert page.count('prefers-color-scheme') >= 3 and 'name="viewport"' in page
     for words in ('By class', 'What is taken for what', 'How to go on', 'Recipe', 'ltpa evaluate run', 'held out'): assert words in page
-    errors = Image.open('run/errors.png')
-    assert ('level 1' in page) == (model != 'vgg_gap') and errors.width > 100
-    for name in 'curve.png', 'confusion.png': Image.open(f'run/{name}').load()
+    with Image.open('run/errors.png') as errors: assert ('level 1' in page) == (model != 'vgg_gap') and errors.width > 100
+    for name in 'curve.png', 'confusion.png':
+        with Image.open(f'run/{name}') as drawn: drawn.load()
 
 
 def test_report_of_arrays_and_of_the_bundled_set(monkeypatch):
@@ -448,6 +448,7 @@ def test_run_folders_and_bundled_names_everywhere(ltpa):
     assert ltpa('explain', 'set/cat/000.png', '--model', 'cluttered_fashion/vgg_att2_concat_pc', '--out', 'b.png')[0] == 0
 
 
+@pytest.mark.whole
 @pytest.mark.slow
 def test_piped_in_a_process_of_its_own():
     "What a cluster's log holds: no bar, no escapes, a line a pass"

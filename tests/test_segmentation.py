@@ -338,6 +338,7 @@ def measured(out, *options):
     return json.loads(out.read_text())
 
 
+@pytest.mark.whole       # test_bundled_set runs the same tool
 @pytest.mark.slow
 def test_object_discovery_recipe(whole_archive, studies, tmp_path, monkeypatch, capsys):
     labels = {}

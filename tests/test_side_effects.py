@@ -228,6 +228,7 @@ def test_only_the_command_line_keeps_buffers(monkeypatch, tmp_path):
     asked, libc = [], []
     monkeypatch.setattr('ltpa.core.ctypes.CDLL', lambda name: libc.append(name))
     monkeypatch.setattr('ltpa.core.keep_buffers', lambda: asked.append(1))
+    monkeypatch.setattr('ltpa.published.ClutteredFashion', lambda *a, **kw: ClutteredFashion(*a, **kw, n=200))
     how = dict(net=dict(width=1 / 32, early_pools=2), changes=dict(epochs=1), device='cpu')
     run_training('cluttered_fashion/vgg_gap', tmp_path / 'a', callbacks=[Trip(1, Stop)], **how)
     assert not asked and not libc

@@ -243,7 +243,7 @@ def test_published_parts_are_kept(tmp_path, monkeypatch):
 def test_images_of_a_folder_are_stretched_not_cropped(tmp_path):
     "A red left and a blue right end of a long image are still there."
     for k in range(16):
-        x = np.zeros((10, 40, 3), np.uint8); x[:, :10, 0] = x[:, 30:, 2] = 255
+        x = np.zeros((10, 40, 3), np.uint8); x[:, :10, 0] = x[:, 30:, 2] = 255; x[0, 20, 1] = k     # no copies
         f = tmp_path / ('a' if k % 2 else 'b') / f'{k}.png'
         f.parent.mkdir(exist_ok=True); Image.fromarray(x).save(f)
     x = load_splits(str(tmp_path), size=16)[0][0]

@@ -5,6 +5,7 @@
     python tools/course.py --out DIR          # somewhere else than build/course
 """
 import argparse
+import asyncio
 import functools
 import html
 import json
@@ -84,7 +85,7 @@ def run(nb, folder=NBS, limit=None):
         # A notebook under test takes shortcuts; here it runs as a reader runs it.
         env = {key: value for key, value in os.environ.items() if key != 'IN_TEST'}
         # In a thread of its own, since in the main one nbclient would take over our signals.
-        work = thread.submit(client.execute, env=env)
+        work = thread.submit(asyncio.run, client.async_execute(env=env))      # execute() leaves its loop open
         work.add_done_callback(lambda _: ready.set())
         try: work.result()
         except CellExecutionError as e: error = 'failed:\n\n' + re.sub(r'\x1b\[[0-9;]*m', '', str(e))
