@@ -32,7 +32,7 @@ from ltpa.studies import (
 SPLITS = 3
 ATT3 = 'vgg_att3_concat_pc'
 MODELS = ATT3, 'vgg_att2_concat_pc', 'vgg_att2_concat_dp', 'vgg_trunk', 'vgg_gap', 'vgg_pan'
-OF_PHOTOS = 'vgg_att2_concat_pc', 'vgg_trunk', 'vgg_gap', 'vgg_pan'
+OF_PHOTOS = ATT3, 'vgg_trunk', 'vgg_gap', 'vgg_pan'
 KINDS = 'ClutteredFashion', 'photographs', 'Object Discovery'
 LARGER = (64, (.5, .8)), (128, (.5, .8)), (128, (.125, .2))           # side of the picture, and of the object
 
