@@ -94,7 +94,7 @@ def test_fgsm_costs_one_forward_and_backward_pass():
     assert max(r['cost'] for r in rows('speed_attacks')) <= 1.15
 
 
-FROM_UNCOMMITTED = {'segmentation', 'training_speed'}    # to be made again
+FROM_UNCOMMITTED = {'training_speed'}    # to be made again
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda p: p.stem)
