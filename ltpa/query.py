@@ -237,8 +237,7 @@ def query_maps(net: AttentionNet, images: Any, templates: Any,
         Where to look: pictures as `predict` takes them, uint8 [N,3,H,W] or floats in 0..1.
     templates : torch.Tensor, numpy.ndarray, PIL.Image.Image, str, Path, or a list of these
         What to look for: pictures of one thing. Their global vectors are averaged.
-    others : torch.Tensor, numpy.ndarray, or a list of these, of PIL.Image.Image, str or Path,
-    optional
+    others : torch.Tensor, numpy.ndarray, or a list of these, of PIL.Image.Image, str or Path, optional
         Pictures of anything: ask with the contrast to these, softened until a sixteenth
         of the cells is effective. By default the network's own maps.
 

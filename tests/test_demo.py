@@ -196,11 +196,16 @@ SIZES = [(451, 300), (300, 451), (64, 64), (65, 64), (97, 331), (1024, 768), (80
          (400, 131), (257, 255), (2000, 1500), (96, 64), (190, 127), (500, 63), (321, 320), (76, 260)]
 
 
+def opened(file):
+    "The picture in a file, which is closed again"
+    with Image.open(file) as image: return image.copy()
+
+
 def pictures(folder):
     "Twenty PNG files of as many sizes: photographs, some of them gray, with a palette, or of noise"
     names = list_photographs()
     for k, size in enumerate(SIZES):
-        image = Image.open(photograph(names[k % len(names)])).convert('RGB').resize(size, Image.Resampling.LANCZOS)
+        image = opened(photograph(names[k % len(names)])).convert('RGB').resize(size, Image.Resampling.LANCZOS)
         if k % 5 == 2: image = image.convert('L')
         if k % 7 == 3: image = image.quantize(64)
         if k % 9 == 5: image = Image.fromarray(np.random.default_rng(k).integers(0, 256, (*size[::-1], 3), np.uint8))
@@ -211,7 +216,7 @@ def pictures(folder):
 
 def as_library(net, path, side=USUAL):
     "What the library sees and says: of a picture that is smaller than `side`, or at the side of training, the middle square"
-    if min(Image.open(path).size) < side or side == 32: side = None
+    if min(opened(path).size) < side or side == 32: side = None
     return seen_by(net, path, side)[0].seen.permute(1, 2, 0).numpy(), inspect_image(net, path, side)
 
 
@@ -244,7 +249,7 @@ def test_twenty_pictures_as_in_pytorch(shown, net, tmp_path, capsys):
 @pytest.mark.slow
 def test_other_sides_and_other_files(shown, net, tmp_path):
     path = tmp_path / 'horses.png'
-    Image.open(photograph('horses')).save(path)
+    opened(photograph('horses')).save(path)
     shown.give(path)
     for side in (32, *demo.SIDES):
         shown.page.select_option('#seen', str(side))
@@ -255,8 +260,8 @@ def test_other_sides_and_other_files(shown, net, tmp_path):
     turned, clear = tmp_path / 'turned.jpg', tmp_path / 'clear.png'
     exif = Image.Exif()
     exif[274] = 6
-    Image.open(photograph('dog')).save(turned, quality=95, exif=exif)
-    x = np.array(Image.open(photograph('bird')).convert('RGBA'))
+    opened(photograph('dog')).save(turned, quality=95, exif=exif)
+    x = np.array(opened(photograph('bird')).convert('RGBA'))
     x[..., 3] = np.linspace(0, 255, x.shape[1])
     Image.fromarray(x).save(clear)
     for path in (turned, clear, *(photograph(name) for name in list_photographs())):
@@ -327,7 +332,7 @@ def test_the_map_is_drawn_as_the_library_draws_it(shown, net):
     for k in 1, 2, 3:
         shown.page.check(f'[name=show][value="{k}"]')
         png = shown.page.evaluate('document.getElementById("stage").toDataURL()').partition(',')[2]
-        got = np.asarray(Image.open(io.BytesIO(base64.b64decode(png))).convert('RGB'))
+        got = np.asarray(opened(io.BytesIO(base64.b64decode(png))).convert('RGB'))
         off = np.abs(got - blend(net, shown, k).astype(int))
         assert off.mean() < .5 and (off > 8).mean() < 1e-3, (k, off.mean(), off.max())         # a color apart, here and there
 
@@ -340,7 +345,7 @@ def test_what_is_no_picture_and_what_is_dropped(shown, net, tmp_path):
     before = shown.last()
     for path, words in (notes, 'notes.txt is no picture that this browser can read.'), (small, 'small.png has 7×40 pixels; expected at least 8'):
         assert shown.give(path)['name'] == before['name'] == 'cat' and words in shown.words('#status')
-    Image.open(photograph('bird')).save(long)
+    opened(photograph('bird')).save(long)
     shown.page.evaluate('''text => { const data = new DataTransfer(), bytes = Uint8Array.from(atob(text), c => c.charCodeAt(0));
         data.items.add(new File([bytes], "dropped.png", { type: "image/png" }));
         document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true })) }''', demo.as_text(long.read_bytes()))

@@ -81,7 +81,9 @@ def jupyterlab(folder):
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         try: process.wait(30)
-        except subprocess.TimeoutExpired: os.killpg(process.pid, signal.SIGKILL)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 @contextlib.contextmanager
