@@ -80,8 +80,8 @@ def jupyterlab(folder):
         yield address
     finally:
         os.killpg(process.pid, signal.SIGTERM)
-        try: process.wait(30)
-        except subprocess.TimeoutExpired:
+        try: process.wait(10)
+        except subprocess.TimeoutExpired:                    # a kernel was restarted; kernels end with their parent
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
