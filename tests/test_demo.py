@@ -356,7 +356,7 @@ def test_what_is_no_picture_and_what_is_dropped(shown, net, tmp_path):
     assert 'camera' in shown.words('#status')
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_forty_megapixels(shown, net, tmp_path):
     path = tmp_path / 'large.png'
     ramp = np.add.outer(np.arange(5477), np.arange(7303))
