@@ -54,10 +54,10 @@ class State(NamedTuple):
 @contextlib.contextmanager
 def heated(
     net: Any,            # A network with attention
-    temperature: float,  # The network's own temperatures are multiplied by this
+    temperature: float | torch.Tensor,   # The network's own are multiplied by this; a tensor, while tracing, is trusted
 )->Iterator[None]:
     "Within the block the scores of all levels are divided by `temperature`"
-    if not 0 < temperature < float('inf'):
+    if not isinstance(temperature, torch.Tensor) and not 0 < temperature < float('inf'):
         raise LtpaError(f'temperature {temperature!r}; expected a number above 0')
     own = [att.temperature for att in net.attention]
     try:

@@ -7,7 +7,6 @@ The page holds the network as ONNX, the program that runs it, and the bundled ph
 lie in tools/demo/; what it has to know of the library (sides, limits, colors) is read from there when it is built.
 """
 import base64
-import contextlib
 import gzip
 import json
 import re
@@ -24,7 +23,7 @@ from torch.export import Dim
 from torch.fx.experimental import _config as shapes
 
 from ltpa import load_pretrained
-from ltpa.explorer import HEAT, PHOTOGRAPH_SIDE
+from ltpa.explorer import HEAT, PHOTOGRAPH_SIDE, heated
 from ltpa.export import TOLERANCE, difference, packages, plain, trial
 from ltpa.files import write_atomic
 from ltpa.foreign import EVEN, FEW
@@ -43,17 +42,6 @@ DIST = f'node_modules/{PROGRAM}/dist'
 NO_NPM = 'npm is missing: install it (on Debian or Ubuntu: apt-get install npm; elsewhere from nodejs.org), then repeat'
 
 
-@contextlib.contextmanager
-def warmed(net, temperature):
-    "`ltpa.explorer.heated` for a tensor, whose value is not known yet"
-    own = [att.temperature for att in net.attention]
-    try:
-        for att in net.attention: att.temperature *= temperature
-        yield
-    finally:
-        for att, t in zip(net.attention, own): att.temperature = t
-
-
 class Switched(nn.Module):
     "A network of ours whose temperature and maps can be changed from outside: made of its own parts, no copy of them"
     def __init__(self, net):
@@ -68,7 +56,7 @@ class Switched(nn.Module):
         """
         net = self.net
         l, g = net.forward_features(images)
-        with warmed(net, temperature): out = net.forward_attention(l, g)
+        with heated(net, temperature): out = net.forward_attention(l, g)
         maps = [torch.where(u > 0, torch.ones_like(a) / a[0].numel(), a) for a, u in zip(out.maps, uniform.unbind())]
         return {'logits': net.pool(l, maps).logits} | {f'map_{k}': a for k, a in enumerate(maps, 1)}
 
