@@ -51,3 +51,22 @@ def test_what_is_off_is_said_and_mended(tmp_path, monkeypatch):
     times.write()
     assert not [*times.wrong()] and 'x **Time:** read 20 + exercises 5 minutes. y' in (tmp_path / '01_a.ipynb').read_text()
     assert '| 25 |' in (tmp_path / 'index.ipynb').read_text()
+
+
+def unsaid(cells):
+    "Ids of the cells with a figure behind which the text does not say what to see in it"
+    texts = [joined(c['source']).lower() if c['cell_type'] == 'markdown' else None for c in cells]
+    return [c['id'] for k, c in enumerate(cells)
+            if c['cell_type'] == 'code' and any('image/png' in o.get('data', {}) for o in c['outputs'])
+            and 'to see' not in next(filter(None, texts[k + 1:]), '')]
+
+
+@pytest.mark.parametrize('path', LESSONS, ids=lambda p: p.stem)
+def test_a_figure_is_followed_by_what_to_see(path): assert not unsaid(cells(path))
+
+
+def test_a_figure_without_words_is_found():
+    figure = dict(cell_type='code', id='a', source='', outputs=[dict(data={'image/png': ''})])
+    def said(text): return dict(cell_type='markdown', source=text)
+    assert unsaid([figure, said('## Next'), said('What to see: a line.')]) == ['a'] == unsaid([figure])
+    assert not unsaid([figure, figure | dict(outputs=[]), said('**What to see:** a line.')])

@@ -2,12 +2,12 @@
 import importlib
 import json
 import re
-import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
 
 import pytest
+from lab import chromium
 
 paper = importlib.import_module('print')
 NAMES = ['01_attention', '05_training']
@@ -35,13 +35,16 @@ def test_what_only_draws_leaves_its_code_out(tmp_path):
     assert [(c['source'], c['metadata']['tags']) for c in cells] == [('plot()', ['remove-input']), ('x = 1', [])]
 
 
-@pytest.fixture(scope='module')
-def page(tmp_path_factory):
+def made(out, *names):
+    "The page of these lessons in the folder `out`, of which nothing is amiss"
     if any(find_spec(m) is None for m in ('sphinx', 'myst_nb', 'sphinx-mathjax-offline')): pytest.skip('not installed: make print')
-    out = tmp_path_factory.mktemp('print')
-    done = subprocess.run([sys.executable, 'tools/print.py', '00', '01', '--out', out], cwd=paper.ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, 'tools/print.py', *names, '--out', out], cwd=paper.ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and ' 0 warnings' in done.stdout, done.stdout + done.stderr
     return out / 'index.html'
+
+
+@pytest.fixture(scope='module')
+def page(tmp_path_factory): return made(tmp_path_factory.mktemp('print'), '00', '01')
 
 
 @pytest.mark.whole
@@ -57,9 +60,9 @@ def test_lessons_stand_in_order_and_nothing_comes_from_elsewhere(page):
 @pytest.mark.whole
 def test_the_pdf_has_its_pages_and_nothing_is_cut_at_the_margin(page):
     sync = pytest.importorskip('playwright.sync_api')
-    if not (chromium := shutil.which('chromium')): pytest.skip('no chromium')
+    if not chromium(): pytest.skip('no chromium')
     assert len(re.findall(rb'/Type */Page\b', (page.parent / 'course.pdf').read_bytes())) > 15
-    with sync.sync_playwright() as p, p.chromium.launch(executable_path=chromium, args=['--no-sandbox']) as browser:
+    with sync.sync_playwright() as p, p.chromium.launch(executable_path=chromium(), args=['--no-sandbox']) as browser:
         tab = browser.new_page(viewport=dict(width=673, height=1000))          # 178 mm
         tab.emulate_media(media='print')
         tab.goto(page.as_uri())
@@ -67,3 +70,9 @@ def test_the_pdf_has_its_pages_and_nothing_is_cut_at_the_margin(page):
         wide = tab.evaluate("""[...document.querySelectorAll('pre, img, table, mjx-container, p, li')]
             .filter(e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 120))""")
         assert not wide, wide
+
+
+@pytest.mark.whole
+def test_a_page_without_formulas(tmp_path):
+    page = made(tmp_path / 'out', '00')
+    assert 'MathJax' not in page.read_text(encoding='utf-8') and (not chromium() or (page.parent / 'course.pdf').exists())

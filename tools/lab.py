@@ -14,6 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TOKEN = 'test'
+BROWSERS = 'chromium', 'chromium-browser', 'google-chrome', 'chrome'
 PATIENCE = 240           # Seconds for what takes ten on an idle machine
 # No news, no questions, and cells out of sight stay in the page
 SETTINGS = {
@@ -24,7 +25,7 @@ SETTINGS = {
 
 def chromium():
     "The browser of this machine, or None."
-    return shutil.which('chromium') or shutil.which('chromium-browser')
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 def free_port():

@@ -13,7 +13,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import time
 from importlib.util import find_spec
@@ -22,10 +21,10 @@ from pathlib import Path
 import website
 from check_notebooks import CODE, joined
 from course import pick
+from lab import chromium, chromium_page
 
 NBS, ROOT = website.NBS, website.ROOT
 SOURCE = ROOT / 'build' / 'print-source'
-BROWSERS = 'chromium', 'chromium-browser', 'google-chrome', 'chrome'
 # code as it is, or a link, which may have code in its words
 LINK = re.compile(rf'{CODE.pattern}|(?<!!)\[((?:[^][]|\[[^]]*\])+)\]\((?![a-z]+:|#)([^)\s#]+)[^)]*\)', re.M | re.S)
 ANSWER = re.compile(r'\n? *<details><summary>Answer</summary>(.*?)</details>', re.S)
@@ -107,14 +106,11 @@ def write_source(paths):
 
 def write_pdf(page, pdf):
     "`page` on A4, its formulas set, with page numbers and an outline; False where there is no browser"
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if not browser or find_spec('playwright') is None: return False
+    if not chromium() or find_spec('playwright') is None: return False
     from playwright.sync_api import sync_playwright
-    with sync_playwright() as p, p.chromium.launch(executable_path=browser, args=['--no-sandbox']) as chromium:
-        tab = chromium.new_page(color_scheme='light')
-        tab.set_default_timeout(240_000)
+    with sync_playwright() as p, chromium_page(p, color_scheme='light') as tab:
         tab.goto(page.as_uri())
-        tab.evaluate('MathJax.startup.promise.then(() => true)')
+        tab.evaluate('window.MathJax && MathJax.startup.promise.then(() => true)')      # a page without formulas loads none
         tab.pdf(path=pdf, format='A4', print_background=True, prefer_css_page_size=True, outline=True, tagged=True,
                 display_header_footer=True, header_template='<span></span>',
                 footer_template='<div style="font-size:8px;width:100%;text-align:center"><span class="pageNumber"></span></div>')
@@ -132,17 +128,13 @@ def main():
     print(f'Setting {len(paths)} lessons on one page', flush=True)
     write_source(paths)
     shutil.rmtree(out, ignore_errors=True)
-    done = subprocess.run([sys.executable, '-m', 'sphinx', '-b', 'singlehtml', '-q', '-j', '2', SOURCE, out, '-d', ROOT / 'build' / 'print-doctrees'],
-                          capture_output=True, text=True)
-    said = [line for line in done.stderr.splitlines() if line.strip()]
-    print(*said[:40], sep='\n', flush=True)
-    if done.returncode: sys.exit(f'sphinx ended with {done.returncode}')
+    said = website.run_sphinx('singlehtml', SOURCE, out)
     pdf, made = out / 'course.pdf', os.path.relpath(out / 'index.html')
     if write_pdf(out / 'index.html', pdf):
         pages = len(re.findall(rb'/Type */Page\b', pdf.read_bytes()))
         made += f' and {os.path.relpath(pdf)} ({pages} pages, {pdf.stat().st_size / 1e6:.0f} MB)'
     else: made += '; no PDF, since there is no chromium: print the page from a browser'
-    print(f'{made}, {len(said)} warnings, {time.monotonic() - begin:.0f} s')
+    print(f'{made}, {said} warnings, {time.monotonic() - begin:.0f} s')
 
 
 if __name__ == '__main__': main()

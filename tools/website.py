@@ -171,20 +171,26 @@ def mathjax():
     return Path(find_spec('sphinx-mathjax-offline').origin).parent / 'static' / 'mathjax' / 'tex-svg-full.js'
 
 
+def run_sphinx(builder, source, out):
+    "Build `out` from `source`; how many warnings there were, of which forty are printed. An error ends the process."
+    done = subprocess.run([sys.executable, '-m', 'sphinx', '-b', builder, '-q', '-j', '2', source, out,
+                           '-d', source.with_name(f'{out.name}-doctrees')], capture_output=True, text=True)
+    said = [line for line in done.stderr.splitlines() if line.strip()]
+    print(*said[:40], sep='\n', flush=True)
+    if done.returncode: sys.exit(f'sphinx ended with {done.returncode}, for the reason above: mend it and repeat')
+    return len(said)
+
+
 def main():
     missing = [m for m in ('sphinx', 'myst_nb', 'furo', 'sphinx-mathjax-offline') if find_spec(m) is None]
     if missing: sys.exit(f'{", ".join(missing)} not installed: use make site, which installs them')
     begin = time.monotonic()
     write_source()
     shutil.rmtree(SITE, ignore_errors=True)
-    done = subprocess.run([sys.executable, '-m', 'sphinx', '-b', 'html', '-q', '-j', '2', SOURCE, SITE, '-d', ROOT / 'build' / 'site-doctrees'],
-                          capture_output=True, text=True)
-    said = [line for line in done.stderr.splitlines() if line.strip()]
-    print(*said[:40], sep='\n')
-    if done.returncode: sys.exit(f'sphinx ended with {done.returncode}')
+    said = run_sphinx('html', SOURCE, SITE)
     pages = len([*SITE.rglob('*.html')])
     size = sum(p.stat().st_size for p in SITE.rglob('*') if p.is_file()) / 1e6
-    print(f'{pages} pages, {size:.0f} MB, {len(said)} warnings, {time.monotonic() - begin:.0f} s: open build/site/index.html')
+    print(f'{pages} pages, {size:.0f} MB, {said} warnings, {time.monotonic() - begin:.0f} s: open build/site/index.html')
 
 
 if __name__ == '__main__': main()
