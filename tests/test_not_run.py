@@ -28,6 +28,7 @@ def told(results, monkeypatch):
     for c in CELLS:
         source = ''.join(c['source'])
         if c['cell_type'] != 'code' or '#| course' in source or '#| default_exp' in source or 'attempt()' in source: continue
+        if 'load_pretrained(' in source: continue                       # of bundled networks and photographs, of no file
         if c['id'] == 'c1600060': break
         out.seek(0), out.truncate()
         body = ast.parse(source.replace("Path('../results')", f'Path({str(results)!r})'), c['id']).body
