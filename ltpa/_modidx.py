@@ -346,6 +346,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                            'ltpa.core.on_device': ('workshop/core.html#on_device', 'ltpa/core.py'),
                            'ltpa.core.pick_device': ('workshop/core.html#pick_device', 'ltpa/core.py'),
                            'ltpa.core.pick_precision': ('workshop/core.html#pick_precision', 'ltpa/core.py'),
+                           'ltpa.core.repeatable': ('workshop/core.html#repeatable', 'ltpa/core.py'),
                            'ltpa.core.seed_everything': ('workshop/core.html#seed_everything', 'ltpa/core.py')},
             'ltpa.data': { 'ltpa.data.ClutteredFashion': ('data.html#clutteredfashion', 'ltpa/data.py'),
                            'ltpa.data.ClutteredFashion.__init__': ('data.html#clutteredfashion.__init__', 'ltpa/data.py'),

@@ -17,7 +17,7 @@ from .inputs import as_floats
 from .models import AttentionNet, Net
 from .saliency import occlusion
 from .faithfulness import CONTROLS, gaussian, interventions, learned_maps, localization, post_hoc_maps, randomization
-from .training import predict
+from .training import accuracy, predict
 from .transfer import load_splits, mapped_label_accuracy, transfer
 from .segmentation import blend, class_maps, compare_network, own_maps
 from .adversarial import crossed, fgsm, fgsm_curve, strong_attacks
@@ -78,8 +78,7 @@ def looked(
         a = learned_maps(net)['attention, all'](net, as_floats(images, net), None)
         row |= {f'product_{key}': localization(a, masks)[key] for key in PLACES}
     if aside is not None:
-        answers = predict(net, aside[0], precision='auto')[0].argmax(1)
-        row['held_out'] = round(float((answers == aside[1]).float().mean()), 4)
+        row['held_out'] = round(accuracy(predict(net, aside[0], precision='auto')[0], aside[1]), 4)
     if target is not None: row['transfer'] = transferred(net, target, seed)[0]['accuracy']
     return [row, *watched]
 
@@ -96,11 +95,12 @@ def placed(
 )->list[dict[str, Any]]:
     "A row for each map: learned ones, those of `RIVALS` and the blob in the middle, without intervals"
     x = as_floats(images, net)
+    labels = labels.to(x.device)
     made = dict(learned_maps(net)) if isinstance(net, AttentionNet) else {}
     made |= {k: f for k, f in post_hoc_maps(net).items() if k in RIVALS} | dict(centre=CONTROLS['centre'])
     rows = []
     for name, explain in made.items():
-        maps = torch.cat([explain(net, a, b) for a, b in zip(x.split(batch), labels.split(batch))])
+        maps = torch.cat([explain(net, a, b).cpu() for a, b in zip(x.split(batch), labels.split(batch))])
         scores = localization(maps, masks)
         rows.append(dict(map=name) | {k: scores[k] for k in PLACES})
     return rows
@@ -114,12 +114,12 @@ def segmented(
 )->list[dict[str, Any]]:
     """A row for each way from maps to masks: the network's own, CAM or Grad-CAM, occlusion, a blob in the
     middle"""
-    size = tuple(masks.shape[1:])
+    size, labels = tuple(masks.shape[1:]), labels.to(net.mean.device)
     maps, scores = own_maps(net, images, size, 'auto')
     after = {way.removesuffix(f', {net.name}'): m for way, m in class_maps(net, images, labels, size).items()}
     rivals = dict(occlusion=blend(occlusion(net, as_floats(images, net), labels).abs(), size),
                   centre=gaussian(masks))
-    return compare_network(maps | after | rivals, scores, masks, aside)
+    return compare_network({way: m.cpu() for way, m in (maps | after | rivals).items()}, scores, masks, aside)
 
 # %% ../nbs/workshop/measures.ipynb #4ea50010
 def attacked(
@@ -133,6 +133,7 @@ def attacked(
     strong: int = 2,                        # Of the strong attacks, in 1/255
 )->list[dict[str, Any]]:
     "Rows of `fgsm_curve`, of `crossed` where the network attends, and of `strong_attacks`"
+    x, labels = as_floats(x, net), labels.to(net.mean.device)
     rows = fgsm_curve(net, x, labels, masks)
     if isinstance(net, AttentionNet):
         for e in eps:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from .text import printable
 from .names import DOWNLOADS, SETS, STUDIES, LtpaError, Recipe, shown, unknown
-from .core import keyed_rng
+from .core import keyed_rng, pick_device
 from .files import fingerprint, provenance, save_result
 from .folders import load_pairs
 from .downloads import data_root, is_here
@@ -110,8 +110,8 @@ SCALES = dict(
                 dict(net=dict(width=1/8), changes=dict(epochs=2, optimizer='adamw', lr=.004)), (0, 1, 2), 120, 120, 16,
                 'the bundled set, an eighth of the width, two passes'),
     cifar=Scale(dict(cifar10=(*CONTROLLED[1:3], 'vgg_pan', *CONTROLLED[3:5]), cifar100=CONTROLLED),
-                dict(changes=dict(epochs=4)), (0, 1, 2), 500, 60, 32,
-                'CIFAR in full, a quarter of the width, four passes: cut for all arms alike, before a seed was', 45_000),
+                dict(changes=dict(epochs=8)), (0, 1, 2), 500, 60, 32,
+                'CIFAR in full, a quarter of the width, eight passes: cut for all arms alike, before a seed was', 45_000),
     paper=Scale({of: tuple(dict.fromkeys((*models, 'vgg_trunk', 'vgg_att2_concat_uniform', 'vgg_att3_concat_uniform')))
                  for of, models in PAPER.items()}, {}, (0, 1, 2), 1000, 1000, 64, "the paper's networks, sets and schedules", 45_000))
 
@@ -404,7 +404,7 @@ def _clean(commit, out, what, way):
 def measure_left(todo: Left, size: str, out: str | Path, root: str | Path, device: str, digest, say: Callable[[str], Any] = print,
                  train: bool = True)->None:
     "Train, if asked to, and measure what a study lacks, one unit after the other; its file is whole after each"
-    table, file = todo.table, file_of(todo.table, size, out)
+    table, file, place = todo.table, file_of(todo.table, size, out), pick_device(device)
     for case, seed in todo.units:
         if not (train or all(t.find(root) for t in table.needs(case, seed))): continue
         start, nets, folders, networks = time.monotonic(), [], [], {}
@@ -413,14 +413,14 @@ def measure_left(todo: Left, size: str, out: str | Path, root: str | Path, devic
             networks[folder.name] = _describe(t, folder, digest)
             _clean(networks[folder.name].get('commit'), out, folder, 'remove that folder to train it again')
             folders.append(folder)
-            nets.append(load_weights(folder / 'weights.safetensors'))
+            nets.append(load_weights(folder / 'weights.safetensors', place))
         what = ', '.join(str(v) for v in case.values())
         say(f'{table.name}: {what}, seed {seed}')
         rows = [case | r | dict(seed=seed) for r in table.measure(case, seed, nets, folders)]
-        now = provenance()
+        now = provenance(device=place)
         _clean(now['commit'], out, 'the library', 'commit first')
         unit = dict(case=case, seed=seed, networks=[f.name for f in folders], seconds=round(time.monotonic() - start, 1)) | {
-            k: now[k] for k in ('commit', 'when', 'threads')}
+            k: now[k] for k in ('commit', 'when', 'threads', 'device', 'hardware')}
         known = written(file)                                 # now, and not before an hour of training: another may have added to it
         others = lambda r: _unit({k: r.get(k) for k in case}, r['seed']) != _unit(case, seed)
         units = [u for u in known.get('units') or [] if _unit(u['case'], u['seed']) != _unit(case, seed)] + [unit]
@@ -448,7 +448,7 @@ def reproduce(size: str = 'small', only: Sequence[str] = (), out: str | Path = '
     seeds : sequence of int, optional
         None: three.
     device : str, default 'auto'
-        Where to train.
+        Where to train and to measure.
     dry_run : bool, default False
         Only say what would be done, and what it would cost.
     train : bool, default True

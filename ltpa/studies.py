@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from .core import keep_buffers
+from .core import keep_buffers, pick_device, repeatable
 from .names import LtpaError, Recipe, default_size, is_number, is_whole, shown
 from .files import fingerprint, ordinary_file, provenance, save_result, write_atomic
 from .weights import parsed
@@ -495,9 +495,10 @@ def trained(target: str, size: str | None = None, seed: int = 0, root: str | Pat
     print('training', folder.name, flush=True)
     # of a run that did not get to its result
     (folder / 'weights.safetensors').unlink(missing_ok=True)
-    run_training(target, folder, size, seed, device, report=False,
-                 resume=(folder / 'checkpoint.safetensors').exists(),
-                 callbacks=[Sharpness(folder / 'cells.csv')], **case)
+    with repeatable(place := pick_device(device)):
+        run_training(target, folder, size, seed, place, report=False,
+                     resume=(folder / 'checkpoint.safetensors').exists(),
+                     callbacks=[Sharpness(folder / 'cells.csv')], **case)
     return folder
 
 def trained_net(target: str, size: str | None = None, seed: int = 0, root: str | Path = 'runs/studies',

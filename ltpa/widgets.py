@@ -271,8 +271,8 @@ HEAT = -3, 6       # Temperatures go from 2**-3 to 2**6
 MOST_EPS = 32
 SIDES = 32, 64, 96, 128, 224
 
-# and one from code, if it is none of these
 def sides(chosen=None):
+    "What the list of sides offers; `chosen` comes from code, and may be none of `SIDES`"
     numbers = [(f'{n} pixels', n) for n in sorted({*SIDES, chosen} - {None, 'own'})]
     return [('as usual', ''), *numbers, ('each as it is', 'own')]
 
@@ -313,7 +313,7 @@ def controls(
                tooltip='How many gray levels, of 255, each pixel may move')
     coldest, hottest = (2.**t for t in HEAT)
     found = dict(
-        image=choose(with_none('', images)[1:], 'picture', 'The picture that the network sees'),
+        image=choose(labeled(images), 'picture', 'The picture that the network sees'),
         model=choose(labeled(models), 'network', 'The network that is asked'),
         level=choose([1], 'level', 'Which of its maps, from shallow to deep'),
         side=choose(sides(), 'its side', 'Shorter side of the picture, in pixels, before the network'),

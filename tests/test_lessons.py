@@ -70,3 +70,15 @@ def test_a_figure_without_words_is_found():
     def said(text): return dict(cell_type='markdown', source=text)
     assert unsaid([figure, said('## Next'), said('What to see: a line.')]) == ['a'] == unsaid([figure])
     assert not unsaid([figure, figure | dict(outputs=[]), said('**What to see:** a line.')])
+
+
+def test_some_exercises_are_guesses_and_some_are_searches():
+    "A guess stands right before the cell that answers it; a search has a note that unfolds."
+    guesses, searches = [], []
+    for path in LESSONS:
+        found = cells(path)
+        for cell, after in zip(found, found[1:]):
+            text = joined(cell['source'])
+            if text.startswith('**Predict, then run**'): guesses.append((path.stem, after['cell_type'] == 'code' and 'Then run the next' in text))
+            if text.startswith('**Investigate**'): searches.append((path.stem, '<summary>What to look for</summary>' in text))
+    assert len(guesses) >= 4 and len(searches) >= 3 and all(ok for _, ok in guesses + searches), (guesses, searches)

@@ -167,7 +167,7 @@ def test_all_studies_of_tiny_networks(tiny):
     assert {r['levels'] for r in stored(files['swaps'])['rows']} == {'all', '1'}
     assert 'occlusion' in {r['way'] for r in stored(files['segmentation'])['rows'] if r['model'] == 'vgg_trunk'}
     left_over = {name: left(t, 'small', tiny['out'], tiny['root'], lambda f: stored(files['accuracy'])['networks'][f.name]['weights'])
-                 for name, t in tables('small', seeds=[0]).items()}
+                 for name, t in tables('small', seeds=[0]).items() if name in STUDIES}
     assert not any(x.units or x.trainings for x in left_over.values())
 
 
