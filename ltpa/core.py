@@ -129,12 +129,16 @@ def repeatable(
         yield
         return
     os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')        # read when a process first multiplies
-    cudnn, ask = torch.backends.cudnn, torch.use_deterministic_algorithms
+    cudnn, ask, extra = torch.backends.cudnn, torch.use_deterministic_algorithms, torch.utils.deterministic
     was = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    fills = extra.fill_uninitialized_memory
     try:
         ask(True, warn_only=True)
+        extra.fill_uninitialized_memory = False            # it would double the kernels, and our results read none
         with cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=cudnn.allow_tf32): yield
-    finally: ask(was[0], warn_only=was[1])
+    finally:
+        ask(was[0], warn_only=was[1])
+        extra.fill_uninitialized_memory = fills
 
 # %% ../nbs/workshop/core.ipynb #fd4af074
 def keep_buffers() -> bool:

@@ -597,7 +597,7 @@ def _shared_like(w, own):
 
 def _shuffled(own, s):
     at = torch.stack([torch.randperm(own[0].numel(), generator=keyed_rng('shuffle', s, k))
-                      for k in range(len(own))])
+                      for k in range(len(own))]).to(own.device)
     return own.flatten(1).gather(1, at).view_as(own)
 
 SWAPS: dict[str, Callable[..., torch.Tensor]] = dict(
@@ -606,7 +606,7 @@ SWAPS: dict[str, Callable[..., torch.Tensor]] = dict(
     shuffled=lambda own, level, **_: _shuffled(own, level),
     another=lambda own, **_: own.roll(1, 0),
     centre=lambda own, **_: _shared_like(gaussian(own), own),
-    mask=lambda own, masks, **_: _shared_like(covered(masks, own.shape[1:]), own))
+    mask=lambda own, masks, **_: _shared_like(covered(masks, own.shape[1:]).to(own.device), own))
 
 # %% ../nbs/10_faithfulness.ipynb #3e6aae47
 def _swappable(net, images, labels, masks):

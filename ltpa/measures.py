@@ -75,7 +75,7 @@ def looked(
     transfer; `held_out`: accuracy on `aside`"""
     row, *watched = of_training(folder)
     if images is not None and masks is not None:
-        a = learned_maps(net)['attention, all'](net, as_floats(images, net), None)
+        a = learned_maps(net)['attention, all'](net, as_floats(images, net), None).cpu()
         row |= {f'product_{key}': localization(a, masks)[key] for key in PLACES}
     if aside is not None:
         row['held_out'] = round(accuracy(predict(net, aside[0], precision='auto')[0], aside[1]), 4)

@@ -103,6 +103,7 @@ class Scale(NamedTuple):
     few: int                               # For strong attacks and randomisation
     note: str
     known: int | None = None               # Training pictures that `sharpness` trains on: the others compare its arms; None: all
+    looks: int | None = None               # Its passes, where its 21 networks would cost too much; None: as the others
 
 CONTROLLED = 'vgg', 'vgg_trunk', 'vgg_gap', 'vgg_att3_concat_uniform', 'vgg_att3_concat_pc', 'vgg_att2_concat_dp'
 SCALES = dict(
@@ -111,7 +112,7 @@ SCALES = dict(
                 'the bundled set, an eighth of the width, two passes'),
     cifar=Scale(dict(cifar10=(*CONTROLLED[1:3], 'vgg_pan', *CONTROLLED[3:5]), cifar100=CONTROLLED),
                 dict(changes=dict(epochs=8)), (0, 1, 2), 500, 60, 32,
-                'CIFAR in full, a quarter of the width, eight passes: cut for all arms alike, before a seed was', 45_000),
+                'CIFAR in full, a quarter of the width, eight passes (sharpness: four): cut for all arms alike, before a seed was', 45_000, 4),
     paper=Scale({of: tuple(dict.fromkeys((*models, 'vgg_trunk', 'vgg_att2_concat_uniform', 'vgg_att3_concat_uniform')))
                  for of, models in PAPER.items()}, {}, (0, 1, 2), 1000, 1000, 64, "the paper's networks, sets and schedules", 45_000))
 
@@ -260,10 +261,11 @@ def tables(size: str, places: Mapping[str, str | Path] = {}, seeds: Sequence[int
         known: Any = open_data(case['source'], 'train')
         rows = torch.cat([(known.labels == k).nonzero()[:20, 0] for k in range(len(classes))])
         return asked(nets[0], pairs_of(images, labels, s.pictures), known.images[rows], known.labels[rows])
-    def varied(case, seed, **known):
+    def varied(case, seed, images=None, epochs=None):
         of_case = VARIED.get(case.get('variant') or case.get('u'), {})
         more = {k: dict(s.case.get(k, {})) | of_case.get(k, {}) for k in ('net', 'changes')}
-        return [Training(f'{case["source"]}/{case["model"]}', size, seed, dict(s.case) | {k: v for k, v in (more | known).items() if v})]
+        if epochs: more['changes'] |= dict(epochs=epochs)
+        return [Training(f'{case["source"]}/{case["model"]}', size, seed, dict(s.case) | {k: v for k, v in (more | dict(images=images)).items() if v})]
     def of_few(case, seed):
         more = dict(s.case.get('changes', {})) | FEW[case['images']]
         return [Training(f'{case["source"]}/{case["model"]}', size, seed, dict(s.case) | dict(changes=more, images=case['images']))]
@@ -306,7 +308,7 @@ def tables(size: str, places: Mapping[str, str | Path] = {}, seeds: Sequence[int
               questioned, ('source', 'model', 'asked', 'how', 'level'), 2 if size == 'small' else 20),
         table('levels', 'Where does the gain come from: from levels, the head, or from looking?', ladder, varied,
               lambda case, seed, nets, folders: of_training(folders[0]), ('source', 'model', 'variant'), 1),
-        table('sharpness', 'Does it look at all? By how the score vector u starts and learns', starts, partial(varied, images=s.known), sharp,
+        table('sharpness', 'Does it look at all? By how the score vector u starts and learns', starts, partial(varied, images=s.known, epochs=s.looks), sharp,
               ('source', 'model', 'u'), 4 if size == 'small' else 30),
         table('few', 'Few labels: the first so many pictures of the training part', scarce, of_few,
               lambda case, seed, nets, folders: of_training(folders[0])[:1], ('source', 'images', 'model'), 1)]
