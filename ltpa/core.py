@@ -129,7 +129,8 @@ def repeatable(
         yield
         return
     os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')        # read when a process first multiplies
-    cudnn, ask, extra = torch.backends.cudnn, torch.use_deterministic_algorithms, torch.utils.deterministic
+    cudnn, ask = torch.backends.cudnn, torch.use_deterministic_algorithms
+    extra: Any = torch.utils.deterministic
     was = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     fills = extra.fill_uninitialized_memory
     try:
