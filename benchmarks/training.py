@@ -39,7 +39,7 @@ def ours(name, size, batch, steps, **changes):
     from ltpa.training import Learner, train_step
     data = ImageSet(*images(2_000), [str(k) for k in range(10)])
     learn = Learner(network(name, size), data, get_recipe(
-        'fast', batch_size=batch, crop=4, epochs=10**6, **changes))
+        'fast', batch_size=batch, crop=4, epochs=10**5, **changes))
     batches = (b for epoch in itertools.count() for b in learn.loader.epoch(epoch))
     learn.net.train()
     def run():
