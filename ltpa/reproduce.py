@@ -315,9 +315,9 @@ def tables(size: str, places: Mapping[str, str | Path] = {}, seeds: Sequence[int
     return {t.name: t for t in found}
 
 # %% ../nbs/workshop/reproduce.ipynb #4e9c0011
-RATE = dict(small=5e-5, cifar=1e-4, paper=.1)     # 1e15 multiply-accumulates a second, if no run says better
-GUESS = ('GPU hours at a tenth of a petaMAC a second, about a fifth of what an H100 can do in bfloat16: '
-         'a guess, not measured here')
+RATE = dict(small=5e-5, cifar=1e-4, paper=.08)    # 1e15 multiply-accumulates a second, if no run says better
+GUESS = ('GPU hours at .08 petaMAC a second: what benchmarks/paper_size.py measured on an H100 '
+         '(results/speed_paper_size.json)')
 
 class Left(NamedTuple):
     "What a study has and lacks"
@@ -395,8 +395,9 @@ def _digests():
 
 def _write(table, size, out, units, runs, networks):
     rows = summarize([r for r in runs if 'epoch' not in r], table.keys)     # those are of a training's course
-    made = sorted({u['commit'] for u in units if u['commit']})
-    record = provenance(seeds=sorted({u['seed'] for u in units})) | dict(commit=made[-1] if len(made) == 1 else None, commits=made)
+    made = {k: sorted({u[k] for u in units if u.get(k)}) for k in ('commit', 'device', 'hardware')}
+    record = provenance(seeds=sorted({u['seed'] for u in units})) | {k: v[0] if len(v) == 1 else None for k, v in made.items()}
+    record['commits'] = made['commit']
     save_result(file_of(table, size, out), table.title, rows, record, runs=runs, units=units, networks=networks)
 
 def _clean(commit, out, what, way):

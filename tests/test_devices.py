@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ltpa.core import seed_everything
 from ltpa.data import ClutteredFashion, Loader
+from ltpa.faithfulness import SWAPS
 from ltpa.names import list_models
 from ltpa.models import create_model
 from ltpa.names import get_recipe
@@ -91,6 +92,14 @@ def test_training_and_evaluation_on_fake_cuda(name, fake):
         evaluation(net, x)
         logits, maps = predict(net, DATA.images, 'cuda')
     assert logits.shape == (16, 3) and {t.device.type for t in (logits, *maps)} == {'cpu'}
+
+
+@pytest.mark.parametrize('name', SWAPS)
+def test_other_maps_on_fake_cuda(name, fake):
+    "What takes the place of a map is where the map is, wherever the masks are."
+    with fake:
+        own = torch.zeros(2, 4, 4).to('cuda')
+        assert SWAPS[name](own, level=0, masks=torch.ones(2, 8, 8, dtype=torch.bool)).device.type == 'cuda'
 
 
 WRONG = {

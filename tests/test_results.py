@@ -40,9 +40,10 @@ def quartiles(row): return [float(v) for v in row['quartiles'].split(' to ')]
 @pytest.mark.parametrize('name, small, changes', [
     ('attacks', dict(batch=2, rounds=2), {}), ('loader', dict(images=300, batch=32, rounds=2), {}),
     ('rendering', dict(images=64, size=16, rounds=2), {}),
+    pytest.param('paper_size', dict(batch=2, rounds=2, steps=1), {}, marks=pytest.mark.whole),
     # Its peaks are those of 16 processes, some seconds each; here nobody measures them.
     ('attention', dict(batch=2, rounds=2), dict(SHAPES=[(8, 4), (16, 2)], memory=lambda *case: [1., 2.]))],
-    ids=['attacks', 'loader', 'rendering', 'attention'])
+    ids=['attacks', 'loader', 'rendering', 'paper_size', 'attention'])
 def test_benchmarks_give_what_is_stored(name, small, changes, benchmark):
     "As many rows, the same columns, the same kinds of value; ratios that are ratios, whatever they are."
     stored, now = json.loads((RESULTS / f'speed_{name}.json').read_text()), benchmark(name, small, changes)
