@@ -410,7 +410,7 @@ class Loader:
         if train and len(data) < batch_size:
             raise LtpaError(f'{data.name} has {len(data)} images, fewer than one batch of '
                             f'{batch_size}; '
-                            'choose a smaller batch size')
+                            'choose a smaller batch size, as get_recipe(NAME, batch_size=N) does')
         if train and batch_size % shard[1]:
             raise LtpaError(f'a batch of {batch_size} cannot be shared equally by {shard[1]} '
                             'processes; '

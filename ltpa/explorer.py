@@ -342,6 +342,7 @@ def usual_networks()->list[str]:
 
 def _named(images):
     "Pictures by name, [3,H,W], from a dict, or anything with one or several: paths, pictures, a tensor"
+    if isinstance(images, torch.nn.Module): raise LtpaError(f'images is a network ({type(images).__name__}); expected pictures: Explorer(models=dict(mine=net))')
     if not hasattr(images, 'items'):
         name = lambda k, im: Path(im).name if isinstance(im, (str, Path)) else f'picture {k}'
         images = {name(k, im): im for k, im in enumerate(several(images), 1)}
@@ -363,7 +364,8 @@ class Gallery:
         if models is None: models = usual_networks()
         self.images = usual_pictures() if images is None else _named(images)
         self.truth = (usual_truth() if images is None else {}) | dict(truth or {})
-        named: Any = models if hasattr(models, 'items') else dict.fromkeys(models)
+        alone = isinstance(models, torch.nn.Module)
+        named: Any = dict(mine=models) if alone else models if hasattr(models, 'items') else dict.fromkeys(models)
         self.models: dict[str, Any] = dict(named)                   # None: to be opened when first wanted
         self.methods, self.side = BESIDE if methods is None else methods, side
         self._scenes: dict[tuple[str, str, Any], Scene] = {}
@@ -492,8 +494,8 @@ class Explorer(Window):
     images : mapping, sequence, torch.Tensor or numpy.ndarray, optional
         Pictures of any size, as `inspect_image` takes them: by name, or one or several without names;
         None: the bundled photographs, and one of each class of `ClutteredFashion`.
-    models : mapping of str to network, or sequence of str, optional
-        Attention networks by name, or names of bundled ones (`list_pretrained`); None: all bundled ones, those that know photographs first.
+    models : network, mapping of str to network, or sequence of str, optional
+        One attention network, several by name, or names of bundled ones (`list_pretrained`); None: all bundled ones.
     methods : mapping of str to callable, optional
         Other maps to stand beside: functions (net, images [B,3,H,W], class) -> maps [B,H,W];
         None: four of Captum's, each run with few steps.
