@@ -80,7 +80,7 @@ def test_two_processes_with_the_same_taps(tmp_path):
     alone = small(head='plain', dropout=0.).train()
     for m in alone.modules():
         if isinstance(m, nn.modules.batchnorm._BatchNorm): m.eval()
-    alone(x).logits.square().mean().backward()
+    alone(pictures()).logits.square().mean().backward()
     port = 20000 + os.getpid() % 20000
     mp.spawn(_train_beside, (port, tmp_path / 'grads.pt'), 2)
     both = torch.load(tmp_path / 'grads.pt', weights_only=True)
