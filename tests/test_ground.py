@@ -927,6 +927,15 @@ def test_sweeping_spares_those_who_unpack(tmp_path, monkeypatch):
 
 # Signals
 
+@pytest.fixture(autouse=True, scope='module')
+def hang_up_is_heard():
+    "Under nohup it is ignored, here and in all that we start."
+    usual = signal.getsignal(signal.SIGHUP)
+    if usual == signal.SIG_IGN: signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    if usual == signal.SIG_IGN: signal.signal(signal.SIGHUP, usual)
+
+
 def command(*argv, **kw):
     env = os.environ | dict(PYTHONPATH=os.pathsep.join(sys.path), OMP_NUM_THREADS='1') | kw.pop('env', {})
     return subprocess.Popen([sys.executable, *kw.pop('python', ()), '-m', 'ltpa', *map(str, argv)], env=env,
