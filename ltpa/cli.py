@@ -449,7 +449,7 @@ def _reproduce(a):
     from pathlib import Path
     from ltpa.core import keep_buffers
     from ltpa.claims import CLAIMS, in_numbers, in_words, judged, leads
-    from ltpa.reproduce import repeat, reproduce
+    from ltpa.reproduce import made_on, recorded, repeat, reproduce
     keep_buffers()                                        # the process is the command's: trainings are faster
     if a.threads: torch.set_num_threads(a.threads)
     if not a.repeat:
@@ -460,9 +460,12 @@ def _reproduce(a):
         print('', *in_numbers(a.out, a.size, chosen), '', sep='\n')
         for v in judged(leads(a.out, [a.size], chosen), a.size, chosen): print(f'{v.claim.name}: {in_words(v)}')
         return 0
-    then, now = repeat(a.repeat, sorted(Path(a.out).glob('*.json')), a.device)
+    made = sorted(Path(a.out).glob('*.json'))
+    where = made_on(recorded(a.repeat, made))
+    print(f'{a.repeat}: made on {where}', flush=True)
+    then, now = repeat(a.repeat, made, a.device)
     print(f'{a.repeat}: weights {then} in the file, {now} now')
     if then == now: return 0
-    raise LtpaError(f'{a.repeat} came out otherwise; expected the same bits on the machine, the versions and the commit in the file')
+    raise LtpaError(f'{a.repeat} came out otherwise; expected the same bits only on {where}')
 
 COMMANDS['reproduce'] = _reproduce

@@ -85,6 +85,6 @@ EXAMPLES = dict(
   # every run of the paper with GPU hours
   ltpa reproduce --size paper --dry-run
   # train a network again from what a file says of it, and compare the weights
-  ltpa reproduce --repeat cifar10-vgg_gap-epochs-4-seed0 --out results""")
+  ltpa reproduce --repeat cifar10-vgg_gap-epochs-8-seed0 --out results""")
 # for `ltpa --help`
 FIRST = '\n'.join(line for text in EXAMPLES.values() for line in text.splitlines()[:2])

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CONTROLLED', 'SCALES', 'HORSES', 'DISCOVERED', 'MOVES', 'LOOKED', 'ATTACKED', 'PC', 'STARTED', 'HEADS', 'VARIED',
            'FEW', 'QUERIED', 'RATE', 'GUESS', 'NETWORK', 'Training', 'Table', 'Scale', 'at', 'tables', 'Left',
-           'written', 'file_of', 'left', 'speed', 'clock', 'measure_left', 'reproduce', 'repeat']
+           'written', 'file_of', 'left', 'speed', 'clock', 'measure_left', 'reproduce', 'recorded', 'made_on', 'repeat']
 
 # %% ../nbs/workshop/reproduce.ipynb #4e9c0004
 import json, time
@@ -520,6 +520,19 @@ def _outlook(chosen, size, out, root, digest, in_full, say):
     if size == 'paper': say(GUESS)
 
 # %% ../nbs/workshop/reproduce.ipynb #4e9c0016
+def recorded(name: str, files: Iterable[str | Path])->dict[str, Any]:
+    "What the files say of a network, by the name of its run"
+    networks: dict[str, Any] = {}
+    for f in files: networks |= written(f).get('networks') or {}
+    if name in networks: return networks[name]
+    raise LtpaError(f'no file knows the run {shown(name)}; expected one of {", ".join(sorted(networks)) or "none"}')
+
+def made_on(network: Mapping[str, Any])->str:
+    "The place that decides a network's bits: processor, threads, torch and commit, in words"
+    threads, torch_ = network.get('threads'), (network.get('versions') or {}).get('torch')
+    return ', '.join(str(x) for x in (network.get('hardware'), threads and f'{threads} thread{"s" * (threads > 1)}', torch_ and f'torch {torch_}',
+                                      network.get('commit') and f'commit {network["commit"]}') if x)
+
 def repeat(name: str, files: Iterable[str | Path], device: str = 'auto')->tuple[str, str]:
     """Train a network again from what a file of results says of it, and compare the weights.
 
@@ -551,11 +564,7 @@ def repeat(name: str, files: Iterable[str | Path], device: str = 'auto')->tuple[
     ...
     ltpa.names.LtpaError: no file knows the run 'cifar10-vgg_gap-seed7'; expected one of none
     """
-    networks: dict[str, Any] = {}
-    for f in files: networks |= written(f).get('networks') or {}
-    if name not in networks:
-        raise LtpaError(f'no file knows the run {shown(name)}; expected one of {", ".join(sorted(networks)) or "none"}')
-    n, usual = networks[name], torch.get_num_threads()
+    n, usual = recorded(name, files), torch.get_num_threads()
     t = Training(n['target'], n['size'], n['seed'], n['case'], n.get('init', ''))
     if Recipe.of_today(n['recipe']) != (now := asdict(t.plan.recipe)):
         raise LtpaError(f'the recipe of {name} is {shown(now)} by now; expected {shown(n["recipe"])}: take the commit {n.get("commit")}')

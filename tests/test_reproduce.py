@@ -302,7 +302,9 @@ def test_the_command_ends_with_numbers_and_verdicts(tiny, capsys, tmp_path, monk
     for answers, code in ((('a', 'a'), 0), (('a', 'b'), 2)):
         monkeypatch.setattr(ltpa.reproduce, 'repeat', lambda *a: answers)
         assert main(['reproduce', '--repeat', run, *where]) == code
-    assert 'expected the same bits' in capsys.readouterr().err
+    said = capsys.readouterr()
+    place = f'torch {torch.__version__}, commit '
+    assert f'{run}: made on ' in said.out and place in said.out and 'expected the same bits only on ' in said.err and place in said.err
     for odd in ['--data', 'horses'], ['--only', 'acuracy', *where], ['--data', 'horses=nowhere']:
         try: code = main(['reproduce', '--size', 'cifar', *odd])
         except SystemExit as e: code = e.code
