@@ -159,7 +159,7 @@ def test_states_that_do_not_exist(nets, change, words):
 def test_collections_that_cannot_be_shown(nets):
     with refuses('no pictures'): Gallery([], nets)
     with refuses('no networks'): Gallery(None, {})
-    with refuses('images is a network (AttentionNet)', 'models=dict(mine=net)'): Explorer(lively('vgg_att1_pc'))
+    with refuses('images is a network (VGGAttention)', 'models=dict(mine=net)'): Explorer(lively('vgg_att1_pc'))
     assert [*Gallery(PHOTOS, lively('vgg_att1_pc')).models] == ['mine']
     with refuses("unknown pretrained network 'vgg_att3'"): gallery(['vgg_att3']).draw(State('a', 'vgg_att3'))
     with refuses('vgg_gap', 'an attention network'): Explorer(PHOTOS, dict(gap=tiny_net()))
