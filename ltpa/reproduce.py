@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CONTROLLED', 'SCALES', 'HORSES', 'DISCOVERED', 'MOVES', 'LOOKED', 'ATTACKED', 'PC', 'STARTED', 'HEADS', 'VARIED',
-           'FEW', 'QUERIED', 'RATE', 'GUESS', 'NETWORK', 'Training', 'Table', 'Scale', 'at', 'tables', 'Left',
+           'FEW', 'QUERIED', 'RATE', 'HOURS', 'NETWORK', 'Training', 'Table', 'Scale', 'at', 'tables', 'Left',
            'written', 'file_of', 'left', 'speed', 'clock', 'measure_left', 'reproduce', 'recorded', 'made_on', 'repeat']
 
 # %% ../nbs/workshop/reproduce.ipynb #4e9c0004
@@ -316,7 +316,7 @@ def tables(size: str, places: Mapping[str, str | Path] = {}, seeds: Sequence[int
 
 # %% ../nbs/workshop/reproduce.ipynb #4e9c0011
 RATE = dict(small=5e-5, cifar=1e-4, paper=.08)    # 1e15 multiply-accumulates a second, if no run says better
-GUESS = ('GPU hours at .08 petaMAC a second: what benchmarks/paper_size.py measured on an H100 '
+HOURS = ('GPU hours at .08 petaMAC a second: what benchmarks/paper_size.py measured on an H100 '
          '(results/speed_paper_size.json)')
 
 class Left(NamedTuple):
@@ -517,7 +517,7 @@ def _outlook(chosen, size, out, root, digest, in_full, say):
     for name in lacking: say(f'{name} is not here: {_way(name)}')
     if in_full:
         for x in to_train: say(f'  {x.target:38} seed {x.seed}  {clock(x.pmac() / rate):>8}  {x.unlike(SCALES[size].case)}'.rstrip())
-    if size == 'paper': say(GUESS)
+    if size == 'paper': say(HOURS)
 
 # %% ../nbs/workshop/reproduce.ipynb #4e9c0016
 def recorded(name: str, files: Iterable[str | Path])->dict[str, Any]:

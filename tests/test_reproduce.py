@@ -2,6 +2,7 @@
 import doctest
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from ltpa.names import EXTRAS, STUDIES
 from ltpa.data import ImageSet
 from ltpa.models import create_model, load_weights
 from ltpa.recipes import PAPER
-from ltpa.reproduce import FEW, SCALES, Training, clock, left, repeat, reproduce, tables
+from ltpa.reproduce import FEW, HOURS, RATE, SCALES, Training, clock, left, repeat, reproduce, tables
 from ltpa.measures import looked
 from ltpa.runs import _first
 from ltpa.training import predict
@@ -149,6 +150,12 @@ def test_what_is_not_here_is_said_and_not_run(tmp_path, monkeypatch):
     assert any(line.startswith('accuracy') and '33 not run for want of cifar10, cifar100' in line for line in lines)
     assert 'cifar10 is not here: ltpa download cifar10' in lines and 'horses is not here: --data horses=FOLDER' in lines
     assert not list(tmp_path.glob('*.json')) and not (tmp_path / 'runs').exists()
+
+
+def test_hours_of_the_paper_come_from_a_measurement():
+    measured = stored(Path(__file__).parent.parent / 'results' / 'speed_paper_size.json')
+    assert 'H100' in measured['provenance']['hardware'] and 'H100' in HOURS
+    assert RATE['paper'] == pytest.approx(measured['rows'][0]['pmac'], rel=.05) and f'{RATE["paper"]:g}'.lstrip('0') in HOURS
 
 
 # The loop
