@@ -98,13 +98,14 @@ def leads(
     sizes: Iterable[str] = tuple(SIZES),
     chosen: Sequence[Claim] = CLAIMS,
 )->list[Lead]:
-    """Every comparison of every claim at every size, with the controls that a size has; what has no rows is
-    'not run'"""
+    """Every comparison of every claim at every size, with the controls that a size has on any set; what has no
+    rows on a set is 'not run' there"""
     found = []
     for claim in chosen:
         for size in sizes:
-            for place, rows in _by_place(folder, claim, size).items() or [('', [])]:
-                there = {r['case'] for r in rows}
+            places = _by_place(folder, claim, size)
+            there = {r['case'] for rows in places.values() for r in rows}
+            for place, rows in places.items() or [('', [])]:
                 for value, better in claim.compared.items():
                     for name, control in claim.controls.items():
                         if there and control not in there: continue
@@ -150,10 +151,12 @@ class Verdict(NamedTuple):
     size: str
     word: str                   # 'supported', 'not supported' or 'open'
     ahead: list[str]            # Controls that attention is ahead of, on every set and by every measure
+    partly: list[str]           # Ahead of them wherever they were run, but that was not on every set
     mixed: list[str]            # On some, or leaning
     behind: list[str]           # On none
     untold: list[str]           # Not run, or of too few seeds to say
     run: bool                   # Whether attention was compared with anything
+    gaps: Mapping[str, str]     # From a control that lacks a set to where it is missing, and why
 
 UNTOLD = 'not run', 'too few seeds'
 
@@ -170,21 +173,32 @@ def judged(
                 for name in claim.controls}
         short = {x.control for x in at if x.word in UNTOLD}
         ahead = [name for name, ws in told.items() if set(ws) == {'ahead'} and name not in short]
+        partly = [name for name, ws in told.items() if set(ws) == {'ahead'} and name in short
+                  and all(x.word in ('ahead', 'not run') for x in at if x.control == name)]
         behind = [name for name, ws in told.items() if ws and not {'ahead', 'leaning'} & set(ws)]
-        mixed = [name for name, ws in told.items() if ws and name not in ahead + behind]
+        mixed = [name for name, ws in told.items() if ws and name not in ahead + partly + behind]
         untold = [name for name, ws in told.items() if not ws]
+        gaps = {name: _gap([x for x in at if x.control == name])
+                for name, ws in told.items() if ws and name in short}
         every = {w for ws in told.values() for w in ws}
-        word = 'not supported' if every - {'ahead',
-                                           'leaning'} else 'open' if short or untold or 'leaning' in every else 'supported'
-        verdicts.append(Verdict(claim, size, word, ahead, mixed, behind, untold,
-                                any(x.differences for x in at)))
+        word = ('not supported' if every - {'ahead', 'leaning'} else
+                'open' if short or untold or 'leaning' in every else 'supported')
+        verdicts.append(Verdict(claim, size, word, ahead, partly, mixed, behind, untold,
+                                any(x.differences for x in at), gaps))
     return verdicts
+
+def _gap(found):
+    "Of one control: where it was not run, or with too few seeds"
+    where = {why: dict.fromkeys(x.data for x in found if x.word == why) for why in UNTOLD}
+    return ', '.join(f'{why} on {" and ".join(places)}' for why, places in where.items() if places)
 
 def in_words(
     v: Verdict,
 )->str:
     "A verdict as a sentence"
     if not v.run: return f'{v.word}: not run'
-    parts = [(v.ahead, 'ahead of'), (v.mixed, 'in part, or not surely, ahead of'), (v.behind, 'not ahead of'),
+    def named(name): return f'{name} ({v.gaps[name]})' if name in v.gaps else name
+    parts = [(v.ahead, 'ahead of'), (v.partly, 'ahead, where it was run, of'),
+             (v.mixed, 'in part, or not surely, ahead of'), (v.behind, 'not ahead of'),
              (v.untold, 'not run, or too few seeds, against')]
-    return f'{v.word}: ' + '; '.join(f'{how} {", ".join(names)}' for names, how in parts if names)
+    return f'{v.word}: ' + '; '.join(f'{how} {", ".join(map(named, names))}' for names, how in parts if names)

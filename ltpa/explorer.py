@@ -25,7 +25,7 @@ from .data import ClutteredFashion
 from .core import eval_mode
 from .models import AttentionNet, list_pretrained, load_pretrained
 from .maps import (
-    SCALE, as_probs, class_names, draw_grid, effective_cells, overlay, seen_by, shade, upsample)
+    SCALE, as_probs, class_names, draw_grid, effective_cells, overlay, pale, seen_by, shade, upsample)
 from .widgets import (
     HEAT, MOST_EPS, PANEL, CellGrid, OwnPicture, Panes, controls, enlarged, framed, read_upload, side_by_side, strength,
     sync, window)
@@ -245,11 +245,11 @@ def draw_state(
     if state.level not in range(1, n + 1):
         raise LtpaError(f'level {state.level!r}; expected a number from 1 to {n}')
     _within_reach(state)
-    g = query.encoded()[1] if query else None
-    out = scene.out(state.eps, state.temperature, g)
+    out = scene.out(state.eps, state.temperature, query.encoded()[1] if query else None)
     probs = as_probs(out.logits)[0].cpu()
     a = out.maps[state.level - 1].cpu()
     picture = enlarged(scene.attacked(state.eps)[0])
+    gray = pale(picture)                                    # under the maps
     whole, part = _cut_panel(scene)
     size = f'{scene.x.shape[3]}×{scene.x.shape[2]} pixels'
     moved_by = f'moved by {state.eps}/255' if state.eps else 'as they are'
@@ -257,13 +257,13 @@ def draw_state(
     asker = note = ''
     if query:
         own = scene.out(state.eps, state.temperature)
-        panels['own'] = _map_panel(scene, state, own.maps[state.level - 1].cpu(), picture, ', its own g')
+        panels['own'] = _map_panel(scene, state, own.maps[state.level - 1].cpu(), gray, ', its own g')
         asker = f', g of {printable(state.query, LABEL)}'
         note = query_effect(net, state.level, own, out)
-    panels['attention'] = _map_panel(scene, state, a, picture, asker)
-    if method: panels['method'] = _method_panel(scene, state, method, picture)
+    panels['attention'] = _map_panel(scene, state, a, gray, asker)
+    if method: panels['method'] = _method_panel(scene, state, method, gray)
     cell = _cell(state.cell, a)
-    panels['cell'] = _cell_panel(scene, state, cell, a.shape[1:], picture)
+    panels['cell'] = _cell_panel(scene, state, cell, a.shape[1:], gray)
     return Drawing(panels, probs, a[0], shade(a)[0], cell, note)
 
 def _within_reach(state):
@@ -287,17 +287,17 @@ def _cut_panel(scene):
     said = f'{W}×{H} pixels; seen: {right - left:.0f}×{bottom - top:.0f} (blue), {share:.0%}'
     return dict(whole=('the whole picture', scene.once('whole', draw), said)), f'the middle {share:.0%}'
 
-def _map_panel(scene, state, a, picture, asker):
-    drawn = overlay(picture, shade(upsample(a, picture.shape[1:]))[0])
+def _map_panel(scene, state, a, gray, asker):
+    drawn = overlay(gray, shade(upsample(a, gray.shape[1:]))[0])
     soft = scene.net.attention[state.level - 1].norm == 'softmax'
     spread = f'{effective_cells(a).item():.1f} effective cells of' if soft else 'gates of'
     return f'attention, level {state.level}{asker}', drawn, f'{spread} {a.shape[2]}×{a.shape[1]}'
 
-def _method_panel(scene, state, method, picture):
+def _method_panel(scene, state, method, gray):
     k = scene.out(state.eps).logits.argmax(1).item()        # the network's word, at its own temperature
     with eval_mode(scene.net):
         m = scene.once((method, state.eps), lambda: strength(method(scene.net, scene.attacked(state.eps), k)))
-    drawn = overlay(picture, upsample(m, picture.shape[1:])[0])
+    drawn = overlay(gray, upsample(m, gray.shape[1:])[0])
     return state.method or 'other', drawn, f'for “{printable(class_names(scene.net)[k], LABEL)}”; signs left out'
 
 def _cell(cell, a):
@@ -306,14 +306,14 @@ def _cell(cell, a):
     if cell[0] in range(h) and cell[1] in range(w): return cell
     raise LtpaError(f'cell {cell}; expected a row from 0 to {h - 1} and a column from 0 to {w - 1}')
 
-def _cell_panel(scene, state, cell, cells, picture):
+def _cell_panel(scene, state, cell, cells, gray):
     H, W = scene.x.shape[2:]
-    zoom = picture.shape[1] / H
+    zoom = gray.shape[1] / H
     m = scene.once((state.level, cell, state.eps), lambda: influence(scene, state.level, cell, state.eps))
     field = receptive_field(scene.net, state.level, cell, (H, W))
     (r, c), (h, w) = cell, (H / cells[0], W / cells[1])
     boxes = (field, 'deepskyblue'), ((r * h, r * h + h, c * w, c * w + w), 'white')
-    colored = overlay(picture, upsample(strength(m), picture.shape[1:])[0])
+    colored = overlay(gray, upsample(strength(m), gray.shape[1:])[0])
     drawn = framed(colored, boxes, zoom)
     top, bottom, left, right = field
     return f'what cell ({r}, {c}) sees', drawn, f'at most {right - left}×{bottom - top} pixels (blue)'

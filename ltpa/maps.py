@@ -6,7 +6,7 @@
 __all__ = ['COLORMAP', 'MIXES', 'MOST_PIXELS', 'DOUBTS', 'SCALE', 'GATES', 'FORMATS', 'as_maps', 'as_weights', 'upsample',
            'effective_cells', 'sums_to_one', 'shade', 'overlay', 'combine', 'trained_side', 'View', 'fit_side',
            'as_probs', 'Inspection', 'seen_by', 'inspected', 'inspect_image', 'no_maps', 'to_original', 'seen_pixels',
-           'draw_grid', 'outline', 'spread', 'class_names', 'verdict', 'show_attention', 'draw_inspections',
+           'draw_grid', 'outline', 'spread', 'pale', 'class_names', 'verdict', 'show_attention', 'draw_inspections',
            'panels_of', 'Film', 'show_film', 'save_figure']
 
 # %% ../nbs/07_maps.ipynb #b7734692
@@ -565,9 +565,11 @@ def spread(
 def _colored(picture, a, gamma=1.):
     "Map [1,h,w] over a picture; gates are shades already"
     big = upsample(a, picture.shape[1:])
-    return overlay(_pale(picture), (shade(big) if sums_to_one(a).all() else big.clamp(max=1))[0] ** gamma)
+    return overlay(pale(picture), (shade(big) if sums_to_one(a).all() else big.clamp(max=1))[0] ** gamma)
 
-def _pale(picture):
+def pale(
+    picture: torch.Tensor,   # uint8 [3,H,W]
+)->torch.Tensor:
     "A picture in pale grey, from dark to light whatever its own light: a dark one under a dark map would be black"
     gray = picture.float().mean(0)
     low, high = gray.quantile(torch.tensor([.01, .99]))

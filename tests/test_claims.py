@@ -104,6 +104,29 @@ def test_one_seed_elsewhere_hides_nothing(tmp_path):
     assert (v.word, v.mixed, v.behind) == ('open', ['plain VGG'], []) and 'too few seeds, against the trunk' in in_words(v)
 
 
+def test_a_control_that_lacks_a_set_is_told_and_supports_nothing(tmp_path):
+    "'On every set' is the rule: a control that was run on one of two sets leaves the claim open, and its name says where it is missing."
+    def put_both(control, elsewhere=()):
+        of = {OURS: A, 'vgg_trunk': LOW, 'vgg_gap': LOW, 'vgg_att3_concat_uniform': LOW}
+        runs = [dict(source=s, model=m, seed=k, accuracy=x) for s, vgg in (('a', elsewhere), ('b', control))
+                for m, xs in (of | dict(vgg=vgg)).items() for k, x in enumerate(xs)]
+        (tmp_path / 'accuracy_cifar.json').write_text(json.dumps(dict(rows=[], runs=runs, provenance={})))
+        return verdict(tmp_path, size='cifar')
+    others = [name for name in NETS if name != 'plain VGG']
+    v = put_both(LOW)
+    assert (v.word, v.ahead, v.partly, v.mixed, v.behind, v.untold) == ('open', others, ['plain VGG'], [], [], [])
+    assert in_words(v) == f'open: ahead of {", ".join(others)}; ahead, where it was run, of plain VGG (not run on a)'
+    assert {x.data: x.word for x in leads(tmp_path, ['cifar'], [ACCURACY]) if x.control == 'plain VGG'} == {'a': 'not run', 'b': 'ahead'}
+    v = put_both(MIXED)
+    assert (v.word, v.partly) == ('not supported', []) and in_words(v).endswith('; not ahead of plain VGG (not run on a)')
+    v = put_both(LOW, A[:1])
+    assert (v.word, v.partly) == ('open', []) and in_words(v).endswith('not surely, ahead of plain VGG (too few seeds on a)')
+    v = put_both(())
+    assert (v.word, v.ahead, v.untold, v.gaps) == ('open', others, ['plain VGG'], {}), 'a control that the size lacks altogether'
+    assert 'plain VGG' not in {x.control for x in leads(tmp_path, ['cifar'], [ACCURACY])}
+    assert put_both(LOW, LOW).word == 'supported' and not put_both(LOW, LOW).gaps
+
+
 def test_nothing_is_open_and_says_so(tmp_path):
     assert {in_words(v) for size in ('small', 'cifar', 'paper') for v in judged(leads(tmp_path), size)} == {'open: not run'} and not in_numbers(tmp_path, 'cifar')
 
