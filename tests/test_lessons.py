@@ -1,4 +1,5 @@
-"""Every lesson: sources at its end, minutes in all their parts, its place in the table of index."""
+"""Every lesson: sources at its end, minutes in all their parts, its place in the table of index. And the solutions."""
+import ast
 import json
 import re
 
@@ -82,3 +83,24 @@ def test_some_exercises_are_guesses_and_some_are_searches():
             if text.startswith('**Predict, then run**'): guesses.append((path.stem, after['cell_type'] == 'code' and 'Then run the next' in text))
             if text.startswith('**Investigate**'): searches.append((path.stem, '<summary>What to look for</summary>' in text))
     assert len(guesses) >= 4 and len(searches) >= 3 and all(ok for _, ok in guesses + searches), (guesses, searches)
+
+
+def untold(cell):
+    """Wrong answers that `cell` gives to `refuses` and that the stored output does not tell of, and those that only it
+    tells of"""
+    given = {word.arg for node in ast.walk(ast.parse(joined(cell['source']))) if isinstance(node, ast.Call)
+             and getattr(node.func, 'id', '') == 'refuses' for word in node.keywords}
+    text = ''.join(joined(o.get('text', '')) for o in cell['outputs'])
+    return given ^ {*re.findall(r'^✗ (\w+): ', text, re.M)}
+
+
+def test_each_wrong_answer_of_the_solutions_was_refused():
+    code = [c for c in cells(times.NBS / '90_solutions.ipynb') if c['cell_type'] == 'code']
+    assert sum('refuses(ex_' in joined(c['source']) for c in code) > 40
+    assert not {c['id']: names for c in code if (names := untold(c))}
+
+
+def test_an_output_that_is_older_than_its_cell_is_found():
+    cell = dict(source='refuses(ex, a=f, b=lambda x: f(x,\n  0))', outputs=[dict(text=['✗ a: no\n']), dict(text='✗ b: no\n')])
+    assert not untold(cell) and untold(cell | dict(outputs=cell['outputs'][:1])) == {'b'}
+    assert untold(cell | dict(source='refuses(ex, a=f)')) == {'b'} and untold(cell | dict(outputs=[])) == {'a', 'b'}
