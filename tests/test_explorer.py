@@ -61,6 +61,14 @@ def test_every_state_is_drawn_and_drawn_alike(nets, name, method):
         assert drawing.probs.sum().item() == pytest.approx(1) and 0 <= drawing.shades.min() <= drawing.shades.max() <= 1
 
 
+def test_a_dark_picture_is_seen_under_each_map(nets):
+    "Dark under dark would be black: below the maps the picture is pale grey, in the first panel it stays as it is."
+    dark = (PHOTOS[0].float() / 255 * 20).byte()
+    panels = Gallery(dict(a=dark), nets).draw(State('a', NETS[2], 1, 'a', 1., 0, 'gradient', (0, 1))).panels
+    assert panels.pop('picture')[1].mean() < 25 and list(panels) == ['own', 'attention', 'method', 'cell']
+    for name, (_, rgb, _) in panels.items(): assert rgb.mean() > 40, name
+
+
 def test_the_plain_state_is_the_network_itself(nets):
     for name, net in nets.items():
         scene, x = Scene(net, PHOTOS[0]), PHOTOS[:1] / 255

@@ -85,6 +85,23 @@ def test_some_exercises_are_guesses_and_some_are_searches():
     assert len(guesses) >= 4 and len(searches) >= 3 and all(ok for _, ok in guesses + searches), (guesses, searches)
 
 
+def unsolved(cells):
+    "Names of the exercises with minutes, neither guesses nor searches, that have no link to the solutions"
+    text = [joined(c['source']) for c in cells if c['cell_type'] == 'markdown']
+    return [m[1] for t in text if (m := re.search(r'\*\*([^*]+)\*\*[^*]*' + times.EXERCISE.pattern, t))
+            and not m[1].startswith(('Predict', 'Investigate')) and '(90_solutions.ipynb' not in t]
+
+
+@pytest.mark.parametrize('path', LESSONS, ids=lambda p: p.stem)
+def test_each_exercise_links_its_solution(path): assert not unsolved(cells(path))
+
+
+def test_a_missing_link_is_found():
+    def text(s): return dict(cell_type='markdown', source=s)
+    assert unsolved([text('**A** (5 min, ★☆☆). Do.'), text('**B** (2 min, ★★☆). Do. [x](90_solutions.ipynb)'),
+                     text('**Predict, then run** (2 min, ★☆☆). Say.')]) == ['A']
+
+
 def untold(cell):
     """Wrong answers that `cell` gives to `refuses` and that the stored output does not tell of, and those that only it
     tells of"""

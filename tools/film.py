@@ -87,7 +87,6 @@ def act(camera):
     camera.slide('temperature', 'ArrowLeft', 8, by=4)
     camera.choose('beside it', 'grad_cam')
     camera.slide('attack', 'ArrowRight', 8, by=2)
-    camera.choose('picture', 'moose')
 
 
 def main():
