@@ -393,8 +393,10 @@ class Learner:
         If network, data and recipe do not go together; and in `fit`, when the loss becomes NaN or
         infinite.
 
-    References ---------- Paper §5: cross-entropy of the final output, nothing else; the recipe
-    'paper' is the authors' schedule.
+    References
+    ----------
+    Paper §5: cross-entropy of the final output, nothing else; the recipe 'paper' is the
+    authors' schedule.
 
     Examples
     --------

@@ -246,7 +246,7 @@ def test_twenty_pictures_as_in_pytorch(shown, net, tmp_path, capsys):
     assert np.median(times) < 1000, times
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_other_sides_and_other_files(shown, net, tmp_path):
     path = tmp_path / 'horses.png'
     opened(photograph('horses')).save(path)
@@ -271,7 +271,7 @@ def test_other_sides_and_other_files(shown, net, tmp_path):
         assert max(apart(got, look)) < .02, path.name
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_sliders_and_switches_by_keys(shown, net):
     page, got = shown.page, shown.last()
     x = torch.from_numpy(got['seen'].copy()).permute(2, 0, 1)[None] / 255
@@ -366,7 +366,7 @@ def test_forty_megapixels(shown, net, tmp_path):
     assert max(apart(got, look)) < 1e-5 and shown.page.is_hidden('#status')
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_the_camera(page_file, browser):
     shown = Shown(browser('--use-fake-device-for-media-stream', '--use-fake-ui-for-media-stream'), page_file)
     page = shown.page

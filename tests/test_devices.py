@@ -7,13 +7,12 @@ import contextlib
 
 import pytest
 import torch
-from helpers import pictures
+from helpers import EACH, pictures
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ltpa.core import seed_everything
 from ltpa.data import ClutteredFashion, Loader
 from ltpa.faithfulness import SWAPS
-from ltpa.names import list_models
 from ltpa.models import create_model
 from ltpa.names import get_recipe
 from ltpa.training import Learner, predict, train_step
@@ -71,7 +70,7 @@ def evaluation(net, x):
     assert {t.device.type for t in (out.logits, *out.maps, *out.descriptors)} == {x.device.type}
 
 
-@pytest.mark.parametrize('name', list_models())
+@pytest.mark.parametrize('name', EACH)
 def test_training_and_evaluation_on_meta(name):
     learn, x = steps(small(name), 'meta')
     for p in learn.net.parameters(): assert p.grad.device.type == 'meta' and p.grad.shape == p.shape
@@ -84,7 +83,7 @@ def test_other_recipes_on_meta(changes):
     steps(small('vgg_att2_concat_dp'), 'meta', **changes)
 
 
-@pytest.mark.parametrize('name', list_models())
+@pytest.mark.parametrize('name', EACH)
 def test_training_and_evaluation_on_fake_cuda(name, fake):
     net = small(name)
     with fake:

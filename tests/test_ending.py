@@ -82,12 +82,10 @@ def end(command, tree, send):
 
 
 SIGNALS = 'SIGTERM', 'SIGINT', 'SIGHUP', 'SIGKILL'
-OFTEN = {('nbdev_test', 'SIGKILL')}      # and SIGTERM by way of make, below
-CASES = [pytest.param(*case, marks=() if case in OFTEN else pytest.mark.whole) for case in product(HOW, SIGNALS)]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('how, name', CASES)
+@pytest.mark.whole                         # SIGTERM by way of make, below, in make test too
+@pytest.mark.parametrize('how, name', list(product(HOW, SIGNALS)))
 def test_ended_tests_leave_no_process(how, name, tree):
     signum = signal.Signals[name]
     if signal.getsignal(signum) == signal.SIG_IGN: pytest.skip(f'{name} is ignored here, as under nohup')

@@ -109,6 +109,7 @@ def test_every_architecture_in_onnx(name, kw, tmp_path):
     assert apart(session(path).run(None, dict(images=x.numpy())), of_network(net, x)) < 1e-4
 
 
+@pytest.mark.whole
 def test_a_program_read_again_is_the_same_in_every_bit(tmp_path):
     net, path, about = tiny_net('vgg_att2_indep_dp', early_pools=1), tmp_path / 'n.pt2', {'ltpa.json': ''}
     net.info = dict(classes=['cat', 'ünï', '<b>'])
@@ -146,7 +147,7 @@ def test_a_file_holds_nothing_of_the_machine_and_is_the_same_twice(ending, tmp_p
     for path in (ltpa.__file__.removesuffix('/__init__.py'), str(tmp_path), sys.prefix, 'models.py', 'test_export.py'): assert path.encode() not in one
 
 
-@pytest.mark.parametrize('ending', ['onnx', 'pt2'])
+@pytest.mark.parametrize('ending', [pytest.param('onnx', marks=pytest.mark.whole), 'pt2'])
 def test_nothing_of_the_network_or_the_process_is_changed(ending, tmp_path):
     net = tiny_net('vgg_att1_pc', dropout=True).train()
     net.trunk.eval()

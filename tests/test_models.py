@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn as nn
-from helpers import MODELS, Touch, differing, pictures, refuses, tiny_net, words_id
+from helpers import EACH, MODELS, Touch, differing, pictures, refuses, tiny_net, words_id
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ltpa import models, names, registry
@@ -281,7 +281,7 @@ def test_normalization_is_inside(name):
     assert {'mean', 'std'} <= set(net.state_dict())
 
 
-@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize('name', EACH)
 def test_meta_device(name):
     with torch.device('meta'): net = create_model(name, 100)
     assert all(t.device.type == 'meta' for t in net.state_dict().values())

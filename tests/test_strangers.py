@@ -139,7 +139,7 @@ ODD_TENSORS = [
     lambda v: v.double() + 1e300, lambda v: torch.full_like(v, 255) if v.dtype == torch.uint8 else -v.float() - 9]
 
 
-@pytest.mark.parametrize('which, few', [('w', 3), ('c', 1), pytest.param('c', 3, marks=pytest.mark.whole)])
+@pytest.mark.parametrize('which, few', [('w', 3), *(pytest.param('c', few, marks=pytest.mark.whole) for few in (1, 3))])
 def test_odd_tensors(which, few, files, tmp_path):
     state, meta = files[which]
     path, draw, text, refused = tmp_path / 'x.safetensors', Random(1), json.dumps(meta), 0
@@ -688,6 +688,7 @@ ARGV = [['cluttered_fashion/vgg_gap', *more.split()] for more in (
         '--depth 1010')]
 
 
+@pytest.mark.whole
 def test_in_little_memory(tmp_path):
     "256 MB more than it has, for all of them together, and soon."
     code = f'TESTS, ARGV = {str(Path(__file__).parent)!r}, {ARGV!r}\n{GREEDY}'
