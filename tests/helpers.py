@@ -21,6 +21,7 @@ MODELS = ['vgg', 'vgg_gap', 'vgg_pan', 'vgg_trunk',
           *(f'resnet164_att2_concat_{score}' for score in ('pc', 'dp', 'uniform'))]
 # One of each kind for tests that cost much, and all of them in `make test-all`.
 KINDS = {'vgg', 'vgg_gap', 'vgg_pan', 'vgg_att2_indep_dp', 'vgg_att3_concat_pc', 'resnet164_att2_concat_uniform'}
+assert KINDS <= {*MODELS}, KINDS - {*MODELS}
 EACH = [pytest.param(name, marks=() if name in KINDS else pytest.mark.whole) for name in MODELS]
 
 # For networks this small, and on busy cores, threads that wait for each other cost more than they bring.

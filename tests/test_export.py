@@ -109,7 +109,6 @@ def test_every_architecture_in_onnx(name, kw, tmp_path):
     assert apart(session(path).run(None, dict(images=x.numpy())), of_network(net, x)) < 1e-4
 
 
-@pytest.mark.whole
 def test_a_program_read_again_is_the_same_in_every_bit(tmp_path):
     net, path, about = tiny_net('vgg_att2_indep_dp', early_pools=1), tmp_path / 'n.pt2', {'ltpa.json': ''}
     net.info = dict(classes=['cat', 'ünï', '<b>'])

@@ -28,6 +28,13 @@ def test_the_paper_is_linked_where_one_begins():
         assert 'https://arxiv.org/abs/1804.02391' in text, name
 
 
+def test_the_long_trainings_take_the_gpu_where_there_is_one():
+    text = [joined(c['source']) for c in cells(times.NBS / '05_training.ipynb') if c['cell_type'] == 'code']
+    trained = [m for t in text if '#| course' in t for m in re.findall(r'^.*Learner\(.*$', t, re.M)]
+    assert 'device = pick_device()' in '\n'.join(text) and len(trained) >= 2
+    for line in trained: assert 'device=device' in line, line
+
+
 def test_minutes_are_counted(): assert not [*times.wrong()]
 
 

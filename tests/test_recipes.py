@@ -85,11 +85,12 @@ def test_the_table_is_printed(capsys):
     assert 'no recipe contains' in capsys.readouterr().err
 
 
+QUICK = 'svhn/vgg_att2_concat_pc'
 SOME = 'cifar10/resnet164',      # birds: test_cub.py, and make test-all
 
 
 @pytest.mark.parametrize('name', [
-    pytest.param(r, marks=pytest.mark.slow if r in SOME else pytest.mark.whole) for r in RECIPES])
+    pytest.param(r, marks=[] if r == QUICK else pytest.mark.slow if r in SOME else pytest.mark.whole) for r in RECIPES])
 def test_every_recipe_runs_a_few_steps(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     depth = ['--depth', '11'] if 'resnet' in name else []

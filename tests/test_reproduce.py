@@ -94,7 +94,6 @@ def test_arms_are_told_apart(tmp_path):
     assert of_all.pmac() == pytest.approx(10 * few.pmac())
 
 
-@pytest.mark.whole
 def test_sharpness_is_chosen_on_pictures_that_nobody_trained_on(monkeypatch, runs):
     "What is left of the training part behind the pictures that are trained on; test pictures choose nothing."
     whole = ImageSet(torch.arange(20)[:, None, None, None].expand(20, 3, 32, 32).to(torch.uint8), torch.arange(20) % 10, [*'abcdefghij'], 'cifar10')
