@@ -63,6 +63,7 @@ def run_all(page):
     assert not failed.count(), failed.first.inner_text()[-1000:]
 
 
+@pytest.mark.whole
 def test_the_explorer_in_a_browser(page, lab, tmp_path):
     open_notebook(page, lab, NOTEBOOK)
     run_all(page)

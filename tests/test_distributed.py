@@ -301,7 +301,7 @@ def test_exception_in_one_process_ends_both(failing):
     assert read_checkpoint('run/checkpoint.safetensors')[1]['step'] == 3
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_process_that_is_killed_ends_both(failing):
     "At once (`torchrun` above has a limit), and not after the ten minutes that an exchange may take."
     assert 'SIGKILL' in failing('kill')

@@ -390,7 +390,7 @@ learn = learner(Hello(), Checkpoint(PATH), epochs=9)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_interrupted_kernel(tmp_path, monkeypatch):
     "Interrupt kernel, then run the cell again."
     from jupyter_client.manager import start_new_kernel

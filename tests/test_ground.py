@@ -1043,7 +1043,7 @@ def _read(terminal):
     except OSError: return b''
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_nohup_is_heeded(tmp_path):
     how = small_set(tmp_path)
     process = command(*how, '--quiet', preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN), cwd=tmp_path)

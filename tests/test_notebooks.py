@@ -34,7 +34,8 @@ QUICK = {'00_start', '01_attention'}  # these take seconds, so `make quick` runs
 # each, have the other core. The rest are short, and keep that one busy as long as these take.
 BESIDE = ('05_training', '10_faithfulness', '13_fgsm', '12_segmentation', '11_transfer', 'workshop', '09_saliency',
           '07_maps', '04_resnets', '14_query', '15_backbones', '16_results', '02_data', '03_models', '90_solutions',
-          '06_recipes', '08_explorer', 'workshop/export', 'workshop/reproduce', 'workshop/runs', 'workshop/measures')
+          '06_recipes', '08_explorer', '00_start', '01_attention', '09a_metrics', 'index',
+          'workshop/export', 'workshop/reproduce', 'workshop/runs', 'workshop/measures')
 
 
 class Forks:

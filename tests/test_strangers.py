@@ -688,6 +688,7 @@ ARGV = [['cluttered_fashion/vgg_gap', *more.split()] for more in (
         '--depth 1010')]
 
 
+@pytest.mark.whole
 def test_in_little_memory(tmp_path):
     "256 MB more than it has, for all of them together, and soon."
     code = f'TESTS, ARGV = {str(Path(__file__).parent)!r}, {ARGV!r}\n{GREEDY}'

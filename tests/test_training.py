@@ -316,7 +316,7 @@ def quick_compiler(monkeypatch):
     monkeypatch.setattr(torch, 'compile', partial(torch.compile, backend='aot_eager'))
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_compiled_training_changes_neither_maps_nor_names_nor_resuming(quick_compiler, tmp_path):
     how, path = ATT | dict(compile=True, precision='fp32'), tmp_path / 'c.safetensors'
     runs = CompileCounter()
