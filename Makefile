@@ -52,10 +52,10 @@ test: $(STAMP)  ## check the tree, run the tests, 15 min at most (ARGS='-k model
 	@echo "Checking the tree, then running the tests"
 	@$(RUN) -m pytest -v -m 'not whole' --durations=8 $(ARGS)
 
-coverage: $(STAMP)  ## how much of ltpa make quick runs, and the five modules of which it runs least
+coverage: $(STAMP)  ## how much of ltpa make test runs, and the five modules of which it runs least; 20 min
 	@mkdir -p build/coverage
 	@$(COVER) erase
-	@$(COVER) run -m pytest -q -m 'not slow and not whole' $(ARGS)
+	@$(COVER) run -m pytest -q -m 'not whole' $(ARGS)
 	@$(COVER) combine -q
 	@$(COVER) report --sort=cover | awk 'NR == 1 || NR > 2 && NR < 8 || /^TOTAL/'
 
