@@ -52,7 +52,7 @@ test: $(STAMP)  ## check the tree, run the tests, 15 min at most (ARGS='-k model
 	@echo "Checking the tree, then running the tests"
 	@$(RUN) -m pytest -v -m 'not whole' --durations=8 $(ARGS)
 
-coverage: $(STAMP)  ## how much of ltpa make test runs, and the five modules of which it runs least; 20 min
+coverage: $(STAMP)  ## how much of ltpa make test runs, and the five modules of which it runs least: half an hour
 	@mkdir -p build/coverage
 	@$(COVER) erase
 	@$(COVER) run -m pytest -q -m 'not whole' $(ARGS)

@@ -477,6 +477,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                 'ltpa.exercises.NotAttempted': ('start.html#notattempted', 'ltpa/exercises.py'),
                                 'ltpa.exercises.WrongAnswer': ('start.html#wronganswer', 'ltpa/exercises.py'),
                                 'ltpa.exercises._first_difference': ('start.html#_first_difference', 'ltpa/exercises.py'),
+                                'ltpa.exercises._in_answer': ('start.html#_in_answer', 'ltpa/exercises.py'),
                                 'ltpa.exercises.attempt': ('start.html#attempt', 'ltpa/exercises.py'),
                                 'ltpa.exercises.check': ('start.html#check', 'ltpa/exercises.py'),
                                 'ltpa.exercises.expect': ('start.html#expect', 'ltpa/exercises.py')},

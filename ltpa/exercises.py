@@ -51,12 +51,18 @@ def check(
         except NotAttempted:
             print(f'○ {ex}: not attempted yet')
             return False
+        except AssertionError as e:
+            raise WrongAnswer(f'{ex.title}: wrong for "{name}": {e or "no"}') from None
         except Exception as e:
-            why = str(e) if isinstance(e, AssertionError) else f'it raised {type(e).__name__}: {e}'
-            raise WrongAnswer(f'{ex.title}: wrong for "{name}": {why or "no"}') from (
-                None if isinstance(e, AssertionError) else e)
+            raise WrongAnswer(f'{ex.title}: wrong for "{name}": it raised {type(e).__name__}: {e}') from _in_answer(e)
     print(f'✓ {ex.title}: right in all {len(ex.cases)} cases')
     return True
+
+def _in_answer(e):
+    "The error with only the frames of the answer and of what it calls; None if the answer is not among them"
+    tb = e.__traceback__
+    while tb and tb.tb_frame.f_globals.get('__name__', '').startswith('ltpa'): tb = tb.tb_next
+    return e.with_traceback(tb) if tb else None
 
 # %% ../nbs/00_start.ipynb #ef4571f1
 def expect(

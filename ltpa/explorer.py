@@ -76,7 +76,7 @@ def can_be_taken_apart(net: Any)->Any:
 
 # %% ../nbs/08_explorer.ipynb #e80d51c8
 class Scene:
-    "One picture before one network; what is dear is computed when first asked for, and kept"
+    "One picture before one network; what takes time is computed when first asked for, and kept"
     def __init__(self,
         net: Any,                  # A network with attention; it answers in eval mode, and keeps its own
         image: Any,                # A picture of any size, as `inspect_image` takes it

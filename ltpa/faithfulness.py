@@ -361,7 +361,7 @@ def faithfulness(
     maps: torch.Tensor,     # Its maps of these images, with their signs
     target: torch.Tensor,   # Class of each image
     steps: int = 8,         # Of the curves
-    few: int = 64,          # Images for infidelity and sensitivity, which are dear: the first
+    few: int = 64,          # Images for infidelity and sensitivity, which are slow: the first
     precision: str = 'fp32',  # Of the curves' forward passes
 )->dict[str, Any]:
     "Areas of deletion and insertion for each baseline, infidelity, median sensitivity, with intervals"
@@ -406,7 +406,7 @@ def evaluate_explainers(explainers: Mapping[str, Callable[..., torch.Tensor]], n
     faithful : int, optional
         Images for deletion and insertion, the first so many; None: all.
     few : int
-        Of these, the first so many for infidelity and sensitivity, which are dear.
+        Of these, the first so many for infidelity and sensitivity, which are slow.
     steps : int
         Shares in which pixels are deleted and inserted.
     batch_size : int, optional

@@ -2,7 +2,11 @@
 import ast
 import json
 import re
+import traceback
+from collections import Counter
+from pathlib import Path
 
+import check_notebooks
 import pytest
 import times
 from check_notebooks import joined
@@ -15,9 +19,10 @@ def cells(path): return json.loads(path.read_text(encoding='utf-8'))['cells']
 
 @pytest.mark.parametrize('path', LESSONS, ids=lambda p: p.stem)
 def test_a_lesson_ends_with_its_sources(path):
-    *_, summary, last = (joined(c['source']) for c in cells(path) if c['cell_type'] == 'markdown')
+    text = [joined(c['source']) for c in cells(path) if c['cell_type'] == 'markdown']
+    *_, summary, last = text[:-1] if text[-1].startswith(check_notebooks.CHECKED) else text
     entries = [line for line in last.splitlines() if line.startswith('- ')]
-    assert last.startswith('## References\n') and len(entries) >= 2
+    assert last.startswith('## References\n') and len(entries) >= 2 and '\n**Read on:** ' in last
     for line in entries: assert re.fullmatch(r'- [^\[]+: \[[^\]]+\]\(https://[^)\s]+\): .+\.', line), line
     assert summary.startswith('## What to take away')
 
@@ -53,11 +58,11 @@ def test_code_counts_where_it_is_seen():
 def test_what_is_off_is_said_and_mended(tmp_path, monkeypatch):
     def save(name, *text): (tmp_path / name).write_text(json.dumps(dict(cells=[dict(cell_type='markdown', metadata={}, source=t) for t in text])))
     monkeypatch.setattr(times, 'NBS', tmp_path)
-    save('01_a.ipynb', '# A\n\n> b', 'x **Time:** read 10 minutes. y', 'word ' * 3000 + '(5 min, ★☆☆)')
+    save('01_a.ipynb', '# A\n\n> b', 'x **Time:** read 10 + exercises 0 + training 0 minutes. y', 'word ' * 3000 + '(5 min, ★☆☆)')
     save('index.ipynb', '| notebook | | minutes |\n|---|---|---|\n| [01_a](01_a.ipynb) | builds | 7 |')
     assert [line.split()[0] for line in times.wrong()] == ['01_a.ipynb', 'index']
     times.write()
-    assert not [*times.wrong()] and 'x **Time:** read 20 + exercises 5 minutes. y' in (tmp_path / '01_a.ipynb').read_text()
+    assert not [*times.wrong()] and 'x **Time:** read 20 + exercises 5 + training 0 minutes. y' in (tmp_path / '01_a.ipynb').read_text()
     assert '| 25 |' in (tmp_path / 'index.ipynb').read_text()
 
 
@@ -128,3 +133,36 @@ def test_an_output_that_is_older_than_its_cell_is_found():
     cell = dict(source='refuses(ex, a=f, b=lambda x: f(x,\n  0))', outputs=[dict(text=['✗ a: no\n']), dict(text='✗ b: no\n')])
     assert not untold(cell) and untold(cell | dict(outputs=cell['outputs'][:1])) == {'b'}
     assert untold(cell | dict(source='refuses(ex, a=f)')) == {'b'} and untold(cell | dict(outputs=[])) == {'a', 'b'}
+
+
+def test_an_error_in_an_answer_comes_without_the_frames_of_the_course():
+    from ltpa.checks.attention import ex_softmax
+    from ltpa.exercises import WrongAnswer, check
+
+    def broken(*args): return args[0].no_such_name
+    with pytest.raises(WrongAnswer, match='it raised AttributeError') as found: check(broken, ex_softmax)
+    frames = [f.name for f in traceback.extract_tb(found.value.__cause__.__traceback__)]
+    assert frames[0] == 'broken', frames
+    with pytest.raises(WrongAnswer) as found: check(lambda *args: None, ex_softmax)       # fails in the check itself
+    assert not found.value.__cause__
+
+
+def test_a_time_names_all_three_parts():
+    text = dict(cell_type='markdown', source='**Time:** read 25 + exercises 15 minutes.')
+    assert times.said([text]) is None
+    assert times.said([text | dict(source='**Time:** read 25 + exercises 15 + training 0 minutes.')]) == (25, 15, 0)
+
+
+def test_each_check_refuses_three_answers_and_has_a_solution():
+    text = '\n'.join(joined(c['source']) for c in cells(times.NBS / '90_solutions.ipynb') if c['cell_type'] == 'code')
+    tree = ast.parse('\n'.join(line for line in text.splitlines() if not line.lstrip().startswith(('%', '!'))))
+    solved, wrong = set(), Counter()
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call): continue
+        name, args = ast.unparse(node.func), [ast.unparse(a) for a in node.args]
+        if name == 'check' and len(args) == 2: solved.add(args[1])
+        if name == 'refuses': wrong[args[0]] += len(node.keywords)
+    made = {m for path in Path(times.NBS / 'workshop').glob('checks_*.ipynb') for c in cells(path)
+            for m in re.findall(r'^(ex_\w+) = Exercise\(', joined(c['source']), re.M)}
+    assert made <= solved, made - solved
+    assert not (few := {ex: wrong[ex] for ex in made if wrong[ex] < 3}), few

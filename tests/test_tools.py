@@ -7,7 +7,8 @@ import mutants
 import nbformat
 import pytest
 import tidy
-from check_notebooks import link_offences, notebook_offences, notebooks, offences, split_directives, told_offences
+from check_notebooks import (
+    CHECKED, link_offences, notebook_offences, notebooks, offences, place_offences, split_directives, told_offences)
 from course import run, summary
 from readme import relink, render
 
@@ -76,6 +77,13 @@ def test_no_offence(cell): assert not list(notebook_offences({'cells': [TITLE, c
 def test_what_is_told_has_one_screen(source, words):
     found = list(told_offences(*split_directives(source)))
     assert len(found) == bool(words) and words in ''.join(found)
+
+
+def test_hidden_checks_stand_below_the_end():
+    hidden, end = code('#| hide\nassert 1'), dict(cell_type='markdown', source=CHECKED + '\n\nSo.')
+    assert not [*place_offences([code('assert 1'), code('#| hide\nx = 1'), end, hidden])]
+    for cells in [hidden, end], [hidden], [code('#| hide\nfor x in y: pass\nif x:\n    test_eq(x, 1)'), end]:
+        assert 'move it below its end' in next(place_offences(cells))
 
 
 def test_tidy_hides_what_is_meant_to_be_hidden_and_shows_the_rest():
@@ -205,3 +213,17 @@ def test_summary(tmp_path):
 def test_summary_finds_what_is_stored():
     text = summary(1, 1, 'o')
     assert 'not run' not in text and text.count('±') >= 6, text
+
+
+def test_a_copy_to_read_has_words_and_no_hidden_cells(tmp_path):
+    picture = nbformat.v4.new_output('display_data', data={'image/png': 'iVBORw0KGgo='})
+    nb = nbformat.v4.new_notebook(cells=[
+        nbformat.v4.new_code_cell('#| hide\nsecret = 1', id='a'),
+        nbformat.v4.new_code_cell('#| code-fold: true\n#| fig-alt: One <b> of "two"\nfolded = 1', outputs=[picture], id='b'),
+        nbformat.v4.new_code_cell('told = 1', outputs=[picture], id='c'),
+        nbformat.v4.new_code_cell('#| hide\nbroken = 1', id='d', outputs=[nbformat.v4.new_output('error', ename='E', evalue='', traceback=['why'])])])
+    course.save(nb, '01_x', tmp_path)
+    text = (tmp_path / '01_x.html').read_text()
+    assert 'One &lt;b&gt; of &quot;two&quot;' in text and text.count('No description') == 1 and '#|' not in text
+    assert [word in text for word in ('secret', 'folded', 'told', 'broken', 'why')] == [False, False, True, True, True]
+    assert len(nbformat.read(tmp_path / '01_x.ipynb', as_version=4).cells) == 4

@@ -18,9 +18,11 @@ DIRECTIVE = re.compile(r'\s*#\s*\|\s*(.*)')
 # A path of one machine, but not the tail of a web address or of a relative path.
 PATH = re.compile(r'(?<![\w.~/:-])/(?:root|home/\w+|tmp|work|Users|private|var/folders)/|\b[A-Z]:\\Users\\')
 BAR = re.compile(r'\b\d{1,3}%\||FloatProgress|IntProgress')
-# A cell that works on a GPU, whatever the machine has.
 MOST_TOLD, MOST_COLUMNS = 25, 100          # of what is told
 SOLUTIONS = '90_solutions'                 # looked up, not read
+CHECKED = '## What the text says, checked' # the section of a lesson below its end
+ASSERTS = re.compile(r'^\s*(assert |(test_|expect)\w*\()', re.M)
+# A cell that works on a GPU, whatever the machine has.
 CUDA = re.compile(r'device=[\'"]cuda|\.to\([\'"]cuda|\.cuda\(|torch\.cuda\.(?!is_available)')
 # The file in [text](file#place), but no web address nor a place in the same notebook; code only shows one.
 LINK = re.compile(r'\]\((?![a-z]+:|#|/)([^)\s#]+)[^)]*\)')
@@ -110,6 +112,15 @@ def told_offences(directives, code):
     if len(lines) > MOST_TOLD: yield f'{len(lines)} lines in a cell that is told; at most {MOST_TOLD}: split it, or fold it'
 
 
+def place_offences(cells):
+    "A reader meets no check of a sentence on the way: hidden ones stand below the lesson's end."
+    end = next((k for k, c in enumerate(cells) if joined(c['source']).startswith(CHECKED)), len(cells))
+    for cell in (c for c in cells[:end] if c['cell_type'] == 'code'):
+        directives, code = split_directives(joined(cell['source']))
+        if 'hide' in directives and ASSERTS.search(code):
+            yield f'cell {cell.get("id")}: a hidden check amid the lesson: move it below its end, under "{CHECKED}"'
+
+
 def output_offences(output):
     if output['output_type'] == 'error': yield f'stored error ({output["ename"]}): mend the cell and run it'
     text = output_text(output)
@@ -165,6 +176,8 @@ def offences(nbs, lib):
             for cell in (c for c in nb['cells'] if c['cell_type'] == 'code'):
                 yield from (f'{name}, cell {cell.get("id")}: {message}'
                             for message in told_offences(*split_directives(joined(cell['source']))))
+        if path.parent == nbs and path.stem[:1].isdigit() and path.stem != SOLUTIONS:
+            yield from (f'{name}, {message}' for message in place_offences(nb['cells']))
         yield from (f'{name}, {place}: {message}' for place, message in notebook_offences(nb))
         yield from (f'{name}, {place}: {message}' for place, message in link_offences(nb, path.parent))
         module = exported_module(nb)

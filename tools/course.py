@@ -6,6 +6,7 @@
 """
 import argparse
 import asyncio
+import copy
 import functools
 import html
 import json
@@ -101,12 +102,33 @@ def page(name):
     return 'overview.html' if name == 'index' else f'{name}.html'
 
 
+def for_reading(nb):
+    """A copy of `nb` as one reads it, and the words for its figures by cell id: no `#|` lines, no code that is folded,
+    no hidden cells but for one that failed."""
+    nb, words = copy.deepcopy(nb), {}
+    for cell in [*nb.cells]:
+        if cell.cell_type != 'code': continue
+        directives, source = split_directives(cell.source)
+        known = {d.split(':')[0].split()[0]: d.partition(':')[2].strip() for d in directives if d}
+        failed = any(o.output_type == 'error' for o in cell.outputs)
+        if known.keys() & {'hide', 'default_exp'} and not failed: nb.cells.remove(cell)
+        cell.source = source.strip('\n')
+        cell.metadata.transient = dict(remove_source='code-fold' in known and not failed)
+        if 'fig-alt' in known: words[cell.id] = known['fig-alt']
+    return nb, words
+
+
 def save(nb, name, out):
-    "Write the executed notebook and its HTML copy, pictures inside, to the folder `out`."
+    "Write the executed notebook and its HTML copy, pictures inside and with words, to the folder `out`."
     nbformat.write(nb, out / f'{name}.ipynb')
     exporter = HTMLExporter(template_name='lab', embed_images=True)
-    text, _ = exporter.from_notebook_node(nb, resources={'metadata': {'name': name, 'path': str(NBS)}})
-    text = re.sub(r'(?<= href=")([^":#]+)', lambda match: relink(match[0], out), text)
+    read, words = for_reading(nb)
+    text, _ = exporter.from_notebook_node(read, resources={'metadata': {'name': name, 'path': str(NBS)}})
+    head, *cells = re.split(r'(?=<div[^>]* id="cell-id=)', text)
+    for k, cell in enumerate(cells):
+        found = words.get(re.search(r'cell-id=([\w-]+)', cell)[1])
+        if found: cells[k] = re.sub(r'(?<=alt=")No description[^"]*', lambda _: html.escape(found), cell)
+    text = re.sub(r'(?<= href=")([^":#]+)', lambda match: relink(match[0], out), head + ''.join(cells))
     (out / page(name)).write_text(text, encoding='utf-8')
 
 
@@ -117,15 +139,28 @@ def relink(target, out):
     return Path(os.path.relpath(path, out)).as_posix() if path.exists() else target
 
 
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>The course</title><style>
+:root {{ color-scheme: light dark }} body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 44rem; margin: 2rem auto; padding: 0 1rem }}
+li {{ margin: .8rem 0 }} small {{ opacity: .75 }}
+</style><h1>The course</h1>
+<p>Each lesson as it just ran here. To work in them: <code>make lab</code>. With search and an index: <code>make site</code>.</p>
+<ul>
+{}</ul></html>
+"""
+
+
 def write_index(out):
-    "The page that links every notebook's HTML copy in `out`."
+    "The page that links every notebook's HTML copy in `out`: its title, what it is about, its time."
     items = []
     for path in pick([]):
         if not (out / page(path.stem)).exists(): continue
-        title = nbformat.read(path, as_version=4).cells[0].source.splitlines()[0].lstrip('# ')
-        items.append(f'<li><a href="{page(path.stem)}">{path.stem}</a> {html.escape(title)}</li>\n')
-    (out / 'index.html').write_text('<!doctype html><meta charset="utf-8"><title>The course</title>\n'
-                                    f'<h1>The course</h1>\n<ul>\n{"".join(items)}</ul>\n', encoding='utf-8')
+        text = [c.source for c in nbformat.read(path, as_version=4).cells[:5]]
+        title, _, about = text[0].partition('\n\n> ')
+        time = next((m[1] for t in text if (m := re.search(r'\*\*Time:\*\* ([^.]*)', t))), '')
+        items.append(f'<li><a href="{page(path.stem)}">{path.stem}: {html.escape(title.lstrip("# "))}</a>'
+                     f'<br>{html.escape(about.splitlines()[0] if about else "")} <small>{time}</small></li>\n')
+    (out / 'index.html').write_text(PAGE.format(''.join(items)), encoding='utf-8')
 
 
 def per_cent(value, sd):

@@ -6,8 +6,8 @@
 
 A lesson says "**Time:** read 25 + exercises 15 + training 10 minutes." Reading: 150 words of text and 40 lines of code a
 minute, to the next five minutes; that is slow, as one reads in a second language with the cells run on the way. Hidden
-cells do not count. Exercises: the sum of the minutes that stand beside them. Training: what the lesson says; it is left
-out where the reader waits for no training.
+cells do not count. Exercises: the sum of the minutes that stand beside them. Training: what the lesson says, the minutes
+for which the reader waits for networks that train; 0 where none does.
 """
 import argparse
 import json
@@ -20,7 +20,7 @@ from check_notebooks import joined, meant_hidden, notebooks, store
 
 NBS = Path(__file__).resolve().parent.parent / 'nbs'
 WORDS, LINES = 150, 40                  # a minute
-SAID = re.compile(r'\*\*Time:\*\* read (\d+)(?: \+ exercises (\d+))?(?: \+ training (\d+))? minutes')
+SAID = re.compile(r'\*\*Time:\*\* read (\d+) \+ exercises (\d+) \+ training (\d+) minutes')
 EXERCISE = re.compile(r'\((\d+) min, ★')
 
 
@@ -30,9 +30,7 @@ class Times(NamedTuple):
     exercises: int
     training: int
 
-    def __str__(self):
-        more = ''.join(f' + {name} {v}' for name, v in self._asdict().items() if v and name != 'read')
-        return f'**Time:** read {self.read}{more} minutes'
+    def __str__(self): return f'**Time:** read {self.read} + exercises {self.exercises} + training {self.training} minutes'
 
 
 def lessons(): return [p for p in notebooks(NBS) if re.match(r'(?!90)\d\d', p.name) and p.parent == NBS]
@@ -41,7 +39,7 @@ def lessons(): return [p for p in notebooks(NBS) if re.match(r'(?!90)\d\d', p.na
 def said(cells):
     "What a lesson says of its time; None if nothing"
     found = next((m for c in cells if (m := SAID.search(joined(c['source'])))), None)
-    return Times(*(int(v or 0) for v in found.groups())) if found else None
+    return Times(*map(int, found.groups())) if found else None
 
 
 def counted(cells):
