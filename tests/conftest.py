@@ -57,6 +57,14 @@ def types(request, tmp_path_factory):
     with started(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process: yield process
 
 
+@pytest.fixture(scope='session', autouse=True)
+def beside(request, tmp_path_factory):
+    "What the notebooks in the second lane will have found. Here, not in their file: it begins with the first test of all."
+    if not any(item.get_closest_marker('beside') for item in request.session.items): return (yield {})
+    from test_notebooks import second_lane
+    with second_lane(request.session.items, tmp_path_factory.mktemp('beside')) as found: yield found
+
+
 @pytest.fixture
 def server(monkeypatch):
     "A server on this machine; how it answers is in its attributes."

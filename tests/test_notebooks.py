@@ -8,7 +8,7 @@ import select
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import nbformat
@@ -79,12 +79,10 @@ def run_all(name):
     return run(nbformat.read(path, as_version=4), path.parent, CELL)
 
 
-@pytest.fixture(scope='session', autouse=True)
-def beside(request, tmp_path_factory):
+@contextmanager
+def second_lane(items, logs):
     "Of the tests among `BESIDE` that are asked for and not skipped: what they will have found, by the test's name."
-    asked = {item.name for item in request.session.items
-             if item.get_closest_marker('beside') and not item.get_closest_marker('skip')}
-    logs = tmp_path_factory.mktemp('beside')
+    asked = {item.name for item in items if item.get_closest_marker('beside') and not item.get_closest_marker('skip')}
     with Forks(LOADED if len(asked) > 1 else []) as forks, ThreadPoolExecutor(1) as pool:
         found = {}
         for name in BESIDE:
@@ -118,3 +116,10 @@ def test_run_all(name, beside, request):
     head, _, rest = error.partition('\n')
     tail = '\n'.join(rest.rstrip().splitlines()[-SHOWN:])
     pytest.fail(f'Run All of {name}.ipynb: {head}\n{tail}', pytrace=False)
+
+
+def test_the_second_lane_starts_with_the_first_test():
+    "Not with the first test of this file: these come last."
+    plan = subprocess.run([sys.executable, '-m', 'pytest', '--setup-plan', '-p', 'no:cacheprovider', 'tests/test_text.py',
+                           'tests/test_notebooks.py::test_notebook[index]'], cwd=ROOT, capture_output=True, text=True).stdout
+    assert 0 < plan.find('SETUP    S beside') < plan.find('test_text.py::') < plan.find('test_notebook[index]'), plan[-2000:]
