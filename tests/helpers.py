@@ -1,8 +1,10 @@
 """What several test files need: refusals, small networks and sets, comparisons of bits."""
 import io
+import os
 import tarfile
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -33,6 +35,13 @@ def refuses(*words):
     "The block must end in one clear line that holds all `words`: the value, what was expected, the way out."
     with pytest.raises(LtpaError) as caught: yield
     one_line(str(caught.value), *words)
+
+
+def shoot(page, name, folder=None):
+    "Keep what the browser's page shows as NAME.png: in `folder`, and where LTPA_SCREENSHOTS says, for a person to look at."
+    for place in filter(None, (folder, os.environ.get('LTPA_SCREENSHOTS'))):
+        Path(place).mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=Path(place) / f'{name}.png')
 
 
 def one_line(message, *words):

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from helpers import shoot
 from lab import chromium, chromium_page, jupyterlab, open_notebook, until
 
 NOTEBOOK = '08_explorer.ipynb'
@@ -25,12 +26,6 @@ def page():
         try: page = opened.enter_context(chromium_page(p))
         except playwright.Error as e: pytest.skip(f'chromium does not start: {str(e).splitlines()[0]}')
         yield page
-
-
-def shoot(page, name, folder):
-    for place in filter(None, (folder, os.environ.get('LTPA_SCREENSHOTS'))):
-        Path(place).mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=Path(place) / f'{name}.png')
 
 
 def pictures(explorer):
@@ -119,6 +114,8 @@ def test_the_explorer_in_a_browser(page, lab, tmp_path):
             assert contrast >= 4.5, f'{part.inner_text()!r} in {theme}: {contrast:.1f}'
         shoot(page, theme.replace(' ', '_'), tmp_path)
 
+    page.set_viewport_size(dict(width=1440, height=1000))
+    shoot(page, 'wide', tmp_path)
     page.set_viewport_size(dict(width=900, height=1000))          # beside the list of files little room is left
     inside = """all => all.every(e => { const b = e.getBoundingClientRect(), area = e.closest('.jp-OutputArea-output');
         return b.width > 4 && b.right <= area.getBoundingClientRect().right + 1 })"""

@@ -9,6 +9,7 @@ import demo
 import numpy as np
 import pytest
 import torch
+from helpers import shoot
 from lab import chromium
 from PIL import Image
 
@@ -401,6 +402,7 @@ def test_every_width_in_both_themes(page_file, browser, dark):
         assert (max(ground) < 60) == dark, ground
         faint = page.evaluate(FAINT)
         assert not faint, (width, faint)
+        shoot(page, f'demo_{width}_{"dark" if dark else "light"}')
     assert not shown.said, shown.said
     page.close()
 

@@ -58,11 +58,14 @@ def test_code_counts_where_it_is_seen():
 def test_what_is_off_is_said_and_mended(tmp_path, monkeypatch):
     def save(name, *text): (tmp_path / name).write_text(json.dumps(dict(cells=[dict(cell_type='markdown', metadata={}, source=t) for t in text])))
     monkeypatch.setattr(times, 'NBS', tmp_path)
+    monkeypatch.setattr(times, 'TEACHERS', tmp_path / 'teachers.md')
+    times.TEACHERS.write_text('| [01](../01_a.ipynb) | 1 + 2 + 3 | can |\n')
     save('01_a.ipynb', '# A\n\n> b', 'x **Time:** read 10 + exercises 0 + training 0 minutes. y', 'word ' * 3000 + '(5 min, ★☆☆)')
     save('index.ipynb', '| notebook | | minutes |\n|---|---|---|\n| [01_a](01_a.ipynb) | builds | 7 |')
-    assert [line.split()[0] for line in times.wrong()] == ['01_a.ipynb', 'index']
+    assert [line.split()[0] for line in times.wrong()] == ['01_a.ipynb', 'index', 'teachers']
     times.write()
     assert not [*times.wrong()] and 'x **Time:** read 20 + exercises 5 + training 0 minutes. y' in (tmp_path / '01_a.ipynb').read_text()
+    assert times.TEACHERS.read_text() == '| [01](../01_a.ipynb) | 20 + 5 + 0 | can |\n'
     assert '| 25 |' in (tmp_path / 'index.ipynb').read_text()
 
 
@@ -137,14 +140,16 @@ def test_an_output_that_is_older_than_its_cell_is_found():
 
 def test_an_error_in_an_answer_comes_without_the_frames_of_the_course():
     from ltpa.checks.attention import ex_softmax
-    from ltpa.exercises import WrongAnswer, check
+    from ltpa.exercises import Exercise, WrongAnswer, check
 
     def broken(*args): return args[0].no_such_name
     with pytest.raises(WrongAnswer, match='it raised AttributeError') as found: check(broken, ex_softmax)
     frames = [f.name for f in traceback.extract_tb(found.value.__cause__.__traceback__)]
     assert frames[0] == 'broken', frames
-    with pytest.raises(WrongAnswer) as found: check(lambda *args: None, ex_softmax)       # fails in the check itself
-    assert not found.value.__cause__
+    ex = Exercise('what a check does itself', 1, 1)
+    ex.case('breaks')(eval('lambda answer: answer().no_such_name', dict(__name__='ltpa.checks.attention')))
+    with pytest.raises(WrongAnswer, match='it raised AttributeError') as found: check(lambda: None, ex)
+    assert found.value.__cause__ is None
 
 
 def test_a_time_names_all_three_parts():

@@ -5,11 +5,13 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from importlib.util import find_spec
+from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 import website
 from check_notebooks import joined, notebooks
+from helpers import shoot
 
 
 def code(source, **kw): return dict(cell_type='code', metadata=dict(jupyter=dict(source_hidden=True)), source=source, outputs=[], **kw)
@@ -63,7 +65,7 @@ def test_written_pages_lead_to_lessons(name):
 
 def test_teachers_are_told_of_exercises_that_there_are():
     page = (website.PAGES / 'teachers.md').read_text(encoding='utf-8')
-    rows = {m[1]: m[2].split(' | ')[1].split('; ') for m in re.finditer(r'^\| \[\d\w+\]\(\.\./(\w+)\.ipynb\) \| (.*) \|$', page, re.M)}
+    rows = {m[1]: m[2].split(' | ')[2].split('; ') for m in re.finditer(r'^\| \[\d\w+\]\(\.\./(\w+)\.ipynb\) \| (.*) \|$', page, re.M)}
     assert len(rows) == 18
     for name, titles in rows.items():
         lesson = '\n'.join(joined(c['source']) for c in json.loads((website.NBS / f'{name}.ipynb').read_text(encoding='utf-8'))['cells'])
@@ -132,6 +134,7 @@ def test_pages_open_from_a_file_without_errors(site, dark):
                 page.goto((site / f'{name}.html').as_uri())
                 page.wait_for_timeout(800)
                 assert page.evaluate('document.documentElement.scrollWidth') <= width + 1, (name, width)
+                shoot(page, f'site_{Path(name).name}_{width}_{"dark" if dark else "light"}')
             page.goto((site / '01_attention.html').as_uri())
             page.wait_for_selector('mjx-container svg', timeout=20_000)
             assert not said, said

@@ -54,10 +54,20 @@ def split_directives(source):
     return directives, '\n'.join(lines)
 
 
+def named_directives(cell):
+    "The `#|` lines of a code cell as a dict, `{'hide': '', 'fig-alt': 'A cat.'}`; and its code below them"
+    directives, code = split_directives(joined(cell['source']))
+    return {d.split(':')[0].split()[0]: d.partition(':')[2].strip() for d in directives if d}, code
+
+
 def meant_hidden(cell):
     "Whether a cell's directives say that its source is not to be seen"
-    if cell['cell_type'] != 'code': return False
-    return any(d.split(':')[0] in ('hide', 'code-fold') for d in split_directives(joined(cell['source']))[0])
+    return cell['cell_type'] == 'code' and not {'hide', 'code-fold'}.isdisjoint(named_directives(cell)[0])
+
+
+def is_lesson(path, nbs):
+    "Whether a notebook in the folder `nbs` is a lesson: 00 to 16, not the solutions and not the workshop"
+    return path.parent == nbs and path.name[:2].isdigit() and path.stem != SOLUTIONS
 
 
 def directive_offences(directives, code):
@@ -116,7 +126,7 @@ def place_offences(cells):
     "A reader meets no check of a sentence on the way: hidden ones stand below the lesson's end."
     end = next((k for k, c in enumerate(cells) if joined(c['source']).startswith(CHECKED)), len(cells))
     for cell in (c for c in cells[:end] if c['cell_type'] == 'code'):
-        directives, code = split_directives(joined(cell['source']))
+        directives, code = named_directives(cell)
         if 'hide' in directives and ASSERTS.search(code):
             yield f'cell {cell.get("id")}: a hidden check amid the lesson: move it below its end, under "{CHECKED}"'
 
@@ -176,7 +186,7 @@ def offences(nbs, lib):
             for cell in (c for c in nb['cells'] if c['cell_type'] == 'code'):
                 yield from (f'{name}, cell {cell.get("id")}: {message}'
                             for message in told_offences(*split_directives(joined(cell['source']))))
-        if path.parent == nbs and path.stem[:1].isdigit() and path.stem != SOLUTIONS:
+        if is_lesson(path, nbs):
             yield from (f'{name}, {message}' for message in place_offences(nb['cells']))
         yield from (f'{name}, {place}: {message}' for place, message in notebook_offences(nb))
         yield from (f'{name}, {place}: {message}' for place, message in link_offences(nb, path.parent))

@@ -21,7 +21,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import nbformat
-from check_notebooks import split_directives
+from check_notebooks import named_directives, split_directives
 from children import end_with_make, ending
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
@@ -108,8 +108,7 @@ def for_reading(nb):
     nb, words = copy.deepcopy(nb), {}
     for cell in [*nb.cells]:
         if cell.cell_type != 'code': continue
-        directives, source = split_directives(cell.source)
-        known = {d.split(':')[0].split()[0]: d.partition(':')[2].strip() for d in directives if d}
+        known, source = named_directives(cell)
         failed = any(o.output_type == 'error' for o in cell.outputs)
         if known.keys() & {'hide', 'default_exp'} and not failed: nb.cells.remove(cell)
         cell.source = source.strip('\n')
@@ -153,7 +152,7 @@ li {{ margin: .8rem 0 }} small {{ opacity: .75 }}
 def write_index(out):
     "The page that links every notebook's HTML copy in `out`: its title, what it is about, its time."
     items = []
-    for path in pick([]):
+    for path in sorted(pick([]), key=lambda p: (p.stem != 'index', p)):
         if not (out / page(path.stem)).exists(): continue
         text = [c.source for c in nbformat.read(path, as_version=4).cells[:5]]
         title, _, about = text[0].partition('\n\n> ')

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How long each lesson takes: what it says of itself, and what its table in index says, against a count.
+"""How long each lesson takes: what it says of itself, and what index and the teachers' page say, against a count.
 
     python tools/times.py            # say which are off; exit code 1
     python tools/times.py --write    # put the counted minutes there
@@ -7,7 +7,7 @@
 A lesson says "**Time:** read 25 + exercises 15 + training 10 minutes." Reading: 150 words of text and 40 lines of code a
 minute, to the next five minutes; that is slow, as one reads in a second language with the cells run on the way. Hidden
 cells do not count. Exercises: the sum of the minutes that stand beside them. Training: what the lesson says, the minutes
-for which the reader waits for networks that train; 0 where none does.
+for which the reader waits for networks that train, rounded; 0 is less than half a minute.
 """
 import argparse
 import json
@@ -16,11 +16,13 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from check_notebooks import joined, meant_hidden, notebooks, store
+from check_notebooks import is_lesson, joined, meant_hidden, notebooks, store
 
 NBS = Path(__file__).resolve().parent.parent / 'nbs'
 WORDS, LINES = 150, 40                  # a minute
 SAID = re.compile(r'\*\*Time:\*\* read (\d+) \+ exercises (\d+) \+ training (\d+) minutes')
+TEACHERS = Path(__file__).resolve().parent / 'pages' / 'teachers.md'
+TAUGHT = r'^\| \[\d\w+\]\(\.\./(\w+)\.ipynb\) \| (\d+ \+ \d+ \+ \d+) \|'
 EXERCISE = re.compile(r'\((\d+) min, ★')
 
 
@@ -30,10 +32,13 @@ class Times(NamedTuple):
     exercises: int
     training: int
 
+    @property
+    def short(self): return ' + '.join(map(str, self))
+
     def __str__(self): return f'**Time:** read {self.read} + exercises {self.exercises} + training {self.training} minutes'
 
 
-def lessons(): return [p for p in notebooks(NBS) if re.match(r'(?!90)\d\d', p.name) and p.parent == NBS]
+def lessons(): return [p for p in notebooks(NBS) if is_lesson(p, NBS)]
 
 
 def said(cells):
@@ -66,6 +71,12 @@ def wrong():
         have, want = said(cells), counted(cells)
         if have != want: yield f'{path.name} says {have or "nothing of its time"}; counted: {want}'
         if (row := listed(index).get(path.stem)) != sum(want): yield f'index lists {path.stem} with {row} minutes; counted: {sum(want)}'
+        if taught().get(path.stem) != want.short: yield f'teachers are told {taught().get(path.stem)} of {path.stem}; counted: {want.short}'
+
+
+def taught():
+    "Minutes on the teachers' page, by notebook"
+    return {m[1]: m[2] for m in re.finditer(TAUGHT, TEACHERS.read_text(encoding='utf-8'), re.M)}
 
 
 def write():
@@ -81,6 +92,9 @@ def write():
             text = re.sub(rf'^(\| \[{path.stem}\]\(.*\|) \d+ \|$', rf'\1 {sum(want)} |', joined(c['source']), flags=re.M)
             c['source'] = text.splitlines(True)
     store(index, table)
+    short = {path.stem: counted(json.loads(path.read_text(encoding='utf-8'))['cells']).short for path in lessons()}
+    page = re.sub(TAUGHT, lambda m: m[0].replace(f'| {m[2]} |', f'| {short.get(m[1], m[2])} |'), TEACHERS.read_text(encoding='utf-8'), flags=re.M)
+    TEACHERS.write_text(page, encoding='utf-8')
 
 
 def main():

@@ -17,7 +17,7 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-from check_notebooks import CODE, joined, notebooks, split_directives
+from check_notebooks import CODE, joined, named_directives, notebooks
 from readme import addressed, in_a_browser, settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,8 +48,7 @@ CSS = '''
 
 def tagged(cell):
     "A code cell as MyST-NB wants it: without its `#|` lines, which are tags and alternative text now; None: not on the site"
-    directives, code = split_directives(joined(cell['source']))
-    known = {d.split(':')[0].split()[0]: d.partition(':')[2].strip() for d in directives if d}
+    known, code = named_directives(cell)
     if 'hide' in known or 'default_exp' in known: return None
     tags = ['hide-input'] * ('code-fold' in known)
     meta = dict(tags=tags) | (dict(mystnb=dict(image=dict(alt=known['fig-alt']))) if 'fig-alt' in known else {})
